@@ -1,0 +1,208 @@
+/**
+ * The Llama forward pass as two entry points that sampling and training share: `prefill` runs each prompt once,
+ * `extend` runs new tokens of all rows against the shared prompt keys and their own. Both are differentiable.
+ */
+import * as tf from '@tensorflow/tfjs';
+import { type LlamaConfig, ropeInverseFrequencies } from './config.ts';
+import { assignSlots, createLayout, type Layout, type Row } from './layout.ts';
+import { attention, type KeySegment, linear, moveRows, rmsNorm, rotaryEmbedding, swiGlu } from './ops.ts';
+
+/** Parameters by their Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`. */
+export type Params = Record<string, tf.Tensor>;
+
+/** A policy: its configuration and its parameters (float32 tensors). */
+export type Model = { config: LlamaConfig; params: Params };
+
+/** Keys and values of one layer, each of shape (kv heads · slots, tokens, head dimension). */
+export type KeysValues = { k: tf.Tensor3D; v: tf.Tensor3D };
+
+/** The rows' own keys and values in every layer, `length` tokens for each row. */
+export type Past = { layers: KeysValues[]; length: number };
+
+/** Keys and values of P prompts in every layer. `bias` hides the padding of shorter prompts; absent if there is none. */
+export type Prefix = { lengths: number[]; layers: KeysValues[]; bias?: tf.Tensor3D };
+
+/** Score added where a query must not look: exp(−1e9) is exactly 0 in float32. */
+const HIDDEN = -1e9;
+
+/**
+ * Runs each prompt once and returns the keys and values that its completions will share.
+ * @param prompts - P lists of token ids; some may be empty
+ * @returns the prefix, or null if all prompts are empty
+ */
+export function prefill(model: Model, prompts: number[][]): Prefix | null {
+  const lengths = prompts.map((prompt) => prompt.length);
+  const longest = Math.max(...lengths);
+  if (longest === 0) return null;
+  // An empty prompt cannot be laid out as a row of no tokens: it gets one token that the bias hides.
+  const padded = prompts.map((prompt) => (prompt.length > 0 ? prompt : [0]));
+  const rows = padded.map((prompt, p) => ({ prompt: p, length: prompt.length }));
+  const { layers } = forward(model, rows, { tokens: padded.flat(), starts: rows.map(() => 0), prompts: rows.length });
+  if (lengths.every((length) => length === longest)) return { lengths, layers };
+  const hidden = new Float32Array(lengths.length * longest).fill(HIDDEN);
+  lengths.forEach((length, p) => void hidden.fill(0, p * longest, p * longest + length));
+  const bias = tf.tile(tf.tensor3d(hidden, [lengths.length, 1, longest]), [model.config.numKvHeads, 1, 1]);
+  return { lengths, layers, bias };
+}
+
+/**
+ * Runs new tokens of B rows, each after its prompt and after what the row has said so far.
+ * @param prefix - from {@link prefill}; null if no prompt has a token
+ * @param past - the rows' own keys and values so far, `pastLength` tokens for every row; null at the start
+ * @param rows - in packed order; with a past, the same rows in the same order as in the call that made it
+ * @param tokens - token ids of all rows, packed: those of row 0, then those of row 1, …
+ * @returns `hidden`: the final hidden states (after the last norm), packed, shape (N, H); `own`: the rows' own keys
+ *   and values including the new tokens
+ */
+export function extend(
+  model: Model,
+  prefix: Prefix | null,
+  past: Past | null,
+  { rows, tokens }: { rows: Row[]; tokens: number[] },
+): { hidden: tf.Tensor2D; own: Past } {
+  const pastLength = past?.length ?? 0;
+  const starts = rows.map(({ prompt }) => (prefix?.lengths[prompt] ?? 0) + pastLength);
+  const prompts = prefix?.lengths.length ?? 1 + Math.max(...rows.map(({ prompt }) => prompt));
+  const { hidden, layers, time } = forward(model, rows, { tokens, starts, prompts, prefix, past });
+  return { hidden, own: { layers, length: pastLength + time } };
+}
+
+/**
+ * Drops rows that have finished, and prompts that no row continues.
+ * @param rows - the rows of the last {@link extend}
+ * @param keep - indices of the rows to keep, ascending
+ * @returns the kept rows, their prompts numbered anew, with prefix and past narrowed to them
+ */
+export function keepRows(
+  { config }: Model,
+  prefix: Prefix | null,
+  past: Past,
+  { rows, keep }: { rows: Row[]; keep: number[] },
+): { prefix: Prefix | null; past: Past; rows: Row[] } {
+  const prompts = [...new Set(keep.map((r) => rows[r].prompt))].sort((a, b) => a - b);
+  const kept = keep.map((r) => ({ ...rows[r], prompt: prompts.indexOf(rows[r].prompt) }));
+  const before = assignSlots(rows, prefix?.lengths.length ?? 1 + Math.max(...rows.map(({ prompt }) => prompt)));
+  const after = assignSlots(kept, prompts.length);
+  const oldSlots = past.layers[0].k.shape[0] / config.numKvHeads;
+  // A slot without a row holds a copy of the first: what is in it is never read.
+  const sources = new Array<number>(prompts.length * after.group).fill(before.slots[keep[0]]);
+  after.slots.forEach((slot, i) => {
+    sources[slot] = before.slots[keep[i]];
+  });
+  const select = (layers: KeysValues[], chosen: number[], outOf: number) => {
+    const perHead = Array.from({ length: config.numKvHeads }, (_, head) => chosen.map((i) => head * outOf + i));
+    const index = tf.tensor1d(perHead.flat(), 'int32');
+    return layers.map(({ k, v }) => ({ k: tf.gather(k, index), v: tf.gather(v, index) }));
+  };
+  return tf.tidy(() => ({
+    rows: kept,
+    past: { length: past.length, layers: select(past.layers, sources, oldSlots) },
+    prefix: prefix && {
+      lengths: prompts.map((p) => prefix.lengths[p]),
+      layers: select(prefix.layers, prompts, prefix.lengths.length),
+      bias: prefix.bias && tf.tile(tf.gather(prefix.bias, prompts), [config.numKvHeads, 1, 1]),
+    },
+  }));
+}
+
+/**
+ * The plain call: token ids in, logits out.
+ * @param tokens - T token ids
+ * @returns logits of the next token after each of them, shape (T, V)
+ */
+export function logits(model: Model, tokens: number[]): tf.Tensor2D {
+  return tf.tidy(() => {
+    const rows = [{ prompt: 0, length: tokens.length }];
+    return linear(extend(model, null, null, { rows, tokens }).hidden, lmHead(model));
+  });
+}
+
+/** The output matrix, shape (V, H): its own parameter, or the embedding where the two are tied. */
+export const lmHead = ({ config, params }: Model): tf.Tensor =>
+  params[config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight'];
+
+type Batch = {
+  tokens: number[];
+  /** Position of each row's first token. */
+  starts: number[];
+  prompts: number;
+  prefix?: Prefix | null;
+  past?: Past | null;
+};
+
+function forward({ config, params }: Model, rows: Row[], { tokens, starts, prompts, prefix, past }: Batch) {
+  const layout = createLayout(rows, prompts, config);
+  const rope = rotaryTables(rows, starts, config);
+  const causal = causalBias(layout.time, past?.length ?? 0);
+  const layers: KeysValues[] = [];
+  let x = tf.gather(params['model.embed_tokens.weight'], tf.tensor1d(tokens, 'int32')) as tf.Tensor2D;
+  for (let i = 0; i < config.numLayers; i++) {
+    const weight = (name: string) => params[`model.layers.${i}.${name}.weight`];
+    const normed = rmsNorm(x, weight('input_layernorm'), config.rmsNormEps);
+    const heads = (name: string) =>
+      tf.reshape(linear(normed, weight(`self_attn.${name}_proj`)), [x.shape[0], -1, config.headDim]) as tf.Tensor3D;
+    const q = toGrid(rotaryEmbedding(heads('q'), rope.cos, rope.sin), layout.queries);
+    const k = keysInGrid(rotaryEmbedding(heads('k'), rope.cos, rope.sin), layout, past?.layers[i].k);
+    const v = keysInGrid(heads('v'), layout, past?.layers[i].v);
+    layers.push({ k, v });
+    const segments: KeySegment[] = [{ k, v, bias: causal }];
+    if (prefix) segments.unshift({ ...prefix.layers[i], bias: prefix.bias });
+    const mixed = moveRows(attention(q, segments), layout.queries.fromGrid, layout.queries.toGrid);
+    x = tf.add(x, linear(tf.reshape(mixed, [x.shape[0], -1]), weight('self_attn.o_proj')));
+    const y = rmsNorm(x, weight('post_attention_layernorm'), config.rmsNormEps);
+    const gated = swiGlu(linear(y, weight('mlp.gate_proj')), linear(y, weight('mlp.up_proj')));
+    x = tf.add(x, linear(gated, weight('mlp.down_proj')));
+  }
+  return { hidden: rmsNorm(x, params['model.norm.weight'], config.rmsNormEps), layers, time: layout.time };
+}
+
+const toGrid = (x: tf.Tensor3D, { toGrid, fromGrid }: Layout['queries']): tf.Tensor2D =>
+  moveRows(tf.reshape(x, [-1, x.shape[2]]), toGrid, fromGrid);
+
+/** New keys (or values) in the grid, behind those of the past: shape (kv heads · slots, past + T, head dimension). */
+function keysInGrid(x: tf.Tensor3D, layout: Layout, past?: tf.Tensor3D): tf.Tensor3D {
+  const grid = tf.reshape(toGrid(x, layout.keys), [-1, layout.time, x.shape[2]]) as tf.Tensor3D;
+  return past ? tf.concat([past, grid], 1) : grid;
+}
+
+/** Hides later tokens from earlier ones: shape (1, T, past + T); nothing to hide from a single new token. */
+function causalBias(time: number, past: number): tf.Tensor3D | undefined {
+  if (time === 1) return undefined;
+  const bias = new Float32Array(time * (past + time));
+  for (let t = 0; t < time; t++) bias.fill(HIDDEN, t * (past + time) + past + t + 1, (t + 1) * (past + time));
+  return tf.tensor3d(bias, [1, time, past + time]);
+}
+
+/** Cosines and sines of every packed token's angles, each of shape (N, 1, D/2). */
+function rotaryTables(rows: Row[], starts: number[], config: LlamaConfig): { cos: tf.Tensor3D; sin: tf.Tensor3D } {
+  const frequencies = ropeInverseFrequencies(config);
+  const count = rows.reduce((sum, { length }) => sum + length, 0);
+  const cos = new Float32Array(count * frequencies.length);
+  const sin = new Float32Array(count * frequencies.length);
+  const table = angleTable(config);
+  let n = 0;
+  rows.forEach(({ length }, r) => {
+    for (let t = 0; t < length; t++, n++) {
+      const position = table(starts[r] + t);
+      cos.set(position.cos, n * frequencies.length);
+      sin.set(position.sin, n * frequencies.length);
+    }
+  });
+  const shape: [number, number, number] = [count, 1, frequencies.length];
+  return { cos: tf.tensor3d(cos, shape), sin: tf.tensor3d(sin, shape) };
+}
+
+type Angles = { cos: Float32Array; sin: Float32Array };
+const angleTables = new WeakMap<LlamaConfig, Angles[]>();
+
+/** Cosines and sines by position, computed once for each position of a model. */
+function angleTable(config: LlamaConfig): (position: number) => Angles {
+  const table = angleTables.get(config) ?? [];
+  angleTables.set(config, table);
+  const frequencies = ropeInverseFrequencies(config);
+  return (position) =>
+    (table[position] ??= {
+      cos: Float32Array.from(frequencies, (frequency) => Math.cos(position * frequency)),
+      sin: Float32Array.from(frequencies, (frequency) => Math.sin(position * frequency)),
+    });
+}

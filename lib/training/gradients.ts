@@ -1,0 +1,32 @@
+/** Gradients by parameter name, added up over micro-batches. */
+import * as tf from '@tensorflow/tfjs';
+import type { Model, Params } from '../model/llama.ts';
+
+/**
+ * The gradient of a sum of losses, one micro-batch in memory at a time.
+ * @param losses - one function for each micro-batch: its share of the loss, shape (). What it returns is added, not
+ *   averaged: divide by the count of the whole step, so that the split changes nothing.
+ * @returns the summed loss, shape (), and its gradient by parameter name; a parameter without influence gets zeros
+ */
+export function accumulateGradients(
+  model: Model,
+  losses: ((model: Model) => tf.Scalar)[],
+): { loss: tf.Scalar; gradients: Params } {
+  const names = Object.keys(model.params);
+  const values = Object.values(model.params);
+  let total: { loss: tf.Scalar; gradients: tf.Tensor[] } | undefined;
+  for (const loss of losses) {
+    const sum = tf.tidy(() => {
+      const { value, grads } = tf.valueAndGrads((...params) =>
+        loss({ ...model, params: Object.fromEntries(names.map((name, i) => [name, params[i]])) }),
+      )(values);
+      if (!total) return { loss: value as tf.Scalar, gradients: grads };
+      const { gradients } = total;
+      return { loss: tf.add(total.loss, value) as tf.Scalar, gradients: grads.map((grad, i) => tf.add(gradients[i], grad)) };
+    });
+    tf.dispose(total);
+    total = sum;
+  }
+  if (!total) throw new RangeError('accumulateGradients needs at least one micro-batch');
+  return { loss: total.loss, gradients: Object.fromEntries(names.map((name, i) => [name, total!.gradients[i]])) };
+}
