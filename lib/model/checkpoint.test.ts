@@ -1,0 +1,179 @@
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { UserError } from '../run/errors.ts';
+import { loadCheckpoint, saveCheckpoint } from './checkpoint.ts';
+import { parameterShapes } from './config.ts';
+import { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
+
+const fixtures = 'lib/model/fixtures';
+let root: string;
+let folder: string;
+beforeAll(async () => {
+  await tf.setBackend('cpu');
+  root = await mkdtemp(join(tmpdir(), 'checkpoint-'));
+});
+beforeEach(async () => {
+  folder = await mkdtemp(join(root, 'case-'));
+});
+afterAll(() => rm(root, { recursive: true }));
+
+describe('loading', () => {
+  test.each(['llama_gqa_tied', 'llama_mha_untied', 'llama3_rope_scaling', 'llama_bf16'])('%s', async (name) => {
+    const { config, params, dtypes } = await loadCheckpoint(`${fixtures}/${name}`);
+    const shapes = Object.entries(params).map(([name, tensor]) => [name, tensor.shape]);
+    expect(shapes).toEqual(Object.entries(parameterShapes(config)));
+    expect(new Set(Object.values(dtypes))).toEqual(new Set([name === 'llama_bf16' ? 'BF16' : 'F32']));
+    tf.dispose(params);
+  });
+
+  test('values, from the right shard', async () => {
+    const { params } = await loadCheckpoint(`${fixtures}/llama_mha_untied`);
+    const shard = await openSafetensors(`${fixtures}/llama_mha_untied/model-00002-of-00002.safetensors`);
+    expect(await params['model.norm.weight'].data()).toEqual(await shard.read('model.norm.weight'));
+    await shard.close();
+    tf.dispose(params);
+  });
+});
+
+describe('saving', () => {
+  test('F32 loses nothing, and writes what Python wrote', async () => {
+    const source = `${fixtures}/llama_gqa_tied`;
+    const { params } = await loadCheckpoint(source);
+    await saveCheckpoint(folder, { source, params });
+    tf.dispose(params);
+    for (const file of ['model.safetensors', 'config.json']) {
+      expect((await readFile(join(folder, file))).equals(await readFile(join(source, file)))).toBe(true);
+    }
+  });
+
+  test('original dtypes come back as they were, and config.json says so', async () => {
+    const source = `${fixtures}/llama_bf16`;
+    const { params, dtypes } = await loadCheckpoint(source);
+    await saveCheckpoint(folder, { source, params }, { dtype: dtypes });
+    expect(
+      (await readFile(join(folder, 'model.safetensors'))).equals(await readFile(`${source}/model.safetensors`)),
+    ).toBe(true);
+    await saveCheckpoint(folder, { source, params }, { dtype: 'F16' });
+    tf.dispose(params);
+    const text = await readFile(join(folder, 'config.json'), 'utf8');
+    expect(JSON.parse(text).torch_dtype).toBe('float16');
+    expect(text).toContain('"rope_theta": 10000.0');
+    const saved = await loadCheckpoint(folder);
+    expect(saved.dtypes['model.norm.weight']).toBe('F16');
+    tf.dispose(saved.params);
+  });
+
+  test('shards become one file; mixed dtypes stay aligned', async () => {
+    const source = `${fixtures}/llama_mha_untied`;
+    const { params, dtypes } = await loadCheckpoint(source);
+    dtypes['lm_head.weight'] = 'BF16';
+    await saveCheckpoint(folder, { source, params }, { dtype: dtypes });
+    tf.dispose(params);
+    expect((await readdir(folder)).sort()).toEqual(['config.json', 'model.safetensors']);
+    const weights = await openSafetensors(join(folder, 'model.safetensors'));
+    await weights.close();
+    expect([...weights.tensors.keys()].at(-1)).toBe('lm_head.weight');
+    expect(weights.tensors.size).toBe(Object.keys(dtypes).length);
+  });
+
+  test('brings tokenizer and templates along, and nothing else', async () => {
+    const source = await mkdtemp(join(root, 'source-'));
+    await cp(`${fixtures}/llama_gqa_tied`, source, { recursive: true });
+    const companions = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja'];
+    for (const file of [...companions, 'generation_config.json', 'training_state.json', 'optimizer.safetensors']) {
+      await writeFile(join(source, file), '{}');
+    }
+    const { params } = await loadCheckpoint(source);
+    await saveCheckpoint(folder, { source, params });
+    await saveCheckpoint(folder, { source: folder, params });
+    tf.dispose(params);
+    const expected = [...companions, 'generation_config.json', 'config.json', 'model.safetensors'];
+    expect((await readdir(folder)).sort()).toEqual(expected.sort());
+  });
+});
+
+describe('refuses', () => {
+  /** A copy of llama_gqa_tied with its list of tensors changed. */
+  async function writeChanged(change: (tensors: TensorToWrite[]) => TensorToWrite[]) {
+    await cp(`${fixtures}/llama_gqa_tied`, folder, { recursive: true });
+    const original = await openSafetensors(`${fixtures}/llama_gqa_tied/model.safetensors`);
+    const tensors = [...original.tensors].map(([name, { shape }]) => {
+      return { name, dtype: 'F32' as const, shape, data: () => original.read(name) };
+    });
+    await writeSafetensors(join(folder, 'model.safetensors'), change(tensors));
+    await original.close();
+  }
+  const extra = (name: string) => ({ name, dtype: 'F32' as const, shape: [1], data: Float32Array.of(0) });
+
+  async function expectRefusal(message: RegExp) {
+    const before = tf.memory().numTensors;
+    const error = await loadCheckpoint(folder).catch((error) => error);
+    expect(error).toBeInstanceOf(UserError);
+    expect(error.message).toMatch(message);
+    expect(error.message).toContain(folder);
+    expect(tf.memory().numTensors).toBe(before);
+  }
+
+  test('a missing tensor', async () => {
+    await writeChanged((tensors) => tensors.filter(({ name }) => name !== 'model.norm.weight'));
+    await expectRefusal(/model.safetensors: tensor "model.norm.weight" is missing/);
+  });
+
+  test('a tensor of another shape', async () => {
+    await writeChanged((tensors) =>
+      tensors.map((tensor) => {
+        return tensor.name === 'model.embed_tokens.weight' ? { ...tensor, shape: [64, 256] } : tensor;
+      }),
+    );
+    await expectRefusal(/"model.embed_tokens.weight" must have the shape \[256,64\] .* found \[64,256\]/);
+  });
+
+  test('a tensor that no Llama has, but not the redundant ones', async () => {
+    const redundant = ['lm_head.weight', 'model.layers.0.self_attn.rotary_emb.inv_freq'];
+    await writeChanged((tensors) => [...tensors, ...redundant.map(extra)]);
+    tf.dispose((await loadCheckpoint(folder)).params);
+    await writeChanged((tensors) => [...tensors, extra('model.layers.0.self_attn.q_proj.bias')]);
+    await expectRefusal(/"model.layers.0.self_attn.q_proj.bias" is not part of the Llama/);
+  });
+
+  test('a truncated file', async () => {
+    await cp(`${fixtures}/llama_gqa_tied`, folder, { recursive: true });
+    const file = join(folder, 'model.safetensors');
+    await writeFile(file, (await readFile(file)).subarray(0, 300_000));
+    await expectRefusal(/model.safetensors: tensor .* truncated/);
+  });
+
+  test.each(['../model.safetensors', '/etc/x.safetensors', 'a\\b.safetensors', '..', 7])(
+    'a shard at %j',
+    async (file) => {
+      await cp(`${fixtures}/llama_mha_untied`, folder, { recursive: true });
+      const index = join(folder, 'model.safetensors.index.json');
+      await writeFile(index, JSON.stringify({ weight_map: { 'model.norm.weight': file } }));
+      await expectRefusal(/index.json: tensor "model.norm.weight" must be in a .safetensors file of this folder/);
+    },
+  );
+
+  test('shards that are not there, or not as the index says', async () => {
+    await cp(`${fixtures}/llama_mha_untied`, folder, { recursive: true });
+    const [first, second] = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'];
+    await cp(join(folder, first), join(folder, second));
+    await expectRefusal(/00002.safetensors: tensor ".*" is missing, which model.safetensors.index.json says/);
+    await rm(join(folder, second));
+    await expectRefusal(/00002.safetensors: cannot be opened/);
+    await writeFile(join(folder, 'model.safetensors.index.json'), '{"weight_map": 1}');
+    await expectRefusal(/"weight_map" must map/);
+  });
+
+  test('what is no checkpoint folder', async () => {
+    await expectRefusal(/config.json: there is no such file; a checkpoint folder holds config.json, model.safetensors/);
+    await cp(`${fixtures}/llama_bf16/config.json`, join(folder, 'config.json'));
+    await expectRefusal(/no model.safetensors; a checkpoint folder holds/);
+    await writeFile(join(folder, 'pytorch_model.bin'), '');
+    await expectRefusal(/"pytorch_model.bin" is a pickle: load it in Python/);
+    folder = join(folder, 'none');
+    await expectRefusal(/there is no such folder/);
+  });
+});
