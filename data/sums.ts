@@ -1,0 +1,59 @@
+/**
+ * Writes the arithmetic task: `data/sums_train.jsonl` and `data/sums_test.jsonl`, sums and differences of two or three
+ * terms such as `47+38-9`. No question of one file is in the other.
+ *
+ *   npx tsx data/sums.ts
+ */
+import { writeFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+import { uniform } from '../lib/run/random.ts';
+
+/** Terms with their signs: the first is positive, `[47, 38, -9]` is `47+38-9`. */
+export type Sum = number[];
+
+const SEED = 20;
+const TRAIN_SIZE = 4000;
+const TEST_SIZE = 500;
+
+/**
+ * Draws a sum of two or three terms from 1 to 99 whose value is nowhere negative on the way.
+ * @param random - uniform numbers in [0, 1)
+ */
+export function drawSum(random: () => number): Sum {
+  const terms = [1 + Math.floor(random() * 99)];
+  const count = random() < 0.5 ? 2 : 3;
+  let value = terms[0];
+  while (terms.length < count) {
+    const term = 1 + Math.floor(random() * 99);
+    const signed = random() < 0.5 && term <= value ? -term : term;
+    terms.push(signed);
+    value += signed;
+  }
+  return terms;
+}
+
+/** @returns the sum as text: `47+38-9` */
+export const sumText = (terms: Sum): string => terms.map((term, i) => (i > 0 && term > 0 ? `+${term}` : term)).join('');
+
+/** @returns distinct sums: the first TEST_SIZE are the held-out ones, TRAIN_SIZE follow */
+export function taskSums(): { test: Sum[]; train: Sum[] } {
+  const sums = new Map<string, Sum>();
+  for (let i = 0; sums.size < TEST_SIZE + TRAIN_SIZE; i++) {
+    let draw = 0;
+    const sum = drawSum(() => uniform(SEED, i, draw++));
+    sums.set(sumText(sum), sum);
+  }
+  const all = [...sums.values()];
+  return { test: all.slice(0, TEST_SIZE), train: all.slice(TEST_SIZE) };
+}
+
+function main(): void {
+  for (const [split, sums] of Object.entries(taskSums())) {
+    const lines = sums.map((terms) =>
+      JSON.stringify({ question: sumText(terms), answer: terms.reduce((a, b) => a + b, 0) }),
+    );
+    writeFileSync(`data/sums_${split}.jsonl`, `${lines.join('\n')}\n`);
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1]).href) main();
