@@ -1,0 +1,136 @@
+import type { TopLevelSpec } from 'vega-lite';
+import type { Row } from './metrics.ts';
+
+/** A small chart of one metric against the step. */
+type Panel = {
+  metric: string;
+  title: string;
+  /** title of the vertical axis: the unit */
+  unit: string;
+  /** number format of d3 */
+  format?: string;
+  /** fixed range of the vertical axis */
+  domain?: [number, number];
+  /** whether the vertical axis begins at zero */
+  zero?: boolean;
+  /** not noisy: never to be averaged */
+  exact?: boolean;
+};
+
+/** Every metric that has a panel, in the order of the panels. */
+const PANELS: Panel[] = [
+  { metric: 'reward', title: 'Reward', unit: 'batch mean' },
+  { metric: 'eval/accuracy', title: 'Held-out accuracy', unit: 'correct', format: '.0%', domain: [0, 1] },
+  { metric: 'completions/mean_length', title: 'Completion length', unit: 'tokens' },
+  { metric: 'entropy', title: 'Entropy of the policy', unit: 'nats / token', zero: true },
+  { metric: 'kl', title: 'KL to the reference', unit: 'nats / token', zero: true },
+  {
+    metric: 'frac_reward_zero_std',
+    title: 'Groups with equal rewards',
+    unit: 'of all groups',
+    format: '.0%',
+    domain: [0, 1],
+  },
+  { metric: 'grad_norm', title: 'Gradient norm', unit: 'L2 norm', zero: true },
+  { metric: 'learning_rate', title: 'Learning rate', unit: 'per update', format: '.1~e', zero: true, exact: true },
+];
+
+const COLUMNS = 2;
+/** From this many points on, a curve is drawn pale below its moving average. */
+const SMOOTH_FROM = 40;
+
+/**
+ * Draws the metrics of a run as small charts over the same steps. Metrics that do not occur have no chart.
+ * @param rows - one row a step, as `readMetrics` gives them
+ * @returns an SVG document
+ */
+export async function curves(rows: Row[]): Promise<string> {
+  // Loaded here and not at the top: it takes longer than the start of a script should.
+  const [{ compile }, { parse, View }] = await Promise.all([import('vega-lite'), import('vega')]);
+  return new View(parse(compile(specification(rows)).spec), { renderer: 'none' }).toSVG();
+}
+
+/** The charts in the language of Vega-Lite. */
+function specification(rows: Row[]): TopLevelSpec {
+  const charts = PANELS.map((panel) => ({ panel, points: points(rows, panel.metric) })).filter(
+    (c) => c.points.length > 0,
+  );
+  const steps: [number, number] = [
+    Math.min(0, ...rows.map((row) => row.step)),
+    Math.max(1, ...rows.map((row) => row.step)),
+  ];
+  return {
+    $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
+    background: 'white',
+    padding: 12,
+    columns: COLUMNS,
+    spacing: { row: 18, column: 36 },
+    concat: charts.map(({ panel, points }, i) => chart(panel, points, steps, i >= charts.length - COLUMNS)),
+    config: {
+      font: 'Helvetica, Arial, sans-serif',
+      view: { stroke: null },
+      title: { anchor: 'start', frame: 'group', fontSize: 13, fontWeight: 600, color: '#24292f', offset: 8 },
+      axis: {
+        labelColor: '#57606a',
+        titleColor: '#57606a',
+        titleFontWeight: 'normal',
+        titleFontSize: 11,
+        labelFontSize: 10,
+      },
+      axisX: { grid: false, tickColor: '#d0d7de', domainColor: '#d0d7de' },
+      axisY: { gridColor: '#eaeef2', domain: false, ticks: false, labelPadding: 6, tickCount: 5 },
+    },
+  };
+}
+
+type Chart = Extract<TopLevelSpec, { concat: unknown }>['concat'][number];
+type Point = { step: number; value: number };
+
+function points(rows: Row[], metric: string): Point[] {
+  return rows.flatMap(({ step, [metric]: value }) => (typeof value === 'number' ? [{ step, value }] : []));
+}
+
+function chart(
+  { title, unit, format, domain, zero = false, exact }: Panel,
+  values: Point[],
+  steps: [number, number],
+  bottom: boolean,
+): Chart {
+  const color = '#0969da';
+  const smooth = !exact && values.length >= SMOOTH_FROM;
+  const half = Math.round(values.length / 40);
+  const line = { type: 'line', color, strokeWidth: 2, strokeJoin: 'round' } as const;
+  return {
+    title,
+    width: 340,
+    height: 130,
+    data: { values },
+    transform: [{ window: [{ op: 'mean', field: 'value', as: 'average' }], frame: [-half, half] }],
+    encoding: {
+      x: {
+        field: 'step',
+        type: 'quantitative',
+        scale: { domain: steps, nice: false },
+        axis: { title: bottom ? 'step' : null, tickCount: 6, format: 'd', tickMinStep: 1 },
+      },
+    },
+    layer: [
+      {
+        mark: smooth
+          ? { ...line, strokeWidth: 1, opacity: 0.3 }
+          : { ...line, point: exact ? false : { color, size: 24 } },
+        encoding: { y: vertical('value') },
+      },
+      ...(smooth ? [{ mark: line, encoding: { y: vertical('average') } }] : []),
+    ],
+  };
+
+  function vertical(field: string) {
+    return {
+      field,
+      type: 'quantitative',
+      scale: { zero, ...(domain ? { domain } : { nice: true }) },
+      axis: { title: unit, ...(format ? { format } : {}) },
+    } as const;
+  }
+}

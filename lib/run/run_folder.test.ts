@@ -1,0 +1,212 @@
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { UserError } from './errors.ts';
+import { findRun, openRun, type Run, timestamp } from './run_folder.ts';
+
+let root: string;
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'runs-'));
+});
+afterEach(() => rmSync(root, { recursive: true }));
+
+const experiment = 'experiment_x';
+const open = (extra: { outputDir?: string; resume?: string; options?: Record<string, unknown> } = {}) =>
+  openRun({ experiment, root, options: { seed: 1 }, ...extra });
+const read = (run: Run, name: string) => readFileSync(join(run.folder, name), 'utf8');
+const checkpoints = (run: Run) =>
+  readdirSync(run.folder)
+    .filter((name) => name.includes('checkpoint'))
+    .sort();
+
+function message(call: () => unknown): string {
+  try {
+    call();
+  } catch (error) {
+    expect(error).toBeInstanceOf(UserError);
+    return (error as UserError).message;
+  }
+  throw new Error('nothing was thrown');
+}
+
+/** Steps `from` … `to`, with a checkpoint every second step. */
+async function train(run: Run, from: number, to: number, limit?: number) {
+  for (let step = from; step <= to; step++) {
+    run.log({ step, reward: step / 10 });
+    run.sample([{ step, text: `sample ${step}` }]);
+    const write = async (dir: string) => writeFileSync(join(dir, 'weights'), String(step));
+    if (step % 2 === 0) await run.saveCheckpoint(step, write, { limit });
+  }
+}
+
+describe('a new run', () => {
+  it('has a folder named by the time, also if two start in one second', () => {
+    const [a, b] = [open(), open()];
+    expect(a.folder).toMatch(/experiment_x\/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-2)?$/);
+    expect(b.folder).not.toBe(a.folder);
+    expect(timestamp(new Date(2026, 0, 31, 14, 5, 9))).toBe('2026-01-31_14-05-09');
+    expect(a).toMatchObject({ step: 0, checkpoint: undefined });
+    expect(JSON.parse(read(a, 'config.json'))).toEqual({
+      experiment,
+      node: process.versions.node,
+      options: { seed: 1 },
+    });
+  });
+
+  it('takes an output folder that is new or empty', () => {
+    const outputDir = join(root, 'deep', 'mine');
+    expect(open({ outputDir }).folder).toBe(outputDir);
+    mkdirSync(join(root, 'empty'));
+    open({ outputDir: join(root, 'empty') });
+  });
+
+  it('refuses one that holds something, and leaves it alone', async () => {
+    const outputDir = join(root, 'mine');
+    await train(open({ outputDir }), 1, 1);
+    const before = readFileSync(join(outputDir, 'config.json'), 'utf8');
+    expect(message(() => open({ outputDir, options: { seed: 2 } }))).toBe(
+      `--output-dir ${outputDir} holds another run: name a new folder, or continue a run with --resume`,
+    );
+    expect(readFileSync(join(outputDir, 'config.json'), 'utf8')).toBe(before);
+
+    mkdirSync(join(root, 'photos'));
+    writeFileSync(join(root, 'photos', 'cat.jpg'), '');
+    expect(message(() => open({ outputDir: join(root, 'photos') }))).toContain('holds other files');
+    expect(readdirSync(join(root, 'photos'))).toEqual(['cat.jpg']);
+  });
+
+  it('refuses a file, and what cannot be written', () => {
+    const file = join(root, 'file');
+    writeFileSync(file, '');
+    expect(message(() => open({ outputDir: file }))).toBe(`--output-dir ${file} is a file: name a new folder`);
+    expect(message(() => open({ outputDir: join(file, 'below') }))).toMatch(/^cannot write to .*below \(ENOTDIR\)/);
+    if (process.platform === 'linux') {
+      expect(message(() => open({ outputDir: '/proc/a/b' }))).toMatch(/^cannot write to \/proc\/a\/b \(ENOENT\)/);
+    }
+  });
+});
+
+describe('checkpoints', () => {
+  it('keeps the newest, and is seen only when complete', async () => {
+    const run = open();
+    await train(run, 1, 8, 2);
+    expect(checkpoints(run)).toEqual(['checkpoint-6', 'checkpoint-8']);
+    await run.saveCheckpoint(10, async () => expect(checkpoints(run)).not.toContain('checkpoint-10'), { limit: 1 });
+    expect(checkpoints(run)).toEqual(['checkpoint-10']);
+  });
+
+  it('keeps all without a limit, in the order of numbers and not of names', async () => {
+    const run = open();
+    await train(run, 1, 10);
+    expect(checkpoints(run)).toHaveLength(5);
+    expect(findRun('latest', { experiment, root }).step).toBe(10);
+    await run.saveCheckpoint(10, async () => {}, { limit: 2 });
+    expect(checkpoints(run)).toEqual(['checkpoint-10', 'checkpoint-8']);
+  });
+
+  it('writes tables and curves, and the final model', async () => {
+    const run = open();
+    await train(run, 1, 2);
+    expect(read(run, 'metrics.csv')).toBe('step,reward\n1,0.1\n2,0.2\n');
+    run.log({ step: 3, reward: 1 });
+    await run.report();
+    expect(read(run, 'metrics.csv')).toContain('3,1\n');
+    expect(read(run, 'curves.svg')).toContain('Reward');
+    const path = await run.saveFinalModel(async (dir) => writeFileSync(join(dir, 'weights'), 'final'));
+    expect(readFileSync(join(path, 'weights'), 'utf8')).toBe('final');
+  });
+});
+
+describe('resuming', () => {
+  it('ends with the files of a run that was never interrupted', async () => {
+    const whole = open({ outputDir: join(root, 'whole') });
+    await train(whole, 1, 6);
+
+    const outputDir = join(root, 'killed');
+    const killed = open({ outputDir });
+    await train(killed, 1, 5);
+    writeFileSync(join(outputDir, 'metrics.jsonl'), `${read(killed, 'metrics.jsonl')}{"step":6,"rew`);
+    mkdirSync(join(outputDir, '.checkpoint-6.partial'));
+
+    const resumed = open({ outputDir, resume: 'latest' });
+    expect(resumed).toMatchObject({ folder: outputDir, step: 4, checkpoint: join(outputDir, 'checkpoint-4') });
+    await train(resumed, 5, 6);
+    expect(readdirSync(resumed.folder)).toEqual(readdirSync(whole.folder));
+    for (const name of ['config.json', 'metrics.jsonl', 'completions.jsonl', 'metrics.csv', 'curves.svg']) {
+      expect(read(resumed, name)).toBe(read(whole, name));
+    }
+  });
+
+  it('finds a checkpoint that was being written again', async () => {
+    const run = open();
+    await train(run, 1, 4, 1);
+    renameSync(join(run.folder, 'checkpoint-4'), join(run.folder, '.checkpoint-4.replaced'));
+    expect(open({ resume: 'latest' }).step).toBe(4);
+    expect(checkpoints(run)).toEqual(['checkpoint-4']);
+  });
+
+  it('starts again where there is no checkpoint yet', async () => {
+    const run = open();
+    run.log({ step: 0, 'eval/accuracy': 0.5 });
+    await train(run, 1, 1);
+    const again = open({ resume: 'latest' });
+    expect(again).toMatchObject({ folder: run.folder, step: 0, checkpoint: undefined });
+    expect(read(again, 'metrics.jsonl')).toBe('');
+  });
+
+  it('goes back to an older checkpoint that is named, and forgets what came after', async () => {
+    const run = open();
+    await train(run, 1, 6);
+    const named = join(run.folder, 'checkpoint-2');
+    const again = open({ resume: named });
+    expect(again.step).toBe(2);
+    expect(checkpoints(again)).toEqual(['checkpoint-2']);
+    expect(read(again, 'metrics.jsonl')).toBe('{"step":1,"reward":0.1}\n{"step":2,"reward":0.2}\n');
+  });
+
+  it('finds the newest run and its options, and changes nothing', async () => {
+    const first = open({ options: { seed: 1 } });
+    const second = open({ options: { seed: 2 } });
+    mkdirSync(join(root, experiment, '9999-not-a-run'));
+    await train(second, 1, 3);
+    const log = read(second, 'metrics.jsonl');
+    expect(findRun('latest', { experiment, root })).toEqual({
+      folder: second.folder,
+      step: 2,
+      checkpoint: join(second.folder, 'checkpoint-2'),
+      file: join(second.folder, 'config.json'),
+      options: { seed: 2 },
+    });
+    expect(findRun(first.folder, { experiment, root }).options).toEqual({ seed: 1 });
+    expect(read(second, 'metrics.jsonl')).toBe(log);
+  });
+
+  it('says why a run cannot be resumed', async () => {
+    const find = (resume: string, outputDir?: string) =>
+      message(() => findRun(resume, { experiment, root, outputDir }));
+    expect(find('latest')).toBe(`--resume latest: there is no run in ${join(root, experiment)} yet`);
+    expect(find(join(root, 'nowhere'))).toContain('is not the folder of a run');
+    const run = open();
+    await train(run, 1, 2);
+    expect(find(join(run.folder, 'checkpoint-4'))).toContain('there is no checkpoint');
+    expect(find(run.folder, join(root, 'other'))).toContain('leave out --output-dir');
+    expect(message(() => findRun(run.folder, { experiment: 'experiment_y', root }))).toContain(
+      'holds a run of experiment_x, not of experiment_y',
+    );
+    // A model folder has a config.json too.
+    mkdirSync(join(root, 'model'));
+    writeFileSync(join(root, 'model', 'config.json'), '{"model_type": "llama"}');
+    expect(find(join(root, 'model'))).toContain('is not the folder of a run');
+    expect(existsSync(join(root, 'other'))).toBe(false);
+  });
+});

@@ -1,0 +1,217 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { curves } from './curves.ts';
+import { UserError } from './errors.ts';
+import { mend, removeFolder, sync, writeFileAtomically, writeFolderAtomically } from './folders.ts';
+import { appendRows, dropRowsAfter, type Row, readMetrics, toCsv } from './metrics.ts';
+
+/** Where a run is to be found: `resume` is a run's folder, one of its checkpoints, or `latest`. */
+export type RunPlace = { experiment: string; outputDir?: string /** the folder of all runs */; root?: string };
+
+/** A run that was started before. */
+export type FoundRun = {
+  folder: string;
+  /** the folder to continue from; none if the run was ended before its first checkpoint */
+  checkpoint?: string;
+  /** the step of that checkpoint, else 0 */
+  step: number;
+  /** the file that holds {@link FoundRun.options} */
+  file: string;
+  /** the options that it was started with */
+  options: Record<string, unknown>;
+};
+
+/** A run that is under way. */
+export type Run = {
+  folder: string;
+  checkpoint?: string;
+  step: number;
+  /** Adds a line to metrics.jsonl. What belongs to step n is logged before the checkpoint of step n is saved. */
+  log: (metrics: Row) => void;
+  /** What was logged so far, as one row a step. */
+  history: () => Row[];
+  /** Adds lines to completions.jsonl, under the same rule. */
+  sample: (rows: Row[]) => void;
+  /** Saves checkpoint-<step> with the files that `write` puts into `dir`, then removes all but the newest `limit`. */
+  saveCheckpoint: (step: number, write: (dir: string) => Promise<void>, options?: { limit?: number }) => Promise<void>;
+  /** Saves final_model, in place of an older one. Returns its path. */
+  saveFinalModel: (write: (dir: string) => Promise<void>) => Promise<string>;
+  /** Writes metrics.csv and curves.svg, as every checkpoint does: to be called at the end. */
+  report: () => Promise<void>;
+};
+
+/**
+ * Finds the run that is to be resumed, and changes nothing.
+ * @param resume - a run's folder, one of its checkpoints, or `latest`: the run in `outputDir` if that is given, else the
+ *   newest one of this experiment
+ * @throws {UserError} if there is no such run, or it is one of another experiment
+ */
+export function findRun(resume: string, { experiment, outputDir, root = 'runs' }: RunPlace): FoundRun {
+  const named = resume === 'latest' ? (outputDir ?? newestRun(join(root, experiment))) : resume;
+  const only = checkpointStep(named);
+  const folder = only === undefined ? named : dirname(resolve(named));
+  if (outputDir !== undefined && resolve(folder) !== resolve(outputDir)) {
+    throw new UserError(`--resume ${resume} continues in ${folder}: leave out --output-dir ${outputDir}`);
+  }
+  const file = join(folder, 'config.json');
+  const config = readJson(file);
+  if (typeof config?.experiment !== 'string' || typeof config.options !== 'object') {
+    throw new UserError(`--resume: ${folder} is not the folder of a run: it has no config.json that a run has written`);
+  }
+  if (config.experiment !== experiment) {
+    throw new UserError(`--resume: ${folder} holds a run of ${config.experiment}, not of ${experiment}`);
+  }
+  if (only !== undefined && !existsSync(named)) throw new UserError(`--resume: there is no checkpoint ${named}`);
+  const step = only ?? checkpointSteps(folder).at(-1);
+  const checkpoint = step === undefined ? undefined : join(folder, `checkpoint-${step}`);
+  return { folder, checkpoint, step: step ?? 0, file, options: config.options };
+}
+
+/**
+ * Opens the folder of a run: a new one, `<root>/<experiment>/<time>` or `outputDir`; or that of the run to resume, from
+ * which everything later than the checkpoint is removed, so that it ends up as if it had never been interrupted.
+ * @throws {UserError} if `outputDir` holds something already or cannot be written, or as {@link findRun}
+ */
+export function openRun({
+  resume,
+  options,
+  ...place
+}: RunPlace & { resume?: string; options: Record<string, unknown> }): Run {
+  const found = resume === undefined ? undefined : mendRun(resume, place);
+  const { folder, checkpoint, step } = found ?? { folder: newFolder(place), checkpoint: undefined, step: 0 };
+  const metrics = join(folder, 'metrics.jsonl');
+  const completions = join(folder, 'completions.jsonl');
+  const report = async () => {
+    const rows = readMetrics(metrics);
+    writeFileAtomically(join(folder, 'metrics.csv'), toCsv(rows));
+    writeFileAtomically(join(folder, 'curves.svg'), await curves(rows));
+  };
+
+  try {
+    if (found) {
+      // Newest first, and before the logs: wherever this is cut short, the logs reach as far as the newest checkpoint.
+      for (const later of checkpointSteps(folder).reverse()) {
+        if (later > step) removeFolder(join(folder, `checkpoint-${later}`));
+      }
+      // Without a checkpoint the run starts again, and logs what it does before step 1 again.
+      for (const file of [metrics, completions]) dropRowsAfter(file, checkpoint === undefined ? -1 : step);
+    }
+    const config = { experiment: place.experiment, node: process.versions.node, options };
+    writeFileAtomically(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
+  } catch (error) {
+    throw cannotWrite(folder, error);
+  }
+
+  return {
+    folder,
+    checkpoint,
+    step,
+    log: (row) => appendRows(metrics, [row]),
+    history: () => readMetrics(metrics),
+    sample: (rows) => appendRows(completions, rows),
+    saveCheckpoint: async (at, write, { limit = Number.POSITIVE_INFINITY } = {}) => {
+      for (const file of [metrics, completions]) if (existsSync(file)) sync(file);
+      await writeFolderAtomically(join(folder, `checkpoint-${at}`), write);
+      await report();
+      const others = checkpointSteps(folder).filter((other) => other !== at);
+      for (const old of others.slice(0, Math.max(0, others.length + 1 - Math.max(1, limit)))) {
+        removeFolder(join(folder, `checkpoint-${old}`));
+      }
+    },
+    saveFinalModel: async (write) => {
+      await writeFolderAtomically(join(folder, 'final_model'), write);
+      return join(folder, 'final_model');
+    },
+    report,
+  };
+}
+
+/** Finds a run again after its folder was put in order, which may bring a checkpoint back. */
+function mendRun(resume: string, place: RunPlace): FoundRun {
+  const { folder } = findRun(resume, place);
+  try {
+    mend(folder);
+  } catch (error) {
+    throw cannotWrite(folder, error);
+  }
+  return findRun(resume, place);
+}
+
+/** Makes the folder of a new run. */
+function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): string {
+  const folder = outputDir ?? join(root, experiment, timestamp(new Date()));
+  try {
+    if (outputDir === undefined) return makeUnique(folder);
+    if (existsSync(folder) && !statSync(folder).isDirectory()) {
+      throw new UserError(`--output-dir ${folder} is a file: name a new folder`);
+    }
+    makeFolder(folder);
+    if (readdirSync(folder).length > 0) {
+      const holds = existsSync(join(folder, 'metrics.jsonl')) ? 'another run' : 'other files';
+      throw new UserError(`--output-dir ${folder} holds ${holds}: name a new folder, or continue a run with --resume`);
+    }
+    return folder;
+  } catch (error) {
+    throw cannotWrite(folder, error);
+  }
+}
+
+/** Makes a folder and those above it. Node's own `recursive` never returns where a parent takes no folders, as /proc. */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return;
+  makeFolder(dirname(path));
+  mkdirSync(path);
+}
+
+/** Makes `folder`, or `folder-2` and so on, where another run was started in the same second. */
+function makeUnique(folder: string): string {
+  makeFolder(dirname(folder));
+  for (let i = 1; ; i++) {
+    const path = i === 1 ? folder : `${folder}-${i}`;
+    try {
+      mkdirSync(path);
+      return path;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    }
+  }
+}
+
+/** Local time, as 2026-01-31_14-05-09. */
+export function timestamp(date: Date): string {
+  return date.toLocaleString('sv-SE').replace(' ', '_').replaceAll(':', '-');
+}
+
+function cannotWrite(folder: string, error: unknown): unknown {
+  const { code } = error as NodeJS.ErrnoException;
+  if (error instanceof UserError || code === undefined) return error;
+  return new UserError(`cannot write to ${folder} (${code}): name another folder with --output-dir`);
+}
+
+function newestRun(folder: string): string {
+  const runs = existsSync(folder)
+    ? readdirSync(folder).filter((name) => existsSync(join(folder, name, 'config.json')))
+    : [];
+  if (runs.length === 0) throw new UserError(`--resume latest: there is no run in ${folder} yet`);
+  return join(folder, runs.sort()[runs.length - 1]);
+}
+
+/** The step in the name of a checkpoint folder, if `path` names one. */
+function checkpointStep(path: string): number | undefined {
+  const match = /^checkpoint-(\d+)$/.exec(basename(resolve(path)));
+  return match ? Number(match[1]) : undefined;
+}
+
+/** Steps of the checkpoints in a run's folder, ascending. */
+function checkpointSteps(folder: string): number[] {
+  const steps = readdirSync(folder).flatMap((name) => checkpointStep(name) ?? []);
+  return steps.sort((a, b) => a - b);
+}
+
+function readJson(file: string) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'));
+  } catch {
+    return undefined;
+  }
+}
