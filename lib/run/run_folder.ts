@@ -160,7 +160,12 @@ function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): string {
 function makeFolder(path: string): void {
   if (existsSync(path)) return;
   makeFolder(dirname(path));
-  mkdirSync(path);
+  try {
+    mkdirSync(path);
+  } catch (error) {
+    // Another run may have made it just now.
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
 }
 
 /** Makes `folder`, or `folder-2` and so on, where another run was started in the same second. */
