@@ -75,6 +75,7 @@ export async function loadBlas(): Promise<Blas | null> {
       }
     }
   }
-  if (wanted) throw new UserError(`BLAS_LIBRARY=${wanted} cannot be used: koffi, which calls it, does not run on this platform`);
+  if (wanted)
+    throw new UserError(`BLAS_LIBRARY=${wanted} cannot be used: koffi, which calls it, does not run on this platform`);
   return null;
 }

@@ -16,7 +16,10 @@ let ready: Promise<string> | undefined;
  * @returns what was chosen and why, in one line
  * @throws {UserError} if a backend asked for by name cannot be loaded
  */
-export function initBackend(name: BackendName = 'auto', { blas = 'auto' }: { blas?: 'auto' | 'off' } = {}): Promise<string> {
+export function initBackend(
+  name: BackendName = 'auto',
+  { blas = 'auto' }: { blas?: 'auto' | 'off' } = {},
+): Promise<string> {
   ready ??= load(name, blas === 'auto');
   return ready;
 }
@@ -49,7 +52,7 @@ async function loadWasm(withBlas: boolean): Promise<string> {
 
 async function loadTensorFlow(): Promise<{ loaded?: string; reason?: string }> {
   // tfjs-node calls this function of Node, which Node 23 removed.
-  const util = createRequire(process.cwd() + '/')('node:util') as Record<string, unknown>;
+  const util = createRequire(`${process.cwd()}/`)('node:util') as Record<string, unknown>;
   util.isNullOrUndefined ??= (value: unknown) => value === null || value === undefined;
   const reasons: string[] = [];
   for (const name of ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node']) {

@@ -1,7 +1,7 @@
 /**
  * What the wasm backend of TensorFlow.js lacks for training: matrix products with transposed operands on a fast path
  * (its own are about ten times slower than untransposed ones), products by a CBLAS where there is one, straight on
- * the wasm heap, and the gradient of `gather`.
+ * the wasm heap, copies that copy nothing, and the gradient of `gather`.
  */
 import * as tf from '@tensorflow/tfjs';
 import type { Blas } from './blas.ts';
@@ -10,6 +10,7 @@ type WasmBackend = tf.KernelBackend & {
   wasm: { HEAPU8: Uint8Array };
   dataIdMap: { get(dataId: object): { memoryOffset: number | null } };
   makeOutput(shape: number[], dtype: tf.DataType): tf.TensorInfo;
+  incRef(dataId: object): void;
   typedArrayFromHeap(tensor: tf.TensorInfo): Float32Array | Int32Array;
 };
 
@@ -53,6 +54,29 @@ export function patchWasmBackend(blas: Blas | null): void {
     const untransposed = { a: transposeA ? flipped[0] : a, b: transposeB ? flipped.at(-1)! : b };
     const out = original({ inputs: untransposed, backend, attrs: { transposeA: false, transposeB: false } });
     for (const { dataId } of flipped) backend.disposeData(dataId);
+    return out;
+  });
+
+  // A copy is another reference to the same data, as in Reshape: every tensor saved for a gradient is such a copy.
+  replace('Identity', ({ inputs: { x }, backend }) => {
+    backend.incRef(x.dataId);
+    return { dataId: x.dataId, shape: x.shape, dtype: x.dtype };
+  });
+
+  // Rows gathered along the first axis are copied whole: the backend's own kernel walks every element's coordinates.
+  const gather = kernel('GatherV2');
+  replace('GatherV2', (args) => {
+    const { inputs, backend, attrs } = args;
+    const { x, indices } = inputs;
+    if (attrs.axis !== 0 || attrs.batchDims) return gather(args);
+    const out = backend.makeOutput([...indices.shape, ...x.shape.slice(1)], x.dtype);
+    const [from, ids, to] = [x, indices, out].map((tensor) => backend.typedArrayFromHeap(tensor));
+    const width = sizeOf(x.shape.slice(1));
+    const outside = ids.find((id) => id < 0 || id >= x.shape[0]);
+    if (outside !== undefined) throw new RangeError(`gather: index ${outside} is outside 0 … ${x.shape[0] - 1}`);
+    for (let i = 0; i < ids.length; i++) {
+      for (let j = 0, source = ids[i] * width, target = i * width; j < width; j++) to[target + j] = from[source + j];
+    }
     return out;
   });
 

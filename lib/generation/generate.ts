@@ -35,8 +35,13 @@ export async function generate(
     Array.from({ length: count }, () => ({ tokens: [], logProbs: [], finishReason: 'length' as const })),
   );
   // The last prompt token is fed by each row itself: its hidden state is what predicts the first completion token.
-  let prefix: Prefix | null = tf.tidy(() => prefill(model, prompts.map((prompt) => prompt.slice(0, -1))));
-  let past: Past | null = null;
+  let prefix: Prefix | undefined = tf.tidy(() =>
+    prefill(
+      model,
+      prompts.map((prompt) => prompt.slice(0, -1)),
+    ),
+  );
+  let past: Past | undefined;
   let rows: Row[] = completions.map((_, i) => ({ prompt: Math.floor(i / count), length: 1 }));
   let alive = completions.map((_, i) => i);
   let tokens = rows.map(({ prompt }) => prompts[prompt].at(-1)!);

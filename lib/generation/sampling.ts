@@ -33,15 +33,18 @@ export function logSoftmax(logits: Float32Array, temperature: number): Float64Ar
  * @param logProbs - V log-probabilities
  * @returns their ids, most likely first; null if all V are left
  */
-export function truncate(logProbs: Float64Array, { topK, topP }: Omit<SamplingOptions, 'temperature'>): number[] | null {
+export function truncate(
+  logProbs: Float64Array,
+  { topK, topP }: Omit<SamplingOptions, 'temperature'>,
+): number[] | null {
   if ((topK === 0 || topK >= logProbs.length) && topP >= 1) return null;
   let kept = Array.from(logProbs.keys()).sort((a, b) => logProbs[b] - logProbs[a] || a - b);
   if (topK > 0) kept = kept.slice(0, topK);
   if (topP >= 1) return kept;
   const total = kept.reduce((sum, id) => sum + Math.exp(logProbs[id]), 0);
-  let reached = 0;
-  const size = kept.findIndex((id) => (reached += Math.exp(logProbs[id]) / total) >= topP) + 1;
-  return size === 0 ? kept : kept.slice(0, size);
+  let size = 0;
+  for (let reached = 0; reached < topP && size < kept.length; size++) reached += Math.exp(logProbs[kept[size]]) / total;
+  return kept.slice(0, size);
 }
 
 /**
@@ -61,7 +64,8 @@ export function sampleToken(
   return { token, logProb: logProbs[token] };
 }
 
-const argMax = (values: Float32Array): number => values.reduce((best, value, i) => (value > values[best] ? i : best), 0);
+const argMax = (values: Float32Array): number =>
+  values.reduce((best, value, i) => (value > values[best] ? i : best), 0);
 
 /** Inverse of the cumulative distribution over the kept tokens (over all, in order of their ids, if null). */
 function draw(logProbs: Float64Array, uniform: number, kept: number[] | null): number {

@@ -28,12 +28,12 @@ const HIDDEN = -1e9;
 /**
  * Runs each prompt once and returns the keys and values that its completions will share.
  * @param prompts - P lists of token ids; some may be empty
- * @returns the prefix, or null if all prompts are empty
+ * @returns the prefix, or undefined if all prompts are empty
  */
-export function prefill(model: Model, prompts: number[][]): Prefix | null {
+export function prefill(model: Model, prompts: number[][]): Prefix | undefined {
   const lengths = prompts.map((prompt) => prompt.length);
   const longest = Math.max(...lengths);
-  if (longest === 0) return null;
+  if (longest === 0) return undefined;
   // An empty prompt cannot be laid out as a row of no tokens: it gets one token that the bias hides.
   const padded = prompts.map((prompt) => (prompt.length > 0 ? prompt : [0]));
   const rows = padded.map((prompt, p) => ({ prompt: p, length: prompt.length }));
@@ -47,8 +47,8 @@ export function prefill(model: Model, prompts: number[][]): Prefix | null {
 
 /**
  * Runs new tokens of B rows, each after its prompt and after what the row has said so far.
- * @param prefix - from {@link prefill}; null if no prompt has a token
- * @param past - the rows' own keys and values so far, `pastLength` tokens for every row; null at the start
+ * @param prefix - from {@link prefill}; undefined if no prompt has a token
+ * @param past - the rows' own keys and values so far, `pastLength` tokens for every row; undefined at the start
  * @param rows - in packed order; with a past, the same rows in the same order as in the call that made it
  * @param tokens - token ids of all rows, packed: those of row 0, then those of row 1, …
  * @returns `hidden`: the final hidden states (after the last norm), packed, shape (N, H); `own`: the rows' own keys
@@ -56,8 +56,8 @@ export function prefill(model: Model, prompts: number[][]): Prefix | null {
  */
 export function extend(
   model: Model,
-  prefix: Prefix | null,
-  past: Past | null,
+  prefix: Prefix | undefined,
+  past: Past | undefined,
   { rows, tokens }: { rows: Row[]; tokens: number[] },
 ): { hidden: tf.Tensor2D; own: Past } {
   const pastLength = past?.length ?? 0;
@@ -75,10 +75,10 @@ export function extend(
  */
 export function keepRows(
   { config }: Model,
-  prefix: Prefix | null,
+  prefix: Prefix | undefined,
   past: Past,
   { rows, keep }: { rows: Row[]; keep: number[] },
-): { prefix: Prefix | null; past: Past; rows: Row[] } {
+): { prefix: Prefix | undefined; past: Past; rows: Row[] } {
   const prompts = [...new Set(keep.map((r) => rows[r].prompt))].sort((a, b) => a - b);
   const kept = keep.map((r) => ({ ...rows[r], prompt: prompts.indexOf(rows[r].prompt) }));
   const before = assignSlots(rows, prefix?.lengths.length ?? 1 + Math.max(...rows.map(({ prompt }) => prompt)));
@@ -113,7 +113,7 @@ export function keepRows(
 export function logits(model: Model, tokens: number[]): tf.Tensor2D {
   return tf.tidy(() => {
     const rows = [{ prompt: 0, length: tokens.length }];
-    return linear(extend(model, null, null, { rows, tokens }).hidden, lmHead(model));
+    return linear(extend(model, undefined, undefined, { rows, tokens }).hidden, lmHead(model));
   });
 }
 
@@ -126,8 +126,8 @@ type Batch = {
   /** Position of each row's first token. */
   starts: number[];
   prompts: number;
-  prefix?: Prefix | null;
-  past?: Past | null;
+  prefix?: Prefix | undefined;
+  past?: Past | undefined;
 };
 
 function forward({ config, params }: Model, rows: Row[], { tokens, starts, prompts, prefix, past }: Batch) {

@@ -1,7 +1,8 @@
 /**
  * The operations where the time goes, each defined by its formula in plain TensorFlow.js. Where automatic
  * differentiation would be slow, or its kernels are missing on some backend, the gradient is written out too
- * (`tf.customGrad`) and tested against finite differences.
+ * (`tf.customGrad`) and tested against finite differences. A gradient may use only tensors that it saved: others are
+ * gone by then.
  */
 import * as tf from '@tensorflow/tfjs';
 
@@ -44,7 +45,7 @@ export function rmsNorm(x: tf.Tensor2D, weight: tf.Tensor, epsilon: number): tf.
  */
 export function rotaryEmbedding(x: tf.Tensor3D, cos: tf.Tensor3D, sin: tf.Tensor3D): tf.Tensor3D {
   const half = x.shape[2] / 2;
-  const rotate = (x: tf.Tensor, sign: 1 | -1): tf.Tensor => {
+  const rotate = (x: tf.Tensor, { cos, sin, sign }: { cos: tf.Tensor; sin: tf.Tensor; sign: 1 | -1 }): tf.Tensor => {
     const first = tf.slice(x, [0, 0, 0], [-1, -1, half]);
     const second = tf.slice(x, [0, 0, half], [-1, -1, half]);
     const [a, b] = [tf.mul(first, cos), tf.mul(second, cos)];
@@ -52,7 +53,12 @@ export function rotaryEmbedding(x: tf.Tensor3D, cos: tf.Tensor3D, sin: tf.Tensor
     return sign === 1 ? tf.concat([tf.sub(a, c), tf.add(b, d)], -1) : tf.concat([tf.add(a, c), tf.sub(b, d)], -1);
   };
   // The transpose of a rotation is the rotation back.
-  const op = tf.customGrad((x) => ({ value: rotate(x as tf.Tensor, 1), gradFunc: (dy: tf.Tensor) => rotate(dy, -1) }));
+  const op = tf.customGrad((...args) => {
+    const [x, save] = args as unknown as [tf.Tensor, tf.GradSaveFunc];
+    save([cos, sin]);
+    const gradFunc = (dy: tf.Tensor, [cos, sin]: tf.Tensor[]) => rotate(dy, { cos, sin, sign: -1 });
+    return { value: rotate(x, { cos, sin, sign: 1 }), gradFunc };
+  });
   return op(x) as tf.Tensor3D;
 }
 
@@ -88,10 +94,13 @@ export function swiGlu(gate: tf.Tensor2D, up: tf.Tensor2D): tf.Tensor2D {
 export function moveRows(x: tf.Tensor2D, index: RowIndex, inverse: RowIndex): tf.Tensor2D {
   const gather = (x: tf.Tensor, { rows, holes }: RowIndex): tf.Tensor =>
     tf.gather(holes ? tf.concat([x, tf.zeros([1, x.shape[1] as number])]) : x, rows);
-  const op = tf.customGrad((x) => ({
-    value: gather(x as tf.Tensor, index),
-    gradFunc: (dy: tf.Tensor) => gather(dy, inverse),
-  }));
+  const op = tf.customGrad((...args) => {
+    const [x, save] = args as unknown as [tf.Tensor, tf.GradSaveFunc];
+    save([inverse.rows]);
+    const gradFunc = (dy: tf.Tensor, [rows]: tf.Tensor[]) =>
+      gather(dy, { rows: rows as tf.Tensor1D, holes: inverse.holes });
+    return { value: gather(x, index), gradFunc };
+  });
   return op(x) as tf.Tensor2D;
 }
 
@@ -120,8 +129,8 @@ export function attention(q: tf.Tensor2D, segments: KeySegment[]): tf.Tensor2D {
   const sizes = segments.map(({ k }) => k.shape[1]);
   const split = (x: tf.Tensor2D) => {
     if (sizes.length === 1) return [x];
-    let begin = 0;
-    return sizes.map((size) => tf.slice(x, [0, (begin += size) - size], [-1, size]));
+    const begin = (i: number) => sizes.slice(0, i).reduce((sum, size) => sum + size, 0);
+    return sizes.map((size, i) => tf.slice(x, [0, begin(i)], [-1, size]));
   };
   const biased = (scores: tf.Tensor, bias?: tf.Tensor3D) => {
     if (!bias) return scores;

@@ -5,17 +5,3 @@
 export class UserError extends Error {
   override name = 'UserError';
 }
-
-/**
- * Runs a script's `main()`. A {@link UserError} ends it with its one sentence on stderr and exit code 2.
- * @param main - the script
- */
-export async function runMain(main: () => Promise<void>): Promise<void> {
-  try {
-    await main();
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    console.error(`error: ${error.message}`);
-    process.exitCode = 2;
-  }
-}

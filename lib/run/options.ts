@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs';
-import { type Command, CommanderError, InvalidArgumentError, type OptionValues } from '@commander-js/extra-typings';
+import { Command, CommanderError, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
 import { isMap, isScalar, LineCounter, parseDocument } from 'yaml';
+import { BACKENDS } from '../backend/index.ts';
 import { UserError } from './errors.ts';
+import { findRun } from './run_folder.ts';
 
 /** Limits of a number. `min` and `max` are allowed values themselves, `above` and `below` are not. */
 export type Limits = { min?: number; max?: number; above?: number; below?: number };
@@ -34,6 +36,36 @@ function numberParser(kind: string, isKind: (value: number) => boolean, { min, m
     throw new InvalidArgumentError(`it must be ${expected}`);
   };
 }
+
+/**
+ * A command with the options that every run has, whatever its algorithm; an experiment adds its own.
+ * @param experiment - its folder
+ */
+export const createRunCommand = (experiment: string) =>
+  new Command(experiment)
+    .option('--model-name <folder>', 'Llama checkpoint in the Hugging Face layout', 'models/tiny')
+    .option('--output-dir <folder>', `the run's folder (default: runs/${experiment}/<time>)`)
+    .option('--seed <n>', 'of data order, sampling and shuffling', integer({ min: 0 }), 0)
+    .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 1)
+    .option('--save-steps <n>', 'checkpoint every so many steps (0: at the end only)', integer({ min: 0 }), 25)
+    .option('--save-total-limit <n>', 'checkpoints to keep', integer({ min: 1 }), 2)
+    .option('--resume <run>', 'continue: the folder of a run or of a checkpoint, or "latest"')
+    .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
+    .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
+    .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const));
+
+/**
+ * Parses the command line of a run: {@link parseOptions}, where `--resume` brings the options of the run it names.
+ * @param command - from {@link createRunCommand}
+ */
+export const parseRunOptions = <Options extends OptionValues>(
+  command: Command<[], Options>,
+  argv?: string[],
+): Options =>
+  parseOptions(command, argv, {
+    saved: ({ resume, outputDir }: { resume?: string; outputDir?: string }) =>
+      resume === undefined ? undefined : findRun(resume, { experiment: command.name(), outputDir }),
+  });
 
 /** What a run that is resumed was started with, and the file that says so. */
 export type Saved = { file: string; options: Record<string, unknown> };

@@ -5,7 +5,13 @@ import type { Params } from '../model/llama.ts';
 /** First and second moment of each parameter's gradient, by name, and the number of updates made. */
 export type AdamWState = { step: number; m: Params; v: Params };
 
-export type AdamWOptions = { learningRate: number; weightDecay: number; beta1?: number; beta2?: number; epsilon?: number };
+export type AdamWOptions = {
+  learningRate: number;
+  weightDecay: number;
+  beta1?: number;
+  beta2?: number;
+  epsilon?: number;
+};
 
 /** @returns moments of zero for every parameter */
 export function createAdamW(params: Params): AdamWState {

@@ -22,7 +22,10 @@ export function accumulateGradients(
       )(values);
       if (!total) return { loss: value as tf.Scalar, gradients: grads };
       const { gradients } = total;
-      return { loss: tf.add(total.loss, value) as tf.Scalar, gradients: grads.map((grad, i) => tf.add(gradients[i], grad)) };
+      return {
+        loss: tf.add(total.loss, value) as tf.Scalar,
+        gradients: grads.map((grad, i) => tf.add(gradients[i], grad)),
+      };
     });
     tf.dispose(total);
     total = sum;

@@ -8,7 +8,11 @@ export type Schedule = (typeof SCHEDULES)[number];
  * @param step - 0 for the first update
  * @param total - updates of the whole run; linear and cosine reach 0 there
  */
-export function scheduleFactor(schedule: Schedule, step: number, { warmup, total }: { warmup: number; total: number }): number {
+export function scheduleFactor(
+  schedule: Schedule,
+  step: number,
+  { warmup, total }: { warmup: number; total: number },
+): number {
   if (step < warmup) return step / Math.max(1, warmup);
   if (schedule === 'constant') return 1;
   const progress = (step - warmup) / Math.max(1, total - warmup);

@@ -25,10 +25,16 @@ export function scoreCompletions(
   // Token t is predicted by the hidden state of the token before it: the inputs are the targets, shifted by one.
   const inputs = sequences.flatMap(({ prompt, completion }) => [prompt.at(-1)!, ...completion.slice(0, -1)]);
   const targets = Int32Array.from(sequences.flatMap(({ completion }) => completion));
-  const prefix = prefill(model, prompts.map((prompt) => prompt.slice(0, -1)));
-  const { hidden } = extend(model, prefix, null, { rows, tokens: inputs });
+  const prefix = prefill(
+    model,
+    prompts.map((prompt) => prompt.slice(0, -1)),
+  );
+  const { hidden } = extend(model, prefix, undefined, { rows, tokens: inputs });
   const scores = tokenLogProbs(hidden, lmHead(model), targets, temperature);
-  const [logProbs, entropies] = unpack(scores, rows.map(({ length }) => length));
+  const [logProbs, entropies] = unpack(
+    scores,
+    rows.map(({ length }) => length),
+  );
   return { logProbs, entropies };
 }
 

@@ -16,15 +16,15 @@ import {
   generate,
   initBackend,
   loadTokenizer,
-  microBatches,
   type Model,
+  microBatches,
   normals,
   type Params,
   parameterShapes,
   readConfig,
+  type Sequence,
   scheduleFactor,
   scoreCompletions,
-  type Sequence,
   type Tokenizer,
   uniform,
   writeSafetensors,
@@ -72,7 +72,7 @@ function demonstration(tokenizer: Tokenizer, terms: Sum, random: () => number): 
 /** Negative mean log-probability of the pupil's tokens; the question's own tokens are not trained on. */
 function loss(model: Model, batch: Sequence[], count: number): tf.Scalar {
   const { logProbs } = scoreCompletions(model, batch, 1);
-  return tf.neg(tf.div(tf.sum(logProbs), count));
+  return tf.neg(tf.div(tf.sum(logProbs), count)) as tf.Scalar;
 }
 
 /** Share of held-out sums answered rightly: greedy, sampled, and by at least one of eight samples. */
@@ -151,7 +151,9 @@ async function main(): Promise<void> {
     ({ params, state } = adamW(params, gradients, state, { learningRate, weightDecay: 0.1, beta2: 0.99 }));
     if (step % 50 === 0 || step === STEPS - 1) {
       const minutes = (performance.now() - began) / 60_000;
-      console.log(`step ${step + 1}/${STEPS}  loss ${(await result.loss.data())[0].toFixed(4)}  ${minutes.toFixed(1)} min`);
+      console.log(
+        `step ${step + 1}/${STEPS}  loss ${(await result.loss.data())[0].toFixed(4)}  ${minutes.toFixed(1)} min`,
+      );
     }
     tf.dispose([gradients, result.gradients, norm, result.loss]);
     if ((step + 1) % 250 === 0 || step === STEPS - 1) {

@@ -4,7 +4,17 @@ import { join } from 'node:path';
 
 /** Structure that decoding leaves out, and tags that are text: a reward has to see them. */
 const SPECIAL = ['<pad>', '<eos>', '<unk>', '<user>', '<asst>'];
-const TAGS = ['<think>', '</think>', '<answer>', '</answer>', '<tool:calc>', '<tool:search>', '</tool>', '<result>', '</result>'];
+const TAGS = [
+  '<think>',
+  '</think>',
+  '<answer>',
+  '</answer>',
+  '<tool:calc>',
+  '<tool:search>',
+  '</tool>',
+  '<result>',
+  '</result>',
+];
 const PRINTABLE = ['\n', ...Array.from({ length: 95 }, (_, i) => String.fromCharCode(32 + i))];
 
 /** Token ids that the model's configuration names. */

@@ -1,0 +1,82 @@
+/** Data sets: JSON Lines (one JSON object a line), held-out splits, and the order in which training sees them. */
+import { readFileSync } from 'node:fs';
+import { UserError } from './errors.ts';
+import { permutation } from './random.ts';
+
+/**
+ * Reads a data set. Empty lines are skipped.
+ * @param file - path of a JSONL file
+ * @param parse - checks one line's object; throws an Error whose message says what was expected and what was found
+ * @returns what `parse` made of each line, with the place it came from (`file:line`, for messages)
+ * @throws {UserError} if the file cannot be read or holds no line, or, naming file and line, if a line is malformed
+ */
+export function readJsonLines<T>(
+  file: string,
+  parse: (object: Record<string, unknown>) => T,
+): (T & { source: string })[] {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new UserError(
+      `cannot read the data set ${file} (${(error as NodeJS.ErrnoException).code}): name a JSONL file`,
+    );
+  }
+  const items = text.split('\n').flatMap((line, i) => {
+    if (line.trim() === '') return [];
+    const source = `${file}:${i + 1}`;
+    try {
+      const value: unknown = JSON.parse(line);
+      if (typeof value !== 'object' || value === null || Array.isArray(value))
+        throw new Error('expected a JSON object');
+      return [{ ...parse(value as Record<string, unknown>), source }];
+    } catch (error) {
+      const problem = error instanceof SyntaxError ? 'not valid JSON: ' : '';
+      throw new UserError(`${source}: ${problem}${(error as Error).message}`);
+    }
+  });
+  if (items.length === 0) throw new UserError(`the data set ${file} is empty: expected one JSON object a line`);
+  return items;
+}
+
+/**
+ * Training and held-out items: from two files, or from one of which some are held out.
+ * @param load - reads one file
+ * @param options.evalSize - held-out items: the first so many of `evalDataset`, or so many drawn from `dataset`
+ * @throws {UserError} if `dataset` has too few items to hold any out
+ */
+export function loadSplits<T>(
+  load: (file: string) => T[],
+  options: { dataset: string; evalDataset?: string; evalSize: number; seed: number },
+): { train: T[]; test: T[] } {
+  const { dataset, evalDataset, evalSize, seed } = options;
+  const items = load(dataset);
+  if (evalDataset) return { train: items, test: load(evalDataset).slice(0, evalSize) };
+  if (items.length <= evalSize) {
+    throw new UserError(
+      `${dataset} has ${items.length} items, too few to hold out ${evalSize}: lower --eval-size, or name held-out items with --eval-dataset`,
+    );
+  }
+  const shuffled = permutation(items.length, seed).map((i) => items[i]);
+  return { train: shuffled.slice(evalSize), test: shuffled.slice(0, evalSize) };
+}
+
+/**
+ * The items of one step: each epoch in a new order. A function of seed and step alone, so a resumed run goes on where
+ * it was.
+ * @param step - 1 for the first
+ */
+export function itemsOfStep<T>(
+  items: T[],
+  step: number,
+  { seed, batchSize }: { seed: number; batchSize: number },
+): T[] {
+  const orders = new Map<number, number[]>();
+  return Array.from({ length: batchSize }, (_, i) => {
+    const position = (step - 1) * batchSize + i;
+    const epoch = Math.floor(position / items.length);
+    const order = orders.get(epoch) ?? permutation(items.length, seed, epoch);
+    orders.set(epoch, order);
+    return items[order[position % items.length]];
+  });
+}
