@@ -241,7 +241,7 @@ function microBatchLoss(model: Model, batch: Rollout[], options: Options & { row
 }
 
 /** Log-probabilities of the rollouts under the reference policy, written into them: no gradient. */
-async function addReference(reference: Model, rollouts: Rollout[], options: Options): Promise<void> {
+export async function addReference(reference: Model, rollouts: Rollout[], options: Options): Promise<void> {
   for (const batch of microBatches(rollouts, options.microBatchTokens)) {
     const logProbs = tf.tidy(() => scoreCompletions(reference, batch, options.temperature).logProbs);
     const rows = (await logProbs.array()) as number[][];

@@ -1,0 +1,166 @@
+/**
+ * Times one GRPO step (sampling, scoring under a reference, training) on completions of a fixed length, so that every
+ * implementation does the same work.
+ *
+ *   npm run bench -- models/tiny --prompts 16 --group 8 --prompt-len 24 --new-tokens 48 --threads 2
+ *
+ * With `--peer <script>`, a Python script that takes the same arguments and prints the same JSON is run in turns with
+ * ours, and the ratios of its times to ours are printed.
+ */
+import { spawnSync } from 'node:child_process';
+import { Command, Option } from '@commander-js/extra-typings';
+import { addReference, createCommand, groupAdvantages, type Rollout, updateOnce } from '../experiment_base/train.ts';
+import {
+  BACKENDS,
+  createTrainingState,
+  generate,
+  initBackend,
+  integer,
+  loadCheckpoint,
+  permutation,
+  runMain,
+  UserError,
+  uniform,
+} from '../lib/index.ts';
+
+const command = new Command('bench')
+  .argument('[checkpoint]', 'folder of a Llama checkpoint', 'models/tiny')
+  .option('--prompts <n>', 'P', integer({ min: 1 }), 16)
+  .option('--group <n>', 'G', integer({ min: 2 }), 8)
+  .option('--prompt-len <n>', 'tokens a prompt', integer({ min: 1 }), 24)
+  .option('--new-tokens <n>', 'tokens a completion', integer({ min: 1 }), 48)
+  .option('--minibatch <n>', 'completions an update', integer({ min: 1 }), 64)
+  .option('--threads <n>', 'threads of BLAS or TensorFlow', integer({ min: 1 }), 2)
+  .option('--repeats <n>', 'steps to time, after one that is not', integer({ min: 1 }), 5)
+  .option('--micro-batch-tokens <n>', 'tokens in memory at once', integer({ min: 1 }), 8192)
+  .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
+  .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
+  .option('--peer <script>', 'Python script to compare with')
+  .option('--json', 'print one line of JSON', false);
+
+type Arguments = ReturnType<typeof command.opts>;
+
+/** Seconds of the parts of one step. */
+type Times = { rollout_s: number; score_s: number; train_s: number; step_s: number };
+
+const PARTS = ['rollout_s', 'score_s', 'train_s', 'step_s'] as const;
+
+async function createStep(checkpoint: string, args: Arguments): Promise<() => Promise<Times>> {
+  const reference = await loadCheckpoint(checkpoint);
+  const state = await createTrainingState(reference, { tokens: 0, skippedInARow: 0 });
+  const options = {
+    ...createCommand().opts(),
+    learningRate: 1e-6,
+    klCoef: 0.01,
+    microBatchTokens: args.microBatchTokens,
+  };
+  let step = 0;
+  return async () => {
+    step++;
+    const prompts = Array.from({ length: args.prompts }, (_, p) =>
+      Array.from({ length: args.promptLen }, (_, t) =>
+        Math.floor(3 + uniform(0, step, p, t) * (reference.config.vocabSize - 3)),
+      ),
+    );
+    const began = performance.now();
+    const completions = await generate(state.model, prompts, args.group, {
+      temperature: 1,
+      topK: 0,
+      topP: 1,
+      maxNewTokens: args.newTokens,
+      eosTokenIds: [],
+      random: (row, position) => uniform(1, step, row, position),
+    });
+    const sampled = performance.now();
+    const rewards = prompts.map((_, p) => Array.from({ length: args.group }, (_, g) => uniform(2, step, p, g)));
+    const advantages = groupAdvantages(rewards).flat();
+    const rollouts: Rollout[] = completions.map(({ tokens, logProbs, finishReason }, row) => ({
+      problem: { question: '', answer: '', source: '' },
+      prompt: prompts[Math.floor(row / args.group)],
+      completion: tokens,
+      text: '',
+      finishReason,
+      oldLogProbs: logProbs, // recorded by the sampler: there is no second forward pass for them
+      reward: rewards.flat()[row],
+      advantage: advantages[row],
+    }));
+    await addReference(reference, rollouts, options);
+    const scored = performance.now();
+    const order = permutation(rollouts.length, 3, step);
+    for (let begin = 0; begin < order.length; begin += args.minibatch) {
+      await updateOnce(
+        state,
+        order.slice(begin, begin + args.minibatch).map((row) => rollouts[row]),
+        options,
+      );
+    }
+    const ended = performance.now();
+    const seconds = [sampled - began, scored - sampled, ended - scored, ended - began].map((ms) => ms / 1000);
+    return Object.fromEntries(PARTS.map((part, i) => [part, seconds[i]])) as Times;
+  };
+}
+
+/** One run of the peer, whose own repeats it reports as a median. */
+function runPeer(script: string, checkpoint: string, args: Arguments): Times & { torch?: string } {
+  const names = ['prompts', 'group', 'promptLen', 'newTokens', 'minibatch', 'threads'] as const;
+  const flags = names.flatMap((name) => [`--${name.replace(/[A-Z]/, (c) => `-${c.toLowerCase()}`)}`, `${args[name]}`]);
+  const { status, stdout, stderr } = spawnSync('python3', [script, checkpoint, ...flags, '--repeats', '1', '--json']);
+  if (status === 0) return JSON.parse(String(stdout));
+  const reason = String(stderr).trim().split('\n').at(-1);
+  throw new UserError(`--peer ${script} did not run (${reason}): it needs python3 with torch and numpy`);
+}
+
+const median = (values: number[]): number => {
+  const sorted = values.toSorted((a, b) => a - b);
+  return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
+};
+
+async function main(): Promise<void> {
+  command.parse();
+  const [checkpoint, args] = [command.processedArgs[0], command.opts()];
+  // Both libraries read these once, when they are loaded.
+  for (const name of ['OPENBLAS', 'MKL', 'VECLIB', 'TF_INTRAOP', 'TF_INTEROP', 'OMP']) {
+    process.env[name.startsWith('TF') ? `TF_NUM_${name.slice(3)}_THREADS` : `${name}_NUM_THREADS`] = String(
+      args.threads,
+    );
+  }
+  const backend = await initBackend(args.backend, args);
+  const step = await createStep(checkpoint, args);
+  await step();
+  const [ours, peers]: [Times[], Times[]] = [[], []];
+  let torch: string | undefined;
+  for (let i = 0; i < args.repeats; i++) {
+    ours.push(await step());
+    if (args.peer === undefined) continue;
+    const peer = runPeer(args.peer, checkpoint, args);
+    peers.push(peer);
+    torch = peer.torch;
+  }
+  const tokens = args.prompts * args.group * args.newTokens;
+  const medians = Object.fromEntries(PARTS.map((part) => [part, median(ours.map((times) => times[part]))])) as Times;
+  const result = {
+    backend,
+    threads: args.threads,
+    ...medians,
+    rollout_tok_s: tokens / medians.rollout_s,
+    train_tok_s: tokens / medians.train_s,
+    step_tok_s: tokens / medians.step_s,
+    peak_memory_mb: process.resourceUsage().maxRSS / 1024,
+  };
+  if (args.json) return console.log(JSON.stringify({ ...result, ours, peers }));
+  for (const [name, value] of Object.entries(result)) {
+    console.log(name.padEnd(16), typeof value === 'number' ? Number(value.toPrecision(4)) : value);
+  }
+  const spread = (values: number[]) =>
+    `${median(values).toFixed(2)} (${Math.min(...values).toFixed(2)} to ${Math.max(...values).toFixed(2)})`;
+  for (const part of PARTS) {
+    const line = [part.padEnd(16), 'ours', spread(ours.map((times) => times[part]))];
+    if (peers.length > 0) {
+      line.push(`  torch ${torch}`, spread(peers.map((times) => times[part])));
+      line.push('  torch / ours', spread(peers.map((times, i) => times[part] / ours[i][part])));
+    }
+    console.log(...line);
+  }
+}
+
+await runMain(main);
