@@ -15,16 +15,17 @@ import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, adamW, type Completion, clipByGlobalNorm, createRunCommand, createTrainingState, generate,
-  initBackend, integer, itemsOfStep, loadCheckpoint, loadSplits, loadTokenizer, type Model, microBatches, number,
-  onInterrupt, openRun, parseRunOptions, permutation, progress, readJsonLines, runMain, SCHEDULES, type Sequence,
-  saveCheckpoint, saveTrainingState, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError,
+  accumulateGradients, adamW, type Completion, checkPromptLengths, clipByGlobalNorm, createRunCommand,
+  createTrainingState, finishRun, generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadSplits,
+  loadTokenizer, type Model, microBatches, number, openRun, parseRunOptions, permutation, readJsonLines, runMain,
+  runSteps, SCHEDULES, type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError,
   uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const EXPERIMENT = 'experiment_base';
+const PASS_AT = 8; // samples of each held-out problem, before and after
 const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
 
 export const createCommand = () =>
@@ -399,17 +400,6 @@ async function trainStep(
   return { rollouts, metrics: { ...rolloutMetrics(rollouts, options), ...metrics, ...times } };
 }
 
-/** Refuses a prompt that leaves no room for a completion, before any time is spent. */
-function checkPrompts(problems: Problem[], tokenizer: Tokenizer, { config }: Model, { maxNewTokens }: Options): void {
-  for (const problem of problems) {
-    const length = buildPrompt(tokenizer, problem).length;
-    if (length + maxNewTokens <= config.maxPositionEmbeddings) continue;
-    throw new UserError(
-      `${problem.source}: the prompt has ${length} tokens, which with --max-new-tokens ${maxNewTokens} exceeds the model's context of ${config.maxPositionEmbeddings}: shorten the question or lower --max-new-tokens`,
-    );
-  }
-}
-
 async function main(): Promise<void> {
   const options = parseRunOptions(createCommand());
   checkOptions(options);
@@ -418,7 +408,8 @@ async function main(): Promise<void> {
   const backend = await initBackend(options.backend, options);
   const initial = await loadCheckpoint(options.modelName);
   const tokenizer = await loadTokenizer(options.modelName);
-  checkPrompts([...train, ...test], tokenizer, initial, options);
+  const prompts = [...train, ...test].map((problem) => ({ ...problem, prompt: buildPrompt(tokenizer, problem) }));
+  checkPromptLengths(prompts, { context: initial.config.maxPositionEmbeddings, ...options });
   const run = openRun({ experiment: EXPERIMENT, ...options, options });
   console.log(`backend: ${backend}\nrun: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
 
@@ -426,67 +417,42 @@ async function main(): Promise<void> {
   const reference = options.klCoef > 0 ? initial : undefined;
   if (!reference) tf.dispose(initial.params);
   const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
-  if (!run.checkpoint) run.log({ step: 0, ...(await ask(8)) });
-  const interrupt = onInterrupt();
-  const bar = progress({ total: options.maxSteps, start: run.step, every: 10 });
+  if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });
   let accuracy = Number(run.history().findLast((row) => 'eval/accuracy' in row)?.['eval/accuracy']);
-  try {
-    for (let step = run.step + 1; step <= options.maxSteps && !interrupt.requested(); step++) {
-      const problems = itemsOfStep(train, step, options);
-      const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
-      const due = (every: number) => every > 0 && step % every === 0;
-      const last = step === options.maxSteps;
-      const evaluation = last ? await ask(8) : due(options.evalSteps) ? await ask(0) : {};
-      accuracy = evaluation['eval/accuracy'] ?? accuracy;
-      if (due(options.loggingSteps) || 'eval/accuracy' in evaluation) {
-        run.log({ step, ...metrics, num_tokens: state.counters.tokens, ...evaluation });
-        run.sample(rollouts.slice(0, options.numGenerations).map((row) => toSample(row, step)));
-      }
-      bar.update(step, {
+
+  const finished = await runSteps(run, state, options, async (step) => {
+    const problems = itemsOfStep(train, step, options);
+    const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
+    const due = options.evalSteps > 0 && step % options.evalSteps === 0;
+    const evaluation = step === options.maxSteps ? await ask(PASS_AT) : due ? await ask(0) : {};
+    accuracy = evaluation['eval/accuracy'] ?? accuracy;
+    return {
+      metrics: { ...metrics, num_tokens: state.counters.tokens, ...evaluation },
+      samples: rollouts.slice(0, options.numGenerations).map(toSample),
+      shown: {
         reward: metrics.reward.toFixed(3),
         accuracy: percent(accuracy),
         'tokens/s': `${Math.round(metrics.rollout_tokens_per_second)} sampled, ${Math.round(metrics.train_tokens_per_second)} trained`,
-      });
-      if (last || interrupt.requested() || due(options.saveSteps)) {
-        const write = (folder: string) => saveTrainingState(folder, state, options.modelName);
-        await run.saveCheckpoint(step, write, { limit: options.saveTotalLimit });
-      }
-    }
-  } finally {
-    bar.stop();
-    interrupt.dispose();
-  }
-  if (interrupt.requested()) {
-    console.log(`stopped; to continue: npx tsx ${EXPERIMENT}/train.ts --resume ${run.folder}`);
-    process.exitCode = 130;
-    return;
-  }
-  const { params } = state.model;
-  const saveFinal = (folder: string) =>
-    saveCheckpoint(folder, { source: options.modelName, params }, { dtype: initial.dtypes });
-  const final = await run.saveFinalModel(saveFinal);
-  await run.report();
-  console.log(`${summary(run.history())}\nmodel: ${final}\ncurves: ${run.folder}/curves.svg`);
+      },
+    };
+  });
+  if (!finished) return;
+  console.log(summary(run.history()));
+  await finishRun(run, state, { ...options, ...initial });
 }
 
 /** A line of completions.jsonl. */
-const toSample = ({ problem, text, completion, reward, advantage }: Rollout, step: number) => ({
-  step,
-  question: problem.question,
-  answer: problem.answer,
-  completion: text,
-  tokens: completion.length,
-  reward,
-  advantage,
-});
+const toSample = ({ problem: { question, answer }, text, completion, reward, advantage }: Rollout) => {
+  return { question, answer, completion: text, tokens: completion.length, reward, advantage };
+};
 
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 
 /** Before and after, from the metrics of the whole run. */
 function summary(rows: Record<string, unknown>[]): string {
   const change = (name: string) => `${percent(Number(rows[0][name]))} → ${percent(Number(rows.at(-1)![name]))}`;
-  const minutes = mean(rows.map(({ step_time }) => Number(step_time ?? 0))) * (rows.length / 60);
-  return `held-out accuracy: greedy ${change('eval/accuracy')}, sampled ${change('eval/sampled_accuracy')}, pass@8 ${change('eval/pass_at_8')}; ${minutes.toFixed(1)} minutes of training`;
+  const minutes = rows.reduce((sum, { step_time }) => sum + Number(step_time ?? 0), 0) / 60;
+  return `held-out accuracy: greedy ${change('eval/accuracy')}, sampled ${change('eval/sampled_accuracy')}, pass@${PASS_AT} ${change(`eval/pass_at_${PASS_AT}`)}; ${minutes.toFixed(1)} minutes of training`;
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) await runMain(main);

@@ -16,6 +16,7 @@ export * from './run/options.ts';
 export * from './run/progress.ts';
 export * from './run/random.ts';
 export * from './run/run_folder.ts';
+export * from './run/steps.ts';
 export * from './run/training_state.ts';
 export * from './training/adamw.ts';
 export * from './training/gradients.ts';

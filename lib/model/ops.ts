@@ -170,7 +170,7 @@ export function attention(q: tf.Tensor2D, segments: KeySegment[]): tf.Tensor2D {
 
 const addAll = (xs: tf.Tensor[]): tf.Tensor => xs.reduce((sum, x) => tf.add(sum, x));
 
-/** Logits that may exist at one time; more tokens than fit go through the head in chunks. 16M floats are 64 MB. */
+/** 64 MB of them. */
 const MAX_LOGITS = 16 * 2 ** 20;
 
 /**
@@ -179,12 +179,18 @@ const MAX_LOGITS = 16 * 2 ** 20;
  * @param hidden - shape (N, H)
  * @param head - W, shape (V, H)
  * @param tokens - the N token ids
+ * @param options - `maxLogits` may exist at one time: more tokens than fit go through the head in chunks
  * @returns shape (2, N): log-probabilities in row 0, entropies (nats) in row 1
  */
-export function tokenLogProbs(hidden: tf.Tensor2D, head: tf.Tensor, tokens: Int32Array, temperature = 1): tf.Tensor2D {
+export function tokenLogProbs(
+  hidden: tf.Tensor2D,
+  head: tf.Tensor,
+  tokens: Int32Array,
+  { temperature = 1, maxLogits = MAX_LOGITS }: { temperature?: number; maxLogits?: number } = {},
+): tf.Tensor2D {
   const [count, width] = hidden.shape;
   const vocabulary = head.shape[0];
-  const size = Math.max(1, Math.floor(MAX_LOGITS / vocabulary));
+  const size = Math.max(1, Math.floor(maxLogits / vocabulary));
   const chunks = Array.from({ length: Math.ceil(count / size) }, (_, i) => {
     const begin = i * size;
     return { begin, length: Math.min(size, count - begin) };

@@ -80,3 +80,21 @@ export function itemsOfStep<T>(
     return items[order[position % items.length]];
   });
 }
+
+/**
+ * Refuses prompts that leave no room for a completion, before any time is spent.
+ * @param items - with their prompt's token ids, and where each came from
+ * @param context - tokens that the model can read
+ * @throws {UserError} naming file and line of the first that is too long
+ */
+export function checkPromptLengths(
+  items: { prompt: number[]; source: string }[],
+  { context, maxNewTokens }: { context: number; maxNewTokens: number },
+): void {
+  for (const { prompt, source } of items) {
+    if (prompt.length + maxNewTokens <= context) continue;
+    throw new UserError(
+      `${source}: the prompt has ${prompt.length} tokens, which with --max-new-tokens ${maxNewTokens} exceeds the model's context of ${context}: shorten the question or lower --max-new-tokens`,
+    );
+  }
+}

@@ -23,6 +23,7 @@ export type FoundRun = {
 
 /** A run that is under way. */
 export type Run = {
+  experiment: string;
   folder: string;
   checkpoint?: string;
   step: number;
@@ -103,6 +104,7 @@ export function openRun({
   }
 
   return {
+    experiment: place.experiment,
     folder,
     checkpoint,
     step,
