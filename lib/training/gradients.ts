@@ -17,14 +17,14 @@ export function accumulateGradients(
   let total: { loss: tf.Scalar; gradients: tf.Tensor[] } | undefined;
   for (const loss of losses) {
     const sum = tf.tidy(() => {
-      const { value, grads } = tf.valueAndGrads((...params) =>
-        loss({ ...model, params: Object.fromEntries(names.map((name, i) => [name, params[i]])) }),
-      )(values);
-      if (!total) return { loss: value as tf.Scalar, gradients: grads };
-      const { gradients } = total;
+      // What `tf.valueAndGrads` calls; that one refuses parameters without influence.
+      const { value, grads } = tf.engine().gradients(() => loss(model), values);
+      const gradients = grads.map((grad, i) => grad ?? tf.zerosLike(values[i]));
+      if (!total) return { loss: value, gradients };
+      const before = total.gradients;
       return {
         loss: tf.add(total.loss, value) as tf.Scalar,
-        gradients: grads.map((grad, i) => tf.add(gradients[i], grad)),
+        gradients: gradients.map((grad, i) => tf.add(before[i], grad)),
       };
     });
     tf.dispose(total);
