@@ -34,7 +34,8 @@ export function patchWasmBackend(blas: Blas | null): void {
     const [m, k] = lastTwo(a.shape, transposeA);
     const n = lastTwo(b.shape, transposeB)[1];
     const batch = sizeOf(a.shape.slice(0, -2));
-    const plain = a.dtype === 'float32' && b.dtype === 'float32' && batch === sizeOf(b.shape.slice(0, -2));
+    const sameBatch = a.shape.slice(0, -2).join() === b.shape.slice(0, -2).join();
+    const plain = a.dtype === 'float32' && b.dtype === 'float32' && sameBatch;
     if (blas && plain && m * n * k >= SMALLEST_FOR_BLAS) {
       const out = backend.makeOutput([...a.shape.slice(0, -2), m, n], 'float32');
       const bytes = (tensor: tf.TensorInfo, i: number, size: number) =>
