@@ -1,0 +1,80 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { uniform } from '../run/random.ts';
+import { logSoftmax, sampleToken, truncate } from './sampling.ts';
+
+type Case = { temperature: number; top_k: number; top_p: number; repetition_penalty: number; probs: number[][] };
+const oracle = JSON.parse(readFileSync('lib/training/fixtures/sampling_warpers.json', 'utf8')) as {
+  logits: number[][];
+  cases: Case[];
+};
+
+/** Probabilities of the tokens that are left, 0 for the others. */
+function probabilities(logits: number[], { temperature, top_k, top_p }: Omit<Case, 'probs' | 'repetition_penalty'>) {
+  const logProbs = logSoftmax(Float32Array.from(logits), temperature);
+  const kept = truncate(logProbs, { topK: top_k, topP: top_p }) ?? [...logProbs.keys()];
+  const total = kept.reduce((sum, id) => sum + Math.exp(logProbs[id]), 0);
+  const probs = new Array<number>(logits.length).fill(0);
+  for (const id of kept) probs[id] = Math.exp(logProbs[id]) / total;
+  return probs;
+}
+
+describe('temperature, top-k and top-p leave what the logits processors of transformers leave', () => {
+  const cases = oracle.cases.filter(({ repetition_penalty }) => repetition_penalty === 1);
+  test.each(cases)('temperature $temperature, top-k $top_k, top-p $top_p', (options) => {
+    oracle.logits.forEach((logits, row) => {
+      const actual = probabilities(logits, options);
+      expect(actual.map((p) => p > 0)).toEqual(options.probs[row].map((p) => p > 0));
+      actual.forEach((p, id) => void expect(Math.abs(p - options.probs[row][id])).toBeLessThan(1e-6));
+    });
+  });
+});
+
+test.each([
+  { temperature: 1, topK: 0, topP: 1 },
+  { temperature: 0.7, topK: 6, topP: 1 },
+  { temperature: 1.3, topK: 0, topP: 0.8 },
+])('tokens come as often as they should: %o', (options) => {
+  const draws = 20_000;
+  const logits = oracle.logits[0];
+  const expected = probabilities(logits, { ...options, top_k: options.topK, top_p: options.topP });
+  const counts = new Array<number>(logits.length).fill(0);
+  for (let i = 0; i < draws; i++) {
+    counts[sampleToken(Float32Array.from(logits), uniform(1, i), options).token]++;
+  }
+  counts.forEach((count, id) => void (expected[id] === 0 && expect(count).toBe(0)));
+  const possible = [...expected.keys()].filter((id) => expected[id] > 0);
+  const chiSquare = possible.reduce((sum, id) => {
+    return sum + (counts[id] - draws * expected[id]) ** 2 / (draws * expected[id]);
+  }, 0);
+  // Its mean is its degrees of freedom, its standard deviation √(2 · that): 4 of these are beyond chance.
+  const freedom = possible.length - 1;
+  expect(chiSquare).toBeLessThan(freedom + 4 * Math.sqrt(2 * freedom));
+});
+
+test('the log-probability is that of the full distribution, whatever is cut off', () => {
+  const logits = Float32Array.from(oracle.logits[1]);
+  const full = logSoftmax(logits, 0.7);
+  for (let i = 0; i < 20; i++) {
+    const { token, logProb } = sampleToken(logits, i / 20, { temperature: 0.7, topK: 5, topP: 0.9 });
+    expect(logProb).toBe(full[token]);
+  }
+});
+
+test('greedy takes the first of the most likely tokens, and says how likely it is at temperature 1', () => {
+  const { token, logProb } = sampleToken(Float32Array.of(0, 3, 3, -1), 0.99, { temperature: 0, topK: 0, topP: 1 });
+  expect(token).toBe(1);
+  expect(logProb).toBeCloseTo(3 - Math.log(1 + 2 * Math.exp(3) + Math.exp(-1)), 12);
+});
+
+test('the edges of [0, 1): never a token of probability 0', () => {
+  const logits = Float32Array.of(-Infinity, 0, 0, -Infinity);
+  for (const options of [
+    { topK: 0, topP: 1 },
+    { topK: 4, topP: 1 },
+    { topK: 0, topP: 0.99 },
+  ]) {
+    expect(sampleToken(logits, 0, { temperature: 1, ...options }).token).toBe(1);
+    expect(sampleToken(logits, 1 - 2 ** -53, { temperature: 1, ...options }).token).toBe(2);
+  }
+});
