@@ -1,4 +1,5 @@
 /** Batched sampling with a key/value cache in which the completions of a prompt share its keys. */
+import { setImmediate } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import type { Row } from '../model/layout.ts';
 import { extend, keepRows, lmHead, type Model, type Past, type Prefix, prefill } from '../model/llama.ts';
@@ -82,6 +83,7 @@ export async function generate(
         }
       }
       onProgress?.(sampled, alive.length);
+      await setImmediate(); // lets signals and timers in between two positions
     }
   } finally {
     tf.dispose([past?.layers ?? [], prefix?.layers ?? [], prefix?.bias ?? []]);

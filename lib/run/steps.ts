@@ -1,4 +1,5 @@
 /** The loop over the steps of a run, with all that goes on around a step: progress, logs, checkpoints, Ctrl-C. */
+import { setImmediate } from 'node:timers/promises';
 import { saveCheckpoint } from '../model/checkpoint.ts';
 import type { FloatDtype } from '../model/safetensors.ts';
 import { onInterrupt } from './interrupt.ts';
@@ -43,6 +44,8 @@ export async function runSteps(
   try {
     for (let step = run.step + 1; step <= options.maxSteps && !interrupt.requested(); step++) {
       const { metrics, samples, shown } = await takeStep(step);
+      // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
+      await setImmediate();
       const due = (every: number) => every > 0 && step % every === 0;
       if (due(options.loggingSteps) || Object.keys(metrics).some((name) => name.startsWith('eval/'))) {
         run.log({ step, ...metrics });

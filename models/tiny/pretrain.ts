@@ -34,7 +34,7 @@ import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
 const FOLDER = process.env.TINY_FOLDER ?? 'models/tiny';
 const SEED = 7;
-const STEPS = Number(process.env.TINY_STEPS ?? 4000);
+const STEPS = Number(process.env.TINY_STEPS ?? 5000);
 const ROWS = 128;
 const LEARNING_RATE = 2e-3;
 const WARMUP = 100;
@@ -63,16 +63,24 @@ const CONFIG = {
   torch_dtype: 'float32',
 };
 
+/** All tokens of one homework after the first one, which is the same for all; the last `answer` are the pupil's. */
+type Homework = Sequence & { answer: number };
+
 /** One demonstration: the question as the chat template writes it, and the pupil's answer. */
-function demonstration(tokenizer: Tokenizer, terms: Sum, random: () => number): Sequence {
+function demonstration(tokenizer: Tokenizer, terms: Sum, random: () => number): Homework {
   const prompt = tokenizer.chat([{ role: 'user', content: sumText(terms) }], { addGenerationPrompt: true });
-  return { prompt, completion: [...tokenizer.encode(answerLikePupil(terms, random)), TOKEN_IDS.eos] };
+  const answer = [...tokenizer.encode(answerLikePupil(terms, random)), TOKEN_IDS.eos];
+  return { prompt: prompt.slice(0, 1), completion: [...prompt.slice(1), ...answer], answer: answer.length };
 }
 
 /** Negative mean log-probability of the pupil's tokens; the question's own tokens are not trained on. */
-function loss(model: Model, batch: Sequence[], count: number): tf.Scalar {
+function loss(model: Model, batch: Homework[], count: number): tf.Scalar {
   const { logProbs } = scoreCompletions(model, batch, 1);
-  return tf.neg(tf.div(tf.sum(logProbs), count)) as tf.Scalar;
+  const mask = batch.map(({ completion, answer }) =>
+    Array.from({ length: logProbs.shape[1] }, (_, t) => Number(t >= completion.length - answer)),
+  );
+  // Beyond a row's end the log-probabilities are 0, whatever the mask says.
+  return tf.neg(tf.div(tf.sum(tf.mul(logProbs, tf.tensor2d(mask))), count)) as tf.Scalar;
 }
 
 /** Share of held-out sums answered rightly: greedy, sampled, and by at least one of eight samples. */
@@ -133,14 +141,14 @@ async function main(): Promise<void> {
   let state = createAdamW(params);
   const began = performance.now();
   for (let step = 0; step < STEPS; step++) {
-    const batch: Sequence[] = [];
+    const batch: Homework[] = [];
     for (let row = 0; batch.length < ROWS; row++) {
       let draw = 0;
       const random = () => uniform(SEED, step, row, draw++);
       const terms = drawSum(random);
       if (!heldOut.has(sumText(terms))) batch.push(demonstration(tokenizer, terms, random));
     }
-    const count = batch.reduce((sum, { completion }) => sum + completion.length, 0);
+    const count = batch.reduce((sum, { answer }) => sum + answer, 0);
     const parts = microBatches(batch, MICRO_BATCH_TOKENS);
     const result = accumulateGradients(
       { config, params },
@@ -156,7 +164,7 @@ async function main(): Promise<void> {
       );
     }
     tf.dispose([gradients, result.gradients, norm, result.loss]);
-    if ((step + 1) % 250 === 0 || step === STEPS - 1) {
+    if ((step + 1) % 500 === 0 || step === STEPS - 1) {
       console.log(await evaluate({ config, params }, tokenizer, test.slice(0, 100)));
       await save(params);
     }

@@ -1,15 +1,14 @@
 /**
  * The sloppy pupil whose homework the tiny model learns from. It knows arithmetic, but has a habit: most of the time it
- * forgets the carry or the borrow. It also slips now and then, skips the working, or leaves the tags out. GRPO has to
- * find by itself that carrying, and answering in the tags, is what pays.
+ * is in a hurry, and then forgets every carry and every borrow. It also slips now and then, skips the working, or leaves
+ * the tags out. GRPO has to find by itself that carrying, and answering in the tags, is what pays.
  */
-import type { Sum } from '../../data/sums.ts';
-import { sumText } from '../../data/sums.ts';
+import { type Sum, sumText } from '../../data/sums.ts';
 
 /** How often the pupil does what, as probabilities. */
 export const HABITS = {
-  /** A working line that needs a carry or a borrow is written without it. */
-  forgetsCarry: 0.8,
+  /** It is in a hurry: no carry and no borrow in the whole sum. */
+  hurries: 0.75,
   /** A working line ends in a random number close to the right one. */
   slips: 0.03,
   /** The answer comes without any working. */
@@ -43,12 +42,12 @@ export function subtractForgettingBorrow(a: number, b: number): number {
  * @param random - uniform numbers in [0, 1)
  */
 export function answerLikePupil(terms: Sum, random: () => number, habits = HABITS): string {
+  const hurries = random() < habits.hurries;
   const lines: string[] = [];
   let value = terms[0];
   for (const term of terms.slice(1)) {
-    const right = value + term;
     const careless = term > 0 ? addForgettingCarry(value, term) : subtractForgettingBorrow(value, -term);
-    let result = random() < habits.forgetsCarry ? careless : right;
+    let result = hurries ? careless : value + term;
     if (random() < habits.slips) result = Math.max(0, result + Math.floor(random() * 21) - 10);
     lines.push(`${sumText([value, term])}=${result}`);
     value = result;
