@@ -85,9 +85,9 @@ describe.each([
       for (const [transposeA, transposeB] of transposes) {
         const a = random([...batches[0], ...(transposeA ? [k, m] : [m, k])]);
         const b = random([...batches[1], ...(transposeB ? [n, k] : [k, n])]);
-        const before = tf.memory().numTensors;
+        const before = tf.backend().numDataIds();
         const out = tf.matMul(a, b, transposeA, transposeB);
-        expect(tf.memory().numTensors).toBe(before + 1);
+        expect(tf.backend().numDataIds()).toBe(before + 1);
         const batch = tf.add(tf.zeros(batches[0]), tf.zeros(batches[1])).shape;
         expect(out.shape).toEqual([...batch, m, n]);
         const expected = await product(a, b, [transposeA, transposeB]);

@@ -220,13 +220,13 @@ describe('one forward pass for everything', () => {
   // The second prompt leaves an empty prefix: its only token is fed by the rows themselves.
   const prompts = [6, 1, 3].map((length, p) => tokens(length, p));
   const sequences: Sequence[] = [
-    [0, 4],
+    [2, 4],
     [1, 7],
-    [2, 1],
-    [0, 6],
-    [2, 5],
+    [0, 1],
+    [2, 6],
+    [0, 5],
     [1, 2],
-    [0, 7],
+    [2, 7],
   ].map(([p, length], r) => ({ prompt: prompts[p], completion: tokens(length, 10 + r) }));
 
   /** Hidden states → logits of one row, compared with the plain call on the whole sequence. */
@@ -259,7 +259,7 @@ describe('one forward pass for everything', () => {
   test('several tokens at once behind a past equal the full forward', async () => {
     const rows = [0, 1, 0].map((prompt) => ({ prompt, length: 3 }));
     const members = [3, 1, 6];
-    const prefix = prefill(model, [prompts[0].slice(0, -1), prompts[1].slice(0, -1)]);
+    const prefix = prefill(model, [prompts[2].slice(0, -1), prompts[1].slice(0, -1)]);
     const inputs = members.map((r) => [sequences[r].prompt.at(-1)!, ...sequences[r].completion]);
     const first = extend(model, prefix, undefined, { rows, tokens: inputs.flatMap((ids) => ids.slice(0, 3)) });
     const second = extend(model, prefix, first.own, { rows, tokens: inputs.flatMap((ids) => ids.slice(3, 6)) });
