@@ -148,7 +148,8 @@ function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): string {
       throw new UserError(`--output-dir ${folder} is a file: name a new folder`);
     }
     makeFolder(folder);
-    if (readdirSync(folder).length > 0) {
+    // That file alone is left by a run that was killed as it began: there is nothing yet to resume.
+    if (readdirSync(folder).some((name) => name !== '.config.json.partial')) {
       const holds = existsSync(join(folder, 'metrics.jsonl')) ? 'another run' : 'other files';
       throw new UserError(`--output-dir ${folder} holds ${holds}: name a new folder, or continue a run with --resume`);
     }
