@@ -494,7 +494,7 @@ describe('rollout', () => {
 
 describe('update', () => {
   it('has at μ = 1 a loss of about 0, and a gradient that is not', async () => {
-    const options = optionsOf(...SMALL);
+    const options = optionsOf(...SMALL, '--temperature', '0.7');
     const rollouts = (await sample(options)).map((row, i) => ({ ...row, advantage: i % 2 === 0 ? 1 : -1 }));
     const metrics = await update(await newState(), rollouts, { ...options, step: 1 });
     expect(Math.abs(metrics.loss)).toBeLessThan(1e-6);
