@@ -107,9 +107,11 @@ export function reward(text: string, answer: string): number {
 
 /** Numbers are compared as numbers (4 = 4.0, 1,000 = 1000), anything else as text. */
 export function sameAnswer(given: string, expected: string): boolean {
-  const toNumber = (text: string) => Number(text.trim().replaceAll(/(?<=\d),(?=\d{3})/g, '') || Number.NaN);
-  const [a, b] = [toNumber(given), toNumber(expected)];
-  return Number.isNaN(b) ? given.trim() === expected.trim() : Math.abs(a - b) <= 1e-9 * Math.max(1, Math.abs(b));
+  const [a, b] = [given, expected].map((text) => text.trim().replaceAll(/(?<=\d),(?=\d{3})/g, ''));
+  if (a === b) return true;
+  // Beyond this, different numbers would be equal as floating-point numbers.
+  if (a === '' || b === '' || !(Math.abs(Number(b)) <= Number.MAX_SAFE_INTEGER)) return false;
+  return Math.abs(Number(a) - Number(b)) < 1e-9;
 }
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────

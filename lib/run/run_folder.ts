@@ -114,11 +114,11 @@ export function openRun({
     saveCheckpoint: async (at, write, { limit = Number.POSITIVE_INFINITY } = {}) => {
       for (const file of [metrics, completions]) if (existsSync(file)) sync(file);
       await writeFolderAtomically(join(folder, `checkpoint-${at}`), write);
-      await report();
       const others = checkpointSteps(folder).filter((other) => other !== at);
       for (const old of others.slice(0, Math.max(0, others.length + 1 - Math.max(1, limit)))) {
         removeFolder(join(folder, `checkpoint-${old}`));
       }
+      await report();
     },
     saveFinalModel: async (write) => {
       await writeFolderAtomically(join(folder, 'final_model'), write);
