@@ -130,7 +130,7 @@ const has = (folder: string, pattern: RegExp) =>
 /** What a run leaves, timings aside, to the last bit. */
 function results(folder: string) {
   const metrics = lines(join(folder, 'metrics.jsonl')).map(
-    ({ step_time, rollout_tokens_per_second, train_tokens_per_second, ...row }) => row,
+    ({ step_time, tokens_per_second, rollout_tokens_per_second, train_tokens_per_second, ...row }) => row,
   );
   return {
     metrics,

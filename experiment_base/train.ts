@@ -26,6 +26,7 @@ import {
 
 const EXPERIMENT = 'experiment_base';
 const PASS_AT = 8; // samples of each held-out problem, before and after
+const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
 const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
 
 export const createCommand = () =>
@@ -121,10 +122,8 @@ export type Rollout = Sequence & {
   problem: Problem;
   text: string;
   finishReason: Completion['finishReason'];
-  /** Log-probability of each completion token when it was sampled: π_old, as the sampler recorded it. */
-  oldLogProbs: number[];
-  /** The same under the reference policy; only if β > 0. */
-  refLogProbs?: number[];
+  oldLogProbs: number[]; // of each completion token when it was sampled (π_old), as the sampler recorded them
+  refLogProbs?: number[]; // the same under the reference policy; only if β > 0
   reward: number;
   advantage: number;
 };
@@ -145,19 +144,15 @@ export async function rollout(
     eosTokenIds: model.config.eosTokenIds,
     random: (row, position) => uniform(options.seed, step, Math.floor(row / G), row % G, position),
   });
-  const texts = completions.map(({ tokens }) => tokenizer.decode(tokens, { skipSpecialTokens: true }));
-  const rewards = problems.map(({ answer }, p) => texts.slice(p * G, (p + 1) * G).map((text) => reward(text, answer)));
-  const advantages = groupAdvantages(rewards);
-  return completions.map(({ tokens, logProbs, finishReason }, row) => ({
-    problem: problems[Math.floor(row / G)],
-    prompt: prompts[Math.floor(row / G)],
-    completion: tokens,
-    text: texts[row],
-    finishReason,
-    oldLogProbs: logProbs,
-    reward: rewards[Math.floor(row / G)][row % G],
-    advantage: advantages[Math.floor(row / G)][row % G],
-  }));
+  const rollouts = completions.map(({ tokens, logProbs, finishReason }, row) => {
+    const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
+    const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
+    const score = reward(text, problem.answer);
+    return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, reward: score };
+  });
+  const rewards = problems.map((_, p) => rollouts.slice(p * G, (p + 1) * G).map((row) => row.reward));
+  const advantages = G > 1 ? groupAdvantages(rewards).flat() : rewards.map(() => 0); // greedy evaluation has no group
+  return rollouts.map((row, i) => ({ ...row, advantage: advantages[i] }));
 }
 
 // ─── GRPO ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,20 +181,15 @@ function std(values: number[]): number {
 }
 
 export type LossInputs = {
-  /** Under the policy in training, under the one that sampled, and (β > 0) under the reference, each (B, T). */
-  logProbs: tf.Tensor2D;
-  oldLogProbs: tf.Tensor2D;
-  refLogProbs?: tf.Tensor2D;
-  /** One a completion, (B, 1). */
-  advantages: tf.Tensor2D;
-  /** 1 on tokens that the policy chose, 0 elsewhere, (B, T). */
-  mask: tf.Tensor2D;
+  logProbs: tf.Tensor2D; // (B, T), under the policy in training
+  oldLogProbs: tf.Tensor2D; // (B, T), under the policy that sampled
+  refLogProbs?: tf.Tensor2D; // (B, T), under the reference; only if β > 0
+  advantages: tf.Tensor2D; // (B, 1), one a completion
+  mask: tf.Tensor2D; // (B, T), 1 on tokens that the policy chose, 0 elsewhere
 };
 
-export type LossOptions = Pick<Options, 'clipRange' | 'clipRangeHigh' | 'klCoef'> & {
-  /** Completions of the whole update, of which these B may be a part. */
-  rows: number;
-};
+/** `rows`: completions of the whole update, of which these B may be a part. */
+export type LossOptions = Pick<Options, 'clipRange' | 'clipRangeHigh' | 'klCoef'> & { rows: number };
 
 /**
  * GRPO's loss (DeepSeekMath, eqs. 3 and 4): for each token, the clipped surrogate plus β times the k3 estimate of the
@@ -338,23 +328,16 @@ export async function evaluate(
   problems: Problem[],
   { samples, ...options }: Options & { samples: number },
 ): Promise<Record<string, number>> {
-  const ask = async (G: number, temperature: number) => {
-    const right: boolean[] = [];
+  const ask = async (G: number, temperature: number): Promise<boolean[]> => {
+    const hits: boolean[] = [];
     const perBatch = Math.max(1, Math.floor((options.batchSize * options.numGenerations) / G));
     for (let begin = 0; begin < problems.length; begin += perBatch) {
-      const batch = problems.slice(begin, begin + perBatch);
-      const prompts = batch.map((problem) => buildPrompt(tokenizer, problem));
-      const completions = await generate(model, prompts, G, {
-        ...options,
-        temperature,
-        eosTokenIds: model.config.eosTokenIds,
-        // "Step" −1 is no training step: before and after are asked with the same random numbers.
-        random: (row, position) => uniform(options.seed, -1, begin + Math.floor(row / G), row % G, position),
-      });
-      const texts = completions.map(({ tokens }) => tokenizer.decode(tokens, { skipSpecialTokens: true }));
-      right.push(...texts.map((text, row) => reward(text, batch[Math.floor(row / G)].answer) === 1));
+      // No step of training is below 0: before and after are asked with the same random numbers.
+      const sampling = { ...options, numGenerations: G, temperature, step: -1 - begin };
+      const rows = await rollout(model, tokenizer, problems.slice(begin, begin + perBatch), sampling);
+      hits.push(...rows.map((row) => row.reward === 1));
     }
-    return right;
+    return hits;
   };
   const share = (hits: boolean[]) => mean(hits.map(Number));
   const accuracy = { 'eval/accuracy': share(await ask(1, 0)) };
@@ -394,13 +377,20 @@ async function trainStep(
   const ended = performance.now();
   const tokens = rollouts.reduce((sum, { completion }) => sum + completion.length, 0);
   state.counters.tokens += tokens;
-  const times = {
+  const speeds = {
+    num_tokens: state.counters.tokens,
     step_time: (ended - began) / 1000,
+    tokens_per_second: (1000 * tokens) / (ended - began),
     rollout_tokens_per_second: (1000 * tokens) / (sampled - began),
     train_tokens_per_second: (1000 * tokens) / (ended - sampled),
   };
-  return { rollouts, metrics: { ...rolloutMetrics(rollouts, options), ...metrics, ...times } };
+  return { rollouts, metrics: { ...rolloutMetrics(rollouts, options), ...metrics, ...speeds } };
 }
+
+/** A line of completions.jsonl. */
+const toSample = ({ problem: { question, answer }, text, completion, reward, advantage }: Rollout) => {
+  return { question, answer, completion: text, tokens: completion.length, reward, advantage };
+};
 
 async function main(): Promise<void> {
   const options = parseRunOptions(createCommand());
@@ -420,41 +410,15 @@ async function main(): Promise<void> {
   if (!reference) tf.dispose(initial.params);
   const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
   if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });
-  let accuracy = Number(run.history().findLast((row) => 'eval/accuracy' in row)?.['eval/accuracy']);
 
-  const finished = await runSteps(run, state, options, async (step) => {
+  const finished = await runSteps(run, state, { ...options, shown: SHOWN }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
     const due = options.evalSteps > 0 && step % options.evalSteps === 0;
     const evaluation = step === options.maxSteps ? await ask(PASS_AT) : due ? await ask(0) : {};
-    accuracy = evaluation['eval/accuracy'] ?? accuracy;
-    return {
-      metrics: { ...metrics, num_tokens: state.counters.tokens, ...evaluation },
-      samples: rollouts.slice(0, options.numGenerations).map(toSample),
-      shown: {
-        reward: metrics.reward.toFixed(3),
-        accuracy: percent(accuracy),
-        'tokens/s': `${Math.round(metrics.rollout_tokens_per_second)} sampled, ${Math.round(metrics.train_tokens_per_second)} trained`,
-      },
-    };
+    return { metrics: { ...metrics, ...evaluation }, samples: rollouts.slice(0, options.numGenerations).map(toSample) };
   });
-  if (!finished) return;
-  console.log(summary(run.history()));
-  await finishRun(run, state, { ...options, ...initial });
-}
-
-/** A line of completions.jsonl. */
-const toSample = ({ problem: { question, answer }, text, completion, reward, advantage }: Rollout) => {
-  return { question, answer, completion: text, tokens: completion.length, reward, advantage };
-};
-
-const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
-
-/** Before and after, from the metrics of the whole run. */
-function summary(rows: Record<string, unknown>[]): string {
-  const change = (name: string) => `${percent(Number(rows[0][name]))} → ${percent(Number(rows.at(-1)![name]))}`;
-  const minutes = rows.reduce((sum, { step_time }) => sum + Number(step_time ?? 0), 0) / 60;
-  return `held-out accuracy: greedy ${change('eval/accuracy')}, sampled ${change('eval/sampled_accuracy')}, pass@${PASS_AT} ${change(`eval/pass_at_${PASS_AT}`)}; ${minutes.toFixed(1)} minutes of training`;
+  if (finished) await finishRun(run, state, { ...options, ...initial });
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) await runMain(main);

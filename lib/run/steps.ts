@@ -4,19 +4,12 @@ import { saveCheckpoint } from '../model/checkpoint.ts';
 import type { FloatDtype } from '../model/safetensors.ts';
 import { onInterrupt } from './interrupt.ts';
 import type { Row } from './metrics.ts';
-import { progress } from './progress.ts';
+import { duration, progress } from './progress.ts';
 import type { Run } from './run_folder.ts';
 import { saveTrainingState, type TrainingState } from './training_state.ts';
 
-/** What a step has to say. */
-export type StepReport = {
-  /** For metrics.jsonl. */
-  metrics: Record<string, number>;
-  /** For completions.jsonl. */
-  samples: Record<string, unknown>[];
-  /** For the progress line. */
-  shown: Record<string, string>;
-};
+/** What a step has to say: metrics for metrics.jsonl, samples for completions.jsonl. */
+export type StepReport = { metrics: Record<string, number>; samples: Record<string, unknown>[] };
 
 export type StepsOptions = {
   modelName: string;
@@ -30,20 +23,24 @@ export type StepsOptions = {
  * Takes the steps that a run has left, and saves checkpoints on the way and at the end. After Ctrl-C it finishes the
  * step, saves, says how to continue, and sets the exit code to 130.
  * @param state - what the steps change
+ * @param options.shown - what the progress line shows: label and name of each metric, at its newest value
  * @param takeStep - one step, counted from 1. A step that evaluates (a metric `eval/…`) is logged in any case.
  * @returns whether the last step was reached
  */
 export async function runSteps(
   run: Run,
   state: TrainingState,
-  options: StepsOptions,
+  { shown, ...options }: StepsOptions & { shown: Record<string, string> },
   takeStep: (step: number) => Promise<StepReport>,
 ): Promise<boolean> {
+  const newest: Record<string, unknown> = Object.assign({}, ...run.history());
   const interrupt = onInterrupt();
   const bar = progress({ total: options.maxSteps, start: run.step, every: 10 });
+  let done = run.step;
   try {
-    for (let step = run.step + 1; step <= options.maxSteps && !interrupt.requested(); step++) {
-      const { metrics, samples, shown } = await takeStep(step);
+    while (done < options.maxSteps && !interrupt.requested()) {
+      const step = done + 1;
+      const { metrics, samples } = await takeStep(step);
       // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
       await setImmediate();
       const due = (every: number) => every > 0 && step % every === 0;
@@ -51,24 +48,31 @@ export async function runSteps(
         run.log({ step, ...metrics });
         run.sample(samples.map((sample): Row => ({ step, ...sample })));
       }
-      bar.update(step, shown);
+      Object.assign(newest, metrics);
+      const fields = Object.entries(shown).map(([label, name]) => [label, briefly(newest[name])]);
+      bar.update(step, Object.fromEntries(fields));
       if (step === options.maxSteps || interrupt.requested() || due(options.saveSteps)) {
         const save = (folder: string) => saveTrainingState(folder, state, options.modelName);
         await run.saveCheckpoint(step, save, { limit: options.saveTotalLimit });
       }
+      done = step;
     }
   } finally {
     bar.stop();
     interrupt.dispose();
   }
-  if (!interrupt.requested()) return true;
+  if (done >= options.maxSteps) return true;
   console.log(`stopped; to continue: npx tsx ${run.experiment}/train.ts --resume ${run.folder}`);
   process.exitCode = 130;
   return false;
 }
 
+/** Three digits are enough to see where it goes; whole numbers stay whole. */
+const briefly = (value: unknown): string =>
+  typeof value !== 'number' ? '–' : value >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
+
 /**
- * Saves final_model and the curves, and says where they are.
+ * Saves final_model and the curves, and says where they are, and what every evaluation gave before and after.
  * @param dtypes - how each parameter was stored in the checkpoint that the run started from
  */
 export async function finishRun(
@@ -80,5 +84,12 @@ export async function finishRun(
     saveCheckpoint(folder, { source: modelName, params: model.params }, { dtype: dtypes });
   const folder = await run.saveFinalModel(save);
   await run.report();
+  const rows = run.history();
+  const [before, after] = [rows[0], rows.at(-1)!];
+  for (const name of Object.keys(after).filter((name) => name.startsWith('eval/') && name in before)) {
+    console.log(`${name}: ${briefly(before[name])} → ${briefly(after[name])}`);
+  }
+  const seconds = rows.reduce((sum, { step_time }) => sum + Number(step_time ?? 0), 0);
+  console.log(`training time: ${duration(seconds)}`);
   console.log(`model: ${folder}\ncurves: ${run.folder}/curves.svg`);
 }
