@@ -6,6 +6,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Command } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 import { drawSum, type Sum, sumText, taskSums } from '../../data/sums.ts';
 import {
@@ -15,13 +16,17 @@ import {
   createAdamW,
   generate,
   initBackend,
+  integer,
   loadTokenizer,
   type Model,
   microBatches,
   normals,
+  number,
   type Params,
   parameterShapes,
+  parseOptions,
   readConfig,
+  runMain,
   type Sequence,
   scheduleFactor,
   scoreCompletions,
@@ -32,13 +37,16 @@ import {
 import { answerLikePupil } from './pupil.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
-const FOLDER = process.env.TINY_FOLDER ?? 'models/tiny';
-const SEED = 7;
-const STEPS = Number(process.env.TINY_STEPS ?? 5000);
-const ROWS = 128;
-const LEARNING_RATE = 2e-3;
-const WARMUP = 100;
-const MICRO_BATCH_TOKENS = 8192;
+const command = new Command('pretrain')
+  .description('Trains a tiny Llama from random weights to imitate the sloppy pupil.')
+  .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced', 'models/tiny')
+  .option('--steps <n>', 'updates', integer({ min: 1 }), 3500)
+  .option('--batch-size <n>', 'demonstrations an update', integer({ min: 1 }), 128)
+  .option('--learning-rate <x>', 'the highest, after the warm-up', number({ above: 0 }), 2e-3)
+  .option('--warmup-steps <n>', 'before the cosine decay to 0', integer({ min: 0 }), 100)
+  .option('--seed <n>', 'of the weights and the demonstrations', integer({ min: 0 }), 7)
+  .option('--micro-batch-tokens <n>', 'tokens in memory at once', integer({ min: 1 }), 8192)
+  .option('--eval-steps <n>', 'evaluate and save every so many updates', integer({ min: 1 }), 500);
 
 const CONFIG = {
   architectures: ['LlamaForCausalLM'],
@@ -84,7 +92,7 @@ function loss(model: Model, batch: Homework[], count: number): tf.Scalar {
 }
 
 /** Share of held-out sums answered rightly: greedy, sampled, and by at least one of eight samples. */
-async function evaluate(model: Model, tokenizer: Tokenizer, sums: Sum[]): Promise<string> {
+async function evaluate(model: Model, tokenizer: Tokenizer, sums: Sum[], seed: number): Promise<string> {
   const prompts = sums.map((terms) =>
     tokenizer.chat([{ role: 'user', content: sumText(terms) }], { addGenerationPrompt: true }),
   );
@@ -95,7 +103,7 @@ async function evaluate(model: Model, tokenizer: Tokenizer, sums: Sum[]): Promis
       topP: 1,
       maxNewTokens: 48,
       eosTokenIds: [TOKEN_IDS.eos],
-      random: (row, position) => uniform(SEED, STEPS, row, position),
+      random: (row, position) => uniform(seed, row, position),
     });
     return completions.map(({ tokens }, i) => {
       const answer = tokenizer.decode(tokens).match(/<answer>(.*?)<\/answer>/)?.[1];
@@ -109,66 +117,76 @@ async function evaluate(model: Model, tokenizer: Tokenizer, sums: Sum[]): Promis
   return `pass@1 greedy ${percent(greedy)}, pass@1 sampled ${percent(sampled)}, pass@8 ${percent(any)}`;
 }
 
-async function save(params: Params): Promise<void> {
+async function save(folder: string, params: Params): Promise<void> {
   const tensors = Object.entries(params).map(([name, param]) => ({
     name,
     dtype: 'F32' as const,
     shape: param.shape,
     data: async () => (await param.data()) as Float32Array,
   }));
-  await writeSafetensors(join(FOLDER, 'model.safetensors'), tensors, { format: 'pt' });
+  await writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' });
+}
+
+/** Everything of the checkpoint but the weights. */
+function writeConfiguration(folder: string): void {
+  mkdirSync(folder, { recursive: true });
+  const write = (name: string, value: object) =>
+    writeFileSync(join(folder, name), `${JSON.stringify(value, null, 2)}\n`);
+  write('config.json', CONFIG);
+  write('generation_config.json', { eos_token_id: TOKEN_IDS.eos, pad_token_id: TOKEN_IDS.pad });
+  writeTokenizer(folder);
+}
+
+/** Normally distributed matrices, norms of ones. */
+function initialize(shapes: Record<string, number[]>, seed: number): Params {
+  const entries = Object.entries(shapes).map(([name, shape], i) => {
+    if (shape.length === 1) return [name, tf.ones(shape)] as const;
+    const values = normals(shape[0] * shape[1], seed, i);
+    return [name, tf.tidy(() => tf.mul(tf.tensor(values, shape), CONFIG.initializer_range))] as const;
+  });
+  return Object.fromEntries(entries);
 }
 
 async function main(): Promise<void> {
+  const options = parseOptions(command);
+  const { outputDir, steps, seed } = options;
   console.log(`backend: ${await initBackend('auto')}`);
-  mkdirSync(FOLDER, { recursive: true });
-  writeFileSync(join(FOLDER, 'config.json'), `${JSON.stringify(CONFIG, null, 2)}\n`);
-  const generation = { eos_token_id: TOKEN_IDS.eos, pad_token_id: TOKEN_IDS.pad };
-  writeFileSync(join(FOLDER, 'generation_config.json'), `${JSON.stringify(generation, null, 2)}\n`);
-  writeTokenizer(FOLDER);
-  const tokenizer = await loadTokenizer(FOLDER);
-  const config = await readConfig(FOLDER);
+  writeConfiguration(outputDir);
+  const tokenizer = await loadTokenizer(outputDir);
+  const config = await readConfig(outputDir);
   const { test } = taskSums();
   const heldOut = new Set(test.map(sumText));
 
-  let params: Params = Object.fromEntries(
-    Object.entries(parameterShapes(config)).map(([name, shape], i) => {
-      if (shape.length === 1) return [name, tf.ones(shape)];
-      const values = normals(shape[0] * shape[1], SEED, i);
-      return [name, tf.tidy(() => tf.mul(tf.tensor(values, shape), CONFIG.initializer_range))];
-    }),
-  );
+  let params = initialize(parameterShapes(config), seed);
   let state = createAdamW(params);
   const began = performance.now();
-  for (let step = 0; step < STEPS; step++) {
+  for (let step = 0; step < steps; step++) {
     const batch: Homework[] = [];
-    for (let row = 0; batch.length < ROWS; row++) {
+    for (let row = 0; batch.length < options.batchSize; row++) {
       let draw = 0;
-      const random = () => uniform(SEED, step, row, draw++);
+      const random = () => uniform(seed, step, row, draw++);
       const terms = drawSum(random);
       if (!heldOut.has(sumText(terms))) batch.push(demonstration(tokenizer, terms, random));
     }
     const count = batch.reduce((sum, { answer }) => sum + answer, 0);
-    const parts = microBatches(batch, MICRO_BATCH_TOKENS);
-    const result = accumulateGradients(
-      { config, params },
-      parts.map((part) => (model) => loss(model, part, count)),
+    const losses = microBatches(batch, options.microBatchTokens).map(
+      (part) => (model: Model) => loss(model, part, count),
     );
+    const result = accumulateGradients({ config, params }, losses);
     const { gradients, norm } = clipByGlobalNorm(result.gradients, 1);
-    const learningRate = LEARNING_RATE * scheduleFactor('cosine', step + 1, { warmup: WARMUP, total: STEPS });
+    const factor = scheduleFactor('cosine', step + 1, { warmup: options.warmupSteps, total: steps });
+    const learningRate = options.learningRate * factor;
     ({ params, state } = adamW(params, gradients, state, { learningRate, weightDecay: 0.1, beta2: 0.99 }));
-    if (step % 50 === 0 || step === STEPS - 1) {
-      const minutes = (performance.now() - began) / 60_000;
-      console.log(
-        `step ${step + 1}/${STEPS}  loss ${(await result.loss.data())[0].toFixed(4)}  ${minutes.toFixed(1)} min`,
-      );
-    }
+    const value = (await result.loss.data())[0];
     tf.dispose([gradients, result.gradients, norm, result.loss]);
-    if ((step + 1) % 500 === 0 || step === STEPS - 1) {
-      console.log(await evaluate({ config, params }, tokenizer, test.slice(0, 100)));
-      await save(params);
-    }
+    const minutes = ((performance.now() - began) / 60_000).toFixed(1);
+    if (step % 50 === 0) console.log(`step ${step + 1}/${steps}  loss ${value.toFixed(4)}  ${minutes} min`);
+    if ((step + 1) % options.evalSteps !== 0 && step + 1 !== steps) continue;
+    const size = step + 1 === steps ? test.length : 100;
+    const skills = await evaluate({ config, params }, tokenizer, test.slice(0, size), seed);
+    console.log(`step ${step + 1}/${steps}  ${size} held-out sums: ${skills}  ${minutes} min`);
+    await save(outputDir, params);
   }
 }
 
-await main();
+await runMain(main);
