@@ -23,7 +23,7 @@ import {
   uniform,
 } from '../lib/index.ts';
 
-const command = new Command('bench')
+export const command = new Command('bench')
   .argument('[checkpoint]', 'folder of a Llama checkpoint', 'models/tiny')
   .option('--prompts <n>', 'P', integer({ min: 1 }), 16)
   .option('--group <n>', 'G', integer({ min: 2 }), 8)
@@ -163,4 +163,4 @@ async function main(): Promise<void> {
   }
 }
 
-await runMain(main);
+await runMain(import.meta.url, main);

@@ -5,7 +5,7 @@
  *   npx tsx data/sums.ts
  */
 import { writeFileSync } from 'node:fs';
-import { pathToFileURL } from 'node:url';
+import { runMain } from '../lib/run/main.ts';
 import { uniform } from '../lib/run/random.ts';
 
 /** Terms with their signs: the first is positive, `[47, 38, -9]` is `47+38-9`. */
@@ -56,4 +56,4 @@ function main(): void {
   }
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) main();
+await runMain(import.meta.url, main);

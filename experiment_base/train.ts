@@ -10,7 +10,6 @@
  * What is simplified: the reward is a rule, not a trained model; sampling and training take turns in one process; the
  * reference policy, where there is one (--kl-coef above 0), stays the initial policy for the whole run.
  */
-import { pathToFileURL } from 'node:url';
 import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
@@ -421,4 +420,4 @@ async function main(): Promise<void> {
   if (finished) await finishRun(run, state, { ...options, ...initial });
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) await runMain(main);
+await runMain(import.meta.url, main);

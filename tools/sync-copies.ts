@@ -10,10 +10,9 @@
  */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { Command } from '@commander-js/extra-typings';
 import ts from 'typescript';
-import { runMain, UserError } from '../lib/index.ts';
+import { parseOptions, runMain, UserError } from '../lib/index.ts';
 
 const MARKER = /^\/\/ Copied from (\S+): (\w+)$/m;
 
@@ -70,7 +69,7 @@ function readSource(root: string, path: string, from: string): Declaration[] {
 
 async function main(): Promise<void> {
   const command = new Command('sync-copies').option('--check', 'change nothing, fail on drift', false);
-  const { check } = command.parse().opts();
+  const { check } = parseOptions(command);
   const { files, drifts } = syncCopies('.');
   if (check && drifts.length > 0) {
     throw new UserError(`${drifts.join('; ')}: run \`npm run sync-copies\``);
@@ -79,4 +78,4 @@ async function main(): Promise<void> {
   console.log(drifts.length === 0 ? 'all copies are equal to their sources' : `rewritten: ${drifts.join('; ')}`);
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) await runMain(main);
+await runMain(import.meta.url, main);

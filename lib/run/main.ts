@@ -1,13 +1,17 @@
 /** Starting a script, and ending it well. */
 import { spawn } from 'node:child_process';
+import { realpathSync } from 'node:fs';
 import { constants } from 'node:os';
+import { pathToFileURL } from 'node:url';
 import { UserError } from './errors.ts';
 
 /**
- * Runs a script's `main()`. A {@link UserError} ends it with its one sentence on stderr and exit code 2.
- * @param main - the script
+ * Runs a script's `main()`, unless the script was only imported. A {@link UserError} ends it with its one sentence on
+ * stderr and exit code 2.
+ * @param url - the script's `import.meta.url`
  */
-export async function runMain(main: () => Promise<void>): Promise<void> {
+export async function runMain(url: string, main: () => void | Promise<void>): Promise<void> {
+  if (process.argv[1] === undefined || url !== pathToFileURL(realpathSync(process.argv[1])).href) return;
   const preflight = process.execArgv.findIndex((argument) => argument.includes('preflight.cjs'));
   if (preflight > 0) return runBelow(process.execArgv.toSpliced(preflight - 1, 2));
   // Below a process of runBelow: when that one is gone, nobody waits for this run any more.

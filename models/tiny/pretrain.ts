@@ -37,7 +37,7 @@ import {
 import { answerLikePupil } from './pupil.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
-const command = new Command('pretrain')
+export const command = new Command('pretrain')
   .description('Trains a tiny Llama from random weights to imitate the sloppy pupil.')
   .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced', 'models/tiny')
   .option('--steps <n>', 'updates', integer({ min: 1 }), 3500)
@@ -189,4 +189,4 @@ async function main(): Promise<void> {
   }
 }
 
-await runMain(main);
+await runMain(import.meta.url, main);

@@ -1,0 +1,34 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { command as bench } from '../bench/bench.ts';
+import { createCommand } from '../experiment_base/train.ts';
+import { command as pretrain } from '../models/tiny/pretrain.ts';
+
+const FOLDERS = [
+  '.',
+  'models/tiny',
+  'lib/model/fixtures',
+  ...readdirSync('.').filter((name) => /^experiment_|^bench$/.test(name)),
+];
+const READMES = FOLDERS.map((folder) => join(folder, 'README.md')).filter((file) => existsSync(file));
+const scripts = Object.keys(JSON.parse(readFileSync('package.json', 'utf8')).scripts);
+
+describe.each(READMES)('%s', (file) => {
+  const text = readFileSync(file, 'utf8');
+
+  it('names no option that does not exist', () => {
+    const commands = [createCommand(), bench, pretrain];
+    const known = new Set(commands.flatMap((command) => command.options.map(({ long }) => long)));
+    for (const other of ['--help', '--check', '--omit']) known.add(other); // of commander, sync-copies and npm
+    const named = [...text.matchAll(/(?<![\w-])--[a-z][a-z-]*[a-z]/g)].map(([option]) => option);
+    expect(named.filter((option) => !known.has(option))).toEqual([]);
+  });
+
+  it('names no npm script and links to no file that does not exist', () => {
+    const named = [...text.matchAll(/npm run ([\w:-]+)/g)].map(([, script]) => script);
+    expect(named.filter((script) => !scripts.includes(script))).toEqual([]);
+    const linked = [...text.matchAll(/\]\((?!https?:)([^)#]+)\)/g)].map(([, path]) => path);
+    expect(linked.filter((path) => !existsSync(join(dirname(file), path)))).toEqual([]);
+  });
+});
