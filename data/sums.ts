@@ -16,18 +16,19 @@ const TRAIN_SIZE = 4000;
 const TEST_SIZE = 500;
 
 /**
- * Draws a sum of two or three terms from 1 to 99 whose value is nowhere negative on the way.
+ * Draws a sum of two terms (a third of them) or three, whose value stays from 0 to 99 all the way.
  * @param random - uniform numbers in [0, 1)
  */
 export function drawSum(random: () => number): Sum {
-  const terms = [1 + Math.floor(random() * 99)];
-  const count = random() < 0.5 ? 2 : 3;
-  let value = terms[0];
+  const from1To = (limit: number) => 1 + Math.floor(random() * limit);
+  const count = random() < 1 / 3 ? 2 : 3;
+  let value = from1To(99);
+  const terms = [value];
   while (terms.length < count) {
-    const term = 1 + Math.floor(random() * 99);
-    const signed = random() < 0.5 && term <= value ? -term : term;
-    terms.push(signed);
-    value += signed;
+    const adds = value === 0 || (value < 99 && random() < 0.5);
+    const term = adds ? from1To(99 - value) : -from1To(value);
+    terms.push(term);
+    value += term;
   }
   return terms;
 }

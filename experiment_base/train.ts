@@ -51,7 +51,7 @@ export const createCommand = () =>
     .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ above: 0 }), 1)
     .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
-    .option('--max-new-tokens <n>', 'tokens a completion may have', integer({ min: 1 }), 40)
+    .option('--max-new-tokens <n>', 'tokens a completion may have', integer({ min: 1 }), 32)
     .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 10)
     .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200);
 

@@ -110,7 +110,8 @@ export type RowIndex = { rows: tf.Tensor1D; holes: boolean };
 /**
  * A stretch of keys and values that queries attend to.
  * - `k`, `v`: shape (batch, S, D); the M queries are split evenly, in order, over the batch.
- * - `bias`: added to the scores, shape (a, b, S) with a·b dividing M: 0 where a query may look, −1e9 where not.
+ * - `bias`: added to the scores, 0 where a query may look, −1e9 where not. Shape (a, 1, S): a row for each of a equal
+ *   parts of the queries; or (1, b, S): its b rows repeat every b queries.
  */
 export type KeySegment = { k: tf.Tensor3D; v: tf.Tensor3D; bias?: tf.Tensor3D };
 
@@ -170,7 +171,7 @@ export function attention(q: tf.Tensor2D, segments: KeySegment[]): tf.Tensor2D {
 
 const addAll = (xs: tf.Tensor[]): tf.Tensor => xs.reduce((sum, x) => tf.add(sum, x));
 
-/** 64 MB of them. */
+/** As many as 64 MB hold. */
 const MAX_LOGITS = 16 * 2 ** 20;
 
 /**
@@ -218,7 +219,7 @@ export function tokenLogProbs(
       let dHead: tf.Tensor = tf.zerosLike(head);
       const dHidden = chunks.map((chunk) => {
         const part = tf.slice(hidden as tf.Tensor2D, [chunk.begin, 0], [chunk.length, width]);
-        const [dLogits, dW] = tf.tidy(() => {
+        const [dPart, dW] = tf.tidy(() => {
           const column = (x: tf.Tensor, row: number) =>
             tf.reshape(tf.slice(x as tf.Tensor2D, [row, chunk.begin], [1, chunk.length]), [-1, 1]);
           const logProbs = logSoftmax(part, head);
@@ -230,7 +231,7 @@ export function tokenLogProbs(
           return [tf.matMul(dLogits, head as tf.Tensor2D), tf.matMul(dLogits, part, true, false)];
         });
         dHead = tf.add(dHead, dW);
-        return dLogits;
+        return dPart;
       });
       return [dHidden.length === 1 ? dHidden[0] : tf.concat(dHidden), dHead];
     };

@@ -40,7 +40,7 @@ import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 export const command = new Command('pretrain')
   .description('Trains a tiny Llama from random weights to imitate the sloppy pupil.')
   .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced', 'models/tiny')
-  .option('--steps <n>', 'updates', integer({ min: 1 }), 3500)
+  .option('--steps <n>', 'updates', integer({ min: 1 }), 3000)
   .option('--batch-size <n>', 'demonstrations an update', integer({ min: 1 }), 128)
   .option('--learning-rate <x>', 'the highest, after the warm-up', number({ above: 0 }), 2e-3)
   .option('--warmup-steps <n>', 'before the cosine decay to 0', integer({ min: 0 }), 100)
