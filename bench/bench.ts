@@ -17,6 +17,7 @@ import {
   initBackend,
   integer,
   loadCheckpoint,
+  parseOptions,
   permutation,
   runMain,
   UserError,
@@ -24,7 +25,7 @@ import {
 } from '../lib/index.ts';
 
 export const command = new Command('bench')
-  .argument('[checkpoint]', 'folder of a Llama checkpoint', 'models/tiny')
+  .usage('[checkpoint] [options]')
   .option('--prompts <n>', 'P', integer({ min: 1 }), 16)
   .option('--group <n>', 'G', integer({ min: 2 }), 8)
   .option('--prompt-len <n>', 'tokens a prompt', integer({ min: 1 }), 24)
@@ -43,11 +44,16 @@ type Arguments = ReturnType<typeof command.opts>;
 /** Seconds of the parts of one step. */
 type Times = { rollout_s: number; score_s: number; train_s: number; step_s: number };
 
+const THREADS = [
+  ...['OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS', 'OMP_NUM_THREADS', 'VECLIB_MAXIMUM_THREADS'],
+  'TF_NUM_INTRAOP_THREADS',
+];
+
 const PARTS = ['rollout_s', 'score_s', 'train_s', 'step_s'] as const;
 
 async function createStep(checkpoint: string, args: Arguments): Promise<() => Promise<Times>> {
   const reference = await loadCheckpoint(checkpoint);
-  const state = await createTrainingState(reference, { tokens: 0, skippedInARow: 0 });
+  const state = await createTrainingState(reference, { tokens: 0, skipped: 0, skippedInARow: 0 });
   const options = {
     ...createCommand().opts(),
     learningRate: 1e-6,
@@ -105,7 +111,11 @@ function runPeer(script: string, checkpoint: string, args: Arguments): Times & {
   const names = ['prompts', 'group', 'promptLen', 'newTokens', 'minibatch', 'threads'] as const;
   const flags = names.flatMap((name) => [`--${name.replace(/[A-Z]/, (c) => `-${c.toLowerCase()}`)}`, `${args[name]}`]);
   const { status, stdout, stderr } = spawnSync('python3', [script, checkpoint, ...flags, '--repeats', '1', '--json']);
-  if (status === 0) return JSON.parse(String(stdout));
+  try {
+    if (status === 0) return JSON.parse(String(stdout));
+  } catch {
+    throw new UserError(`--peer ${script} must print one line of JSON, found ${String(stdout).slice(0, 60)}`);
+  }
   const reason = String(stderr).trim().split('\n').at(-1);
   throw new UserError(`--peer ${script} did not run (${reason}): it needs python3 with torch and numpy`);
 }
@@ -116,14 +126,12 @@ const median = (values: number[]): number => {
 };
 
 async function main(): Promise<void> {
-  command.parse();
-  const [checkpoint, args] = [command.processedArgs[0], command.opts()];
-  // Both libraries read these once, when they are loaded.
-  for (const name of ['OPENBLAS', 'MKL', 'VECLIB', 'TF_INTRAOP', 'TF_INTEROP', 'OMP']) {
-    process.env[name.startsWith('TF') ? `TF_NUM_${name.slice(3)}_THREADS` : `${name}_NUM_THREADS`] = String(
-      args.threads,
-    );
-  }
+  // Like the peer, it takes the checkpoint first.
+  const [node, script, first = '-', ...rest] = process.argv;
+  const [checkpoint, line] = first.startsWith('-') ? ['models/tiny', process.argv] : [first, [node, script, ...rest]];
+  const args = parseOptions(command, line);
+  // The libraries read these once, when they are loaded.
+  for (const name of THREADS) process.env[name] = String(args.threads);
   const backend = await initBackend(args.backend, args);
   const step = await createStep(checkpoint, args);
   await step();

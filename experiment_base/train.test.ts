@@ -60,7 +60,7 @@ beforeAll(async () => {
 });
 afterAll(() => void tf.dispose(model.params));
 
-const newState = () => createTrainingState(model, { tokens: 0, skippedInARow: 0 });
+const newState = () => createTrainingState(model, { tokens: 0, skipped: 0, skippedInARow: 0 });
 const sample = (options: Options, step = 1, problems = PROBLEMS) =>
   rollout(model, tokenizer, problems, { ...options, step });
 
@@ -368,8 +368,8 @@ describe('reward', () => {
     ['<answer>3</answer><answer>4</answer>', '3', 0.1, 'the last of two counts'],
     ['<answer>3</answer><answer>4', '3', 1, 'the last that is closed'],
     ['<answer>\n3\n</answer>', '3', 1, 'line breaks inside the tags'],
-    ['<answer></answer>', '3', 0.1, 'an empty answer is wrong, not 0'],
-    ['<answer></answer>', '0', 0.1, 'an empty answer is wrong, not 0'],
+    ['<answer></answer>', '3', 0, 'an empty answer is none'],
+    ['<answer></answer>', '0', 0, 'an empty answer is none, not 0'],
     ['<answer>3 or 4</answer>', '3', 0.1, 'two guesses'],
     ['<answer>eval(3)</answer>', '3', 0.1, 'code is no number'],
   ])('%j for %j: %d (%s)', (text, answer, expected) => {
@@ -624,12 +624,13 @@ describe('update', () => {
     const before = state.model.params;
     const once = (rows: Rollout[]) => update(state, rows, { ...options, step: 1 });
     for (let i = 1; i <= 9; i++) {
-      expect(await once(bad)).toMatchObject({ skipped_updates: 1 });
+      expect(await once(bad)).toMatchObject({ skipped_updates: i });
       expect(state.counters.skippedInARow).toBe(i);
     }
     expect(state.model.params).toBe(before);
     expect(state.optimizer.step).toBe(0);
-    expect(await once(good)).toMatchObject({ skipped_updates: 0 }); // which starts the count again
+    expect(await once(good)).toMatchObject({ skipped_updates: 9 });
+    expect(state.counters.skippedInARow).toBe(0); // the count starts again
     for (let i = 1; i <= 9; i++) await once(bad);
     await expect(once(bad)).rejects.toThrow(UserError);
   });

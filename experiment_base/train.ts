@@ -14,8 +14,8 @@ import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, adamW, type Completion, checkPromptLengths, clipByGlobalNorm, createRunCommand,
-  createTrainingState, finishRun, generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadSplits,
+  accumulateGradients, adamW, type Completion, checkPrompts, clipByGlobalNorm, createRunCommand,
+  createTrainingState, findRun, finishRun, generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadSplits,
   loadTokenizer, type Model, microBatches, number, openRun, parseRunOptions, permutation, readJsonLines, runMain,
   runSteps, SCHEDULES, type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError,
   uniform,
@@ -39,7 +39,12 @@ export const createCommand = () =>
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
-    .option('--micro-batch-tokens <n>', 'tokens in memory at once; changes no result', integer({ min: 1 }), 8192)
+    .option(
+      '--micro-batch-tokens <n>',
+      'completion tokens in memory at once; changes no result',
+      integer({ min: 1 }),
+      8192,
+    )
     .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2e-4)
     .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('constant' as const))
     .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
@@ -101,13 +106,14 @@ export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'q
  */
 export function reward(text: string, answer: string): number {
   const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1];
-  if (given === undefined) return 0;
+  if (!given?.trim()) return 0;
   return sameAnswer(given, answer) ? 1 : 0.1;
 }
 
 /** Numbers are compared as numbers (4 = 4.0, 1,000 = 1000), anything else as text. */
 export function sameAnswer(given: string, expected: string): boolean {
-  const [a, b] = [given, expected].map((text) => text.trim().replaceAll(/(?<=\d),(?=\d{3})/g, ''));
+  const plain = (text: string) => (/^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/.test(text) ? text.replaceAll(',', '') : text);
+  const [a, b] = [plain(given.trim()), plain(expected.trim())];
   if (a === b) return true;
   // Beyond this, different numbers would be equal as floating-point numbers.
   if (a === '' || b === '' || !(Math.abs(Number(b)) <= Number.MAX_SAFE_INTEGER)) return false;
@@ -267,6 +273,7 @@ export async function updateOnce(state: TrainingState, window: Rollout[], option
     state.optimizer = optimizer;
   }
   tf.dispose([gradient.loss, gradient.gradients, clipped.gradients, clipped.norm, parts]);
+  state.counters.skipped += finite ? 0 : 1;
   state.counters.skippedInARow = finite ? 0 : state.counters.skippedInARow + 1;
   if (state.counters.skippedInARow === MAX_SKIPPED) {
     throw new UserError(
@@ -311,7 +318,7 @@ export async function update(
     ...(options.klCoef > 0 ? { kl: perToken(1) } : {}),
     'clip_ratio/low_mean': perToken(2),
     'clip_ratio/high_mean': perToken(3),
-    skipped_updates: results.length - good.length,
+    skipped_updates: state.counters.skipped,
   };
 }
 
@@ -400,14 +407,18 @@ async function main(): Promise<void> {
   const initial = await loadCheckpoint(options.modelName);
   const tokenizer = await loadTokenizer(options.modelName);
   const prompts = [...train, ...test].map((problem) => ({ ...problem, prompt: buildPrompt(tokenizer, problem) }));
-  checkPromptLengths(prompts, { context: initial.config.maxPositionEmbeddings, ...options });
-  const run = openRun({ experiment: EXPERIMENT, ...options, options });
+  checkPrompts(prompts, initial.config, options);
+  // Everything is read before the run's folder is touched: a mistake up to here changes nothing.
+  const place = { experiment: EXPERIMENT, ...options };
+  const checkpoint = options.resume && findRun(options.resume, place).checkpoint;
+  const state = await createTrainingState(initial, { tokens: 0, skipped: 0, skippedInARow: 0 }, checkpoint);
+  const run = openRun({ ...place, options });
   console.log(`backend: ${backend}\nrun: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
 
-  const state = await createTrainingState(initial, { tokens: 0, skippedInARow: 0 }, run.checkpoint);
   const reference = options.klCoef > 0 ? initial : undefined;
   if (!reference) tf.dispose(initial.params);
   const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
+  console.log(`${train.length} problems to train on, ${test.length} held out`);
   if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });
 
   const finished = await runSteps(run, state, { ...options, shown: SHOWN }, async (step) => {

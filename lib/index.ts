@@ -1,4 +1,4 @@
-/** Everything that an experiment may import. Nothing in lib/ knows of rewards, advantages or experiments. */
+/** Everything that an experiment may import. No line of an algorithm is in lib/. */
 export * from './backend/index.ts';
 export * from './generation/generate.ts';
 export * from './generation/sampling.ts';

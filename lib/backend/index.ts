@@ -1,5 +1,5 @@
 /** Picks the TensorFlow.js backend and makes it ready. */
-import { createRequire } from 'node:module';
+import util from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../run/errors.ts';
 import { loadBlas } from './blas.ts';
@@ -31,13 +31,14 @@ async function load(name: BackendName, blas: boolean): Promise<string> {
     return 'cpu (plain JavaScript: slow, for tests)';
   }
   const native = name === 'wasm' ? undefined : await loadTensorFlow();
-  if (native?.loaded) return native.loaded;
+  if (native?.loaded) return `tensorflow (${native.loaded})`;
   if (name === 'tensorflow') {
     throw new UserError(
       `backend tensorflow cannot be loaded (${native!.reason}): run \`npm install @tensorflow/tfjs-node-gpu\` (Linux, Windows) or \`npm install @tensorflow/tfjs-node\` (also macOS), or use --backend wasm`,
     );
   }
-  return `${await loadWasm(blas)}${native ? `; native TensorFlow is not installed` : ''}`;
+  const chosen = await loadWasm(blas);
+  return native ? `${chosen}; native TensorFlow: ${native.reason}` : chosen;
 }
 
 async function loadWasm(withBlas: boolean): Promise<string> {
@@ -50,19 +51,20 @@ async function loadWasm(withBlas: boolean): Promise<string> {
   return `wasm alone (${withBlas ? 'no BLAS library found: OpenBLAS would make it several times faster' : '--blas off'})`;
 }
 
+/** The package that was loaded, or why none was. */
 async function loadTensorFlow(): Promise<{ loaded?: string; reason?: string }> {
   // tfjs-node calls this function of Node, which Node 23 removed.
-  const util = createRequire(`${process.cwd()}/`)('node:util') as Record<string, unknown>;
-  util.isNullOrUndefined ??= (value: unknown) => value === null || value === undefined;
+  (util as Record<string, unknown>).isNullOrUndefined ??= (value: unknown) => value === null || value === undefined;
   const reasons: string[] = [];
   for (const name of ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node']) {
     try {
       await import(name);
       await tf.setBackend('tensorflow');
-      return { loaded: `tensorflow (${name})` };
+      return { loaded: name };
     } catch (error) {
-      reasons.push(`${name}: ${(error instanceof Error ? error.message : String(error)).split('\n')[0]}`);
+      const { code, message } = error as NodeJS.ErrnoException;
+      if (code !== 'ERR_MODULE_NOT_FOUND') reasons.push(`${name}: ${String(message).trim().split('\n')[0]}`);
     }
   }
-  return { reason: reasons.join('; ') };
+  return { reason: reasons.join('; ') || 'not installed' };
 }

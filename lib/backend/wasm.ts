@@ -4,10 +4,11 @@
  * the wasm heap, copies that copy nothing, and the gradient of `gather`.
  */
 import * as tf from '@tensorflow/tfjs';
+import { UserError } from '../run/errors.ts';
 import type { Blas } from './blas.ts';
 
 type WasmBackend = tf.KernelBackend & {
-  wasm: { HEAPU8: Uint8Array };
+  wasm: { HEAPU8: Uint8Array; _malloc(bytes: number): number };
   dataIdMap: { get(dataId: object): { memoryOffset: number | null } };
   makeOutput(shape: number[], dtype: tf.DataType): tf.TensorInfo;
   incRef(dataId: object): void;
@@ -26,6 +27,7 @@ const SMALLEST_FOR_BLAS = 2 ** 12;
  * @param blas - null leaves all products to wasm
  */
 export function patchWasmBackend(blas: Blas | null): void {
+  refuseFailedAllocations((tf.backend() as WasmBackend).wasm);
   const original = kernel('BatchMatMul');
   const transpose = kernel('Transpose');
   replace('BatchMatMul', ({ inputs, backend, attrs }) => {
@@ -93,6 +95,18 @@ export function patchWasmBackend(blas: Blas | null): void {
     }
     return out;
   });
+}
+
+/** The backend takes address 0, which means "no memory left", for an address, and would write over its own data. */
+function refuseFailedAllocations(wasm: WasmBackend['wasm']): void {
+  const allocate = wasm._malloc;
+  wasm._malloc = (bytes) => {
+    const address = allocate(bytes);
+    if (address !== 0 || bytes === 0) return address;
+    throw new UserError(
+      `out of memory: the wasm backend can hold 4 GB, and ${(bytes / 2 ** 20).toFixed(0)} MB more were needed: lower --micro-batch-tokens or --batch-size, take a smaller model, or install native TensorFlow`,
+    );
+  };
 }
 
 const sizeOf = (shape: number[]): number => shape.reduce((product, size) => product * size, 1);

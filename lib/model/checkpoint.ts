@@ -68,6 +68,15 @@ export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
   return { config, params, dtypes };
 }
 
+/** Parameters (or anything else by their names) as {@link writeSafetensors} takes them. */
+export const tensorsToWrite = (params: Params, dtype: FloatDtype | Record<string, FloatDtype> = 'F32') =>
+  Object.entries(params).map(([name, tensor]) => ({
+    name,
+    dtype: typeof dtype === 'string' ? dtype : (dtype[name] ?? 'F32'),
+    shape: tensor.shape,
+    data: async () => (await tensor.data()) as Float32Array,
+  }));
+
 /**
  * Writes a checkpoint folder that transformers can load, in Python or here: the parameters as model.safetensors, and
  * config.json, tokenizer and chat template as they are in the folder the model came from.
@@ -83,12 +92,7 @@ export async function saveCheckpoint(
   { source, params }: { source: string; params: Params },
   { dtype = 'F32' }: { dtype?: FloatDtype | Record<string, FloatDtype> } = {},
 ): Promise<void> {
-  const tensors = Object.entries(params).map(([name, tensor]) => ({
-    name,
-    dtype: typeof dtype === 'string' ? dtype : (dtype[name] ?? 'F32'),
-    shape: tensor.shape,
-    data: async () => (await tensor.data()) as Float32Array,
-  }));
+  const tensors = tensorsToWrite(params, dtype);
   // As Python's safetensors sorts: larger elements first, so that each tensor stays aligned, then by name.
   const isHalf = (tensor: { dtype: FloatDtype }) => Number(tensor.dtype !== 'F32');
   tensors.sort((a, b) => isHalf(a) - isHalf(b) || (a.name < b.name ? -1 : 1));

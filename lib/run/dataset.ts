@@ -82,16 +82,22 @@ export function itemsOfStep<T>(
 }
 
 /**
- * Refuses prompts that leave no room for a completion, before any time is spent.
+ * Refuses prompts that the model cannot read, or that leave no room for a completion, before any time is spent.
  * @param items - with their prompt's token ids, and where each came from
- * @param context - tokens that the model can read
- * @throws {UserError} naming file and line of the first that is too long
+ * @throws {UserError} naming file and line of the first
  */
-export function checkPromptLengths(
+export function checkPrompts(
   items: { prompt: number[]; source: string }[],
-  { context, maxNewTokens }: { context: number; maxNewTokens: number },
+  { maxPositionEmbeddings: context, vocabSize }: { maxPositionEmbeddings: number; vocabSize: number },
+  { maxNewTokens }: { maxNewTokens: number },
 ): void {
   for (const { prompt, source } of items) {
+    const unknown = prompt.find((id) => id >= vocabSize);
+    if (unknown !== undefined) {
+      throw new UserError(
+        `${source}: the tokenizer gives token ${unknown}, but the model knows ${vocabSize} tokens only: tokenizer.json and config.json are of different models`,
+      );
+    }
     if (prompt.length + maxNewTokens <= context) continue;
     throw new UserError(
       `${source}: the prompt has ${prompt.length} tokens, which with --max-new-tokens ${maxNewTokens} exceeds the model's context of ${context}: shorten the question or lower --max-new-tokens`,

@@ -1,7 +1,7 @@
 /**
  * Lets a run end well on Ctrl-C (SIGINT) or SIGTERM: the first signal is only noted, so that the loop can finish its step
- * and save; the second one ends the process at once (exit code 130 in a shell). Needs the script to be the process that
- * the terminal talks to: `node --import tsx script.ts`, since the `tsx` command kills a child that is busy for 60 ms.
+ * and save; the second one ends the process at once (exit code 130 in a shell). Scripts are started by `runMain`, since
+ * the `tsx` command kills a child that is busy for 60 ms.
  * @returns `requested()`, whether a signal has come; `dispose()`, which gives signals their usual meaning again
  */
 export function onInterrupt(): { requested: () => boolean; dispose: () => void } {
@@ -9,6 +9,7 @@ export function onInterrupt(): { requested: () => boolean; dispose: () => void }
   const dispose = () => {
     process.off('SIGINT', note);
     process.off('SIGTERM', note);
+    process.off('message', note);
   };
   const note = () => {
     requested = true;
@@ -18,5 +19,7 @@ export function onInterrupt(): { requested: () => boolean; dispose: () => void }
   };
   process.on('SIGINT', note);
   process.on('SIGTERM', note);
+  process.on('message', note); // from runMain(), above this process
+  process.channel?.unref();
   return { requested: () => requested, dispose };
 }

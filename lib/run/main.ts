@@ -1,6 +1,6 @@
 /** Starting a script, and ending it well. */
 import { spawn } from 'node:child_process';
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { constants } from 'node:os';
 import { pathToFileURL } from 'node:url';
 import { UserError } from './errors.ts';
@@ -11,7 +11,8 @@ import { UserError } from './errors.ts';
  * @param url - the script's `import.meta.url`
  */
 export async function runMain(url: string, main: () => void | Promise<void>): Promise<void> {
-  if (process.argv[1] === undefined || url !== pathToFileURL(realpathSync(process.argv[1])).href) return;
+  const script = process.argv[1];
+  if (!script || !existsSync(script) || url !== pathToFileURL(realpathSync(script)).href) return;
   const preflight = process.execArgv.findIndex((argument) => argument.includes('preflight.cjs'));
   if (preflight > 0) return runBelow(process.execArgv.toSpliced(preflight - 1, 2));
   // Below a process of runBelow: when that one is gone, nobody waits for this run any more.
@@ -20,8 +21,10 @@ export async function runMain(url: string, main: () => void | Promise<void>): Pr
   try {
     await main();
   } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    console.error(`error: ${error.message}`);
+    // What the system refuses (a full disk, say) is not our bug either.
+    const { syscall, message } = error as NodeJS.ErrnoException;
+    if (!(error instanceof UserError) && syscall === undefined) throw error;
+    console.error(`error: ${message}`);
     process.exitCode = 2;
   }
 }
@@ -36,7 +39,13 @@ function runBelow(execArgv: string[]): void {
   const child = spawn(process.execPath, [...execArgv, ...process.argv.slice(1)], {
     stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
   });
-  process.on('SIGINT', () => {}); // a terminal sends it to the process below as well
-  process.on('SIGTERM', () => child.kill('SIGTERM'));
+  // A terminal sends Ctrl-C to the process below as well, so a signal is passed on as a message, which counts once.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.send(signal));
+  const parent = process.ppid;
+  setInterval(() => {
+    if (process.ppid === parent) return;
+    child.kill('SIGKILL'); // tsx was killed, and can pass nothing on any more
+    process.exit(1);
+  }, 500);
   child.on('exit', (code, signal) => process.exit(code ?? 128 + constants.signals[signal!]));
 }

@@ -1,5 +1,8 @@
 import { MultiBar } from 'cli-progress';
 
+/** Milliseconds after which a line is due, however few steps were made. */
+const LONG_SILENCE = 30_000;
+
 /** What {@link progress} gives. */
 export type Progress = {
   /** `step` steps are done; `fields` are shown in their order, as `reward 0.53`. */
@@ -38,10 +41,13 @@ export function progress({
 
   if (!stream.isTTY) {
     let first = true;
+    let printed = began;
     return {
       update: (step, fields) => {
-        if (first || step >= total || step % every === 0)
-          stream.write(`step ${step}/${total} · ${describe(step, fields)}\n`);
+        const slow = performance.now() - printed > LONG_SILENCE;
+        if (!first && step < total && step % every !== 0 && !slow) return;
+        printed = performance.now();
+        stream.write(`step ${step}/${total} · ${describe(step, fields)}\n`);
         first = false;
       },
       log: (line) => void stream.write(`${line}\n`),

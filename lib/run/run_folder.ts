@@ -201,7 +201,8 @@ function newestRun(folder: string): string {
     ? readdirSync(folder).filter((name) => existsSync(join(folder, name, 'config.json')))
     : [];
   if (runs.length === 0) throw new UserError(`--resume latest: there is no run in ${folder} yet`);
-  return join(folder, runs.sort()[runs.length - 1]);
+  const started = (name: string) => statSync(join(folder, name, 'config.json')).mtimeMs;
+  return join(folder, runs.sort((a, b) => started(a) - started(b))[runs.length - 1]);
 }
 
 /** The step in the name of a checkpoint folder, if `path` names one. */

@@ -40,7 +40,9 @@ export async function runSteps(
   try {
     while (done < options.maxSteps && !interrupt.requested()) {
       const step = done + 1;
+      const began = performance.now();
       const { metrics, samples } = await takeStep(step);
+      state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - began) / 1000;
       // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
       await setImmediate();
       const due = (every: number) => every > 0 && step % every === 0;
@@ -77,7 +79,7 @@ const briefly = (value: unknown): string =>
  */
 export async function finishRun(
   run: Run,
-  { model }: TrainingState,
+  { model, counters }: TrainingState,
   { modelName, dtypes }: { modelName: string; dtypes: Record<string, FloatDtype> },
 ): Promise<void> {
   const save = (folder: string) =>
@@ -89,7 +91,6 @@ export async function finishRun(
   for (const name of Object.keys(after).filter((name) => name.startsWith('eval/') && name in before)) {
     console.log(`${name}: ${briefly(before[name])} → ${briefly(after[name])}`);
   }
-  const seconds = rows.reduce((sum, { step_time }) => sum + Number(step_time ?? 0), 0);
-  console.log(`training time: ${duration(seconds)}`);
+  console.log(`training time: ${duration(counters.seconds ?? 0)}`);
   console.log(`model: ${folder}\ncurves: ${run.folder}/curves.svg`);
 }

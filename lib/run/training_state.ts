@@ -1,8 +1,9 @@
 /** What training changes from update to update, and how a checkpoint keeps all of it. */
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import { loadCheckpoint, saveCheckpoint } from '../model/checkpoint.ts';
+import { loadCheckpoint, saveCheckpoint, tensorsToWrite } from '../model/checkpoint.ts';
+import { readJsonObject } from '../model/config.ts';
 import type { Model, Params } from '../model/llama.ts';
 import { openSafetensors, writeSafetensors } from '../model/safetensors.ts';
 import { type AdamWState, createAdamW } from '../training/adamw.ts';
@@ -16,7 +17,7 @@ export type TrainingState = { model: Model; optimizer: AdamWState; counters: Rec
  * @param initial - the policy to start from; its tensors stay the caller's
  * @param counters - their values at the start
  * @param checkpoint - folder to continue from
- * @throws {UserError} if the folder holds a model without training state, e.g. a final_model
+ * @throws {UserError} if the folder holds a model without training state (e.g. a final_model), or one of another model
  */
 export async function createTrainingState(
   { config, params }: Model,
@@ -28,17 +29,26 @@ export async function createTrainingState(
     const copies = Object.fromEntries(Object.entries(params).map(([name, param]) => [name, tf.clone(param)]));
     return { model: { config, params: copies }, optimizer: createAdamW(copies), counters };
   }
-  const text = await readFile(join(checkpoint, 'training_state.json'), 'utf8').catch(() => {
+  const saved = await readJsonObject(join(checkpoint, 'training_state.json'));
+  if (!saved) {
     throw new UserError(`${checkpoint} has no training_state.json: resume from a checkpoint-<step> folder of a run`);
-  });
-  const { optimizer_step: step, ...counted } = JSON.parse(text);
+  }
+  const { optimizer_step: step, ...counted } = saved as Record<string, number>;
+  const model = await loadCheckpoint(checkpoint);
   const file = await openSafetensors(join(checkpoint, 'optimizer.safetensors'));
   const moments: { m: Params; v: Params } = { m: {}, v: {} };
-  for (const [key, { shape }] of file.tensors) {
-    moments[key[0] as 'm' | 'v'][key.slice(2)] = tf.tensor(await file.read(key), shape);
+  for (const [name, { shape }] of Object.entries(model.params)) {
+    for (const moment of ['m', 'v'] as const) {
+      const found = file.tensors.get(`${moment}.${name}`)?.shape;
+      if (String(found) !== String(shape)) {
+        throw new UserError(
+          `${file.file}: ${moment}.${name} must have the parameter's shape [${shape}], found ${found ? `[${found}]` : 'nothing'}: resume from another checkpoint`,
+        );
+      }
+      moments[moment][name] = tf.tensor(await file.read(`${moment}.${name}`), shape);
+    }
   }
   await file.close();
-  const model = { config, params: (await loadCheckpoint(checkpoint)).params };
   return { model, optimizer: { step, ...moments }, counters: { ...counters, ...counted } };
 }
 
@@ -53,12 +63,7 @@ export async function saveTrainingState(
 ): Promise<void> {
   await saveCheckpoint(folder, { source, params: model.params });
   const tensors = (['m', 'v'] as const).flatMap((moment) =>
-    Object.entries(optimizer[moment]).map(([name, tensor]) => ({
-      name: `${moment}.${name}`,
-      dtype: 'F32' as const,
-      shape: tensor.shape,
-      data: async () => (await tensor.data()) as Float32Array,
-    })),
+    tensorsToWrite(optimizer[moment]).map((tensor) => ({ ...tensor, name: `${moment}.${tensor.name}` })),
   );
   await writeSafetensors(join(folder, 'optimizer.safetensors'), tensors);
   const state = { optimizer_step: optimizer.step, ...counters };

@@ -22,7 +22,7 @@ export function createAdamW(params: Params): AdamWState {
 /**
  * One update (Loshchilov & Hutter 2019, algorithm 2, as PyTorch computes it): decay is decoupled from the gradient,
  * and norms (parameters of one dimension) do not decay.
- * Disposes of the old parameters and moments.
+ * Disposes of the old parameters and moments, each as soon as it is replaced, so that little more than one copy exists.
  * @returns the new parameters and state
  */
 export function adamW(
@@ -34,19 +34,19 @@ export function adamW(
   const step = state.step + 1;
   const stepSize = learningRate / (1 - beta1 ** step);
   const rootOfCorrection = Math.sqrt(1 - beta2 ** step);
-  const next = tf.tidy(() => {
-    const m = mapParams(params, (_, name) => tf.add(tf.mul(state.m[name], beta1), tf.mul(gradients[name], 1 - beta1)));
-    const v = mapParams(params, (_, name) =>
-      tf.add(tf.mul(state.v[name], beta2), tf.mul(tf.square(gradients[name]), 1 - beta2)),
-    );
-    const updated = mapParams(params, (param, name) => {
+  const next: { params: Params; m: Params; v: Params } = { params: {}, m: {}, v: {} };
+  for (const [name, gradient] of Object.entries(gradients)) {
+    const old = [params[name], state.m[name], state.v[name]];
+    [next.params[name], next.m[name], next.v[name]] = tf.tidy(() => {
+      const [param, oldM, oldV] = old;
+      const m = tf.add(tf.mul(oldM, beta1), tf.mul(gradient, 1 - beta1));
+      const v = tf.add(tf.mul(oldV, beta2), tf.mul(tf.square(gradient), 1 - beta2));
       const decayed = param.rank > 1 && weightDecay > 0 ? tf.mul(param, 1 - learningRate * weightDecay) : param;
-      const denominator = tf.add(tf.div(tf.sqrt(v[name]), rootOfCorrection), epsilon);
-      return tf.sub(decayed, tf.mul(tf.div(m[name], denominator), stepSize));
+      const denominator = tf.add(tf.div(tf.sqrt(v), rootOfCorrection), epsilon);
+      return [tf.sub(decayed, tf.mul(tf.div(m, denominator), stepSize)), m, v];
     });
-    return { params: updated, m, v };
-  });
-  tf.dispose([params, state.m, state.v]);
+    tf.dispose(old);
+  }
   return { params: next.params, state: { step, m: next.m, v: next.v } };
 }
 

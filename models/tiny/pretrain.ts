@@ -4,7 +4,7 @@
  *
  *   npm run pretrain            (writes models/tiny)
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
@@ -31,6 +31,7 @@ import {
   scheduleFactor,
   scoreCompletions,
   type Tokenizer,
+  tensorsToWrite,
   uniform,
   writeSafetensors,
 } from '../../lib/index.ts';
@@ -40,7 +41,7 @@ import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 export const command = new Command('pretrain')
   .description('Trains a tiny Llama from random weights to imitate the sloppy pupil.')
   .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced', 'models/tiny')
-  .option('--steps <n>', 'updates', integer({ min: 1 }), 3000)
+  .option('--steps <n>', 'updates', integer({ min: 1 }), 2000)
   .option('--batch-size <n>', 'demonstrations an update', integer({ min: 1 }), 128)
   .option('--learning-rate <x>', 'the highest, after the warm-up', number({ above: 0 }), 2e-3)
   .option('--warmup-steps <n>', 'before the cosine decay to 0', integer({ min: 0 }), 100)
@@ -118,13 +119,9 @@ async function evaluate(model: Model, tokenizer: Tokenizer, sums: Sum[], seed: n
 }
 
 async function save(folder: string, params: Params): Promise<void> {
-  const tensors = Object.entries(params).map(([name, param]) => ({
-    name,
-    dtype: 'F32' as const,
-    shape: param.shape,
-    data: async () => (await param.data()) as Float32Array,
-  }));
-  await writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' });
+  const file = join(folder, 'model.safetensors');
+  await writeSafetensors(`${file}.partial`, tensorsToWrite(params), { format: 'pt' });
+  renameSync(`${file}.partial`, file);
 }
 
 /** Everything of the checkpoint but the weights. */

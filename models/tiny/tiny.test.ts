@@ -1,0 +1,66 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { drawSum } from '../../data/sums.ts';
+import { loadTokenizer, readConfig, uniform } from '../../lib/index.ts';
+import { addForgettingCarry, answerLikePupil, HABITS, subtractForgettingBorrow } from './pupil.ts';
+import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
+
+const tiny = 'models/tiny';
+
+describe('the sloppy pupil', () => {
+  it('adds and subtracts column by column, and forgets what is carried', () => {
+    expect([addForgettingCarry(47, 38), addForgettingCarry(41, 38), addForgettingCarry(85, 47)]).toEqual([75, 79, 122]);
+    expect([subtractForgettingBorrow(52, 38), subtractForgettingBorrow(58, 32)]).toEqual([24, 26]);
+  });
+
+  it.each([
+    [{ hurries: 1, slips: 0, noWorking: 0, noTags: 0 }, '<think>47+38=75 75-9=76</think><answer>76</answer>'],
+    [{ hurries: 0, slips: 0, noWorking: 0, noTags: 0 }, '<think>47+38=85 85-9=76</think><answer>76</answer>'],
+    [{ hurries: 0, slips: 0, noWorking: 1, noTags: 0 }, '<answer>76</answer>'],
+    [{ hurries: 0, slips: 0, noWorking: 0, noTags: 1 }, '<think>47+38=85 85-9=76</think>76'],
+  ])('writes as its habits %j say', (habits, text) => {
+    expect(answerLikePupil([47, 38, -9], () => 0.5, habits)).toBe(text);
+  });
+
+  it('is as sloppy as it is said to be', () => {
+    const answers = Array.from({ length: 4000 }, (_, i) => {
+      let draw = 0;
+      const random = () => uniform(1, i, draw++);
+      return answerLikePupil(drawSum(random), random);
+    });
+    const share = (matches: (answer: string) => boolean) => answers.filter(matches).length / answers.length;
+    expect(share((answer) => !answer.includes('<think>'))).toBeCloseTo(HABITS.noWorking, 1);
+    expect(share((answer) => !answer.includes('<answer>'))).toBeCloseTo(HABITS.noTags, 1);
+  });
+});
+
+describe('the tiny model', () => {
+  it('has a token for every digit and every tag, and keeps the tags when it decodes', async () => {
+    const tokenizer = await loadTokenizer(tiny);
+    const text = '<think>47+38=85</think><answer>85</answer>';
+    const ids = tokenizer.encode(text);
+    expect(ids).toHaveLength(4 + 10);
+    expect(tokenizer.decode([...ids, TOKEN_IDS.eos], { skipSpecialTokens: true })).toBe(text);
+  });
+
+  it('reads a question through its chat template, system message left out', async () => {
+    const tokenizer = await loadTokenizer(tiny);
+    const messages = [
+      { role: 'system', content: 'ignored' },
+      { role: 'user', content: '1+2' },
+    ];
+    expect(tokenizer.decode(tokenizer.chat(messages, { addGenerationPrompt: true }))).toBe('<user>1+2<asst>');
+  });
+
+  it('has the tokenizer that its script writes, and a vocabulary as large', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tiny-'));
+    writeTokenizer(folder);
+    for (const name of ['tokenizer.json', 'tokenizer_config.json']) {
+      expect(readFileSync(join(tiny, name), 'utf8')).toBe(readFileSync(join(folder, name), 'utf8'));
+    }
+    rmSync(folder, { recursive: true });
+    expect((await readConfig(tiny)).vocabSize).toBe(VOCABULARY_SIZE);
+  });
+});
