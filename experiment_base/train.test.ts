@@ -12,7 +12,7 @@ import {
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from '../models/tiny/tokenizer.ts';
 // biome-ignore format: a list to skip, not to read
 import {
-  createCommand, groupAdvantages, grpoLoss, type LossInputs, type LossOptions, type Options, type Problem, type Rollout, reward,
+  createCommand, evaluate, groupAdvantages, grpoLoss, type LossInputs, type LossOptions, type Options, type Problem, type Rollout, reward,
   rollout, rolloutMetrics, sameAnswer, update, updateOnce,
 } from './train.ts';
 
@@ -614,6 +614,20 @@ describe('update', () => {
       live.push(tf.memory().numTensors);
     }
     expect(live).toEqual(new Array(4).fill(live[0]));
+  });
+
+  it('needs no more memory after 200 steps than after 50', async () => {
+    const options = optionsOf(...SMALL, '--max-steps', '200');
+    const state = await newState();
+    const used: (number | undefined)[][] = [];
+    for (let step = 1; step <= 200; step++) {
+      const rollouts = await rollout(state.model, tokenizer, PROBLEMS, { ...options, step });
+      await update(state, rollouts, { ...options, step });
+      if (step % 50 === 0) await evaluate(state.model, tokenizer, PROBLEMS, { ...options, samples: 2 });
+      const { wasm } = tf.backend() as unknown as { wasm?: { HEAPU8: Uint8Array } };
+      if (step % 50 === 0) used.push([tf.memory().numTensors, tf.memory().numBytes, wasm?.HEAPU8.length]);
+    }
+    expect(used).toEqual(new Array(4).fill(used[0]));
   });
 
   it('skips a loss that is not finite, counts it, and gives up after ten in a row', async () => {
