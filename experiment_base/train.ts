@@ -14,11 +14,10 @@ import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, adamW, type Completion, checkPrompts, clipByGlobalNorm, createRunCommand,
-  createTrainingState, findRun, finishRun, generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadSplits,
-  loadTokenizer, type Model, microBatches, number, openRun, parseRunOptions, permutation, readJsonLines, runMain,
-  runSteps, SCHEDULES, type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError,
-  uniform,
+  accumulateGradients, type Completion, checkPrompts, createRunCommand, createTrainingState, findRun, finishRun,
+  generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadSplits, loadTokenizer, type Model, microBatches,
+  number, openRun, optimizerStep, parseRunOptions, permutation, readJsonLines, runMain, runSteps, SCHEDULES,
+  type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -93,11 +92,8 @@ export function loadProblems(file: string): Problem[] {
 
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
 export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>): number[] {
-  const messages = [
-    { role: 'system', content: SYSTEM_PROMPT },
-    { role: 'user', content: question },
-  ];
-  return tokenizer.chat(messages, { addGenerationPrompt: true });
+  const system = { role: 'system', content: SYSTEM_PROMPT };
+  return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
 /**
@@ -248,12 +244,9 @@ export async function addReference(reference: Model, rollouts: Rollout[], option
   }
 }
 
-const MAX_SKIPPED = 10;
-
 /**
- * One update of the policy, from the rollouts in `window`. A loss or gradient that is not finite updates nothing.
- * @returns the loss, the gradient's norm before clipping, and the sums of {@link microBatchLoss}
- * @throws {UserError} after ten updates in a row that were not finite
+ * One update of the policy, from the rollouts in `window`.
+ * @returns the loss, the gradient's norm, whether they were finite, and the sums of {@link microBatchLoss}
  */
 export async function updateOnce(state: TrainingState, window: Rollout[], options: Options) {
   const parts: tf.Tensor1D[] = [];
@@ -262,25 +255,10 @@ export async function updateOnce(state: TrainingState, window: Rollout[], option
     parts.push(tf.keep(sums));
     return loss;
   });
-  const gradient = accumulateGradients(state.model, losses);
-  const clipped = clipByGlobalNorm(gradient.gradients, options.maxGradNorm);
-  const [loss, norm] = [(await gradient.loss.data())[0], (await clipped.norm.data())[0]];
+  const result = await optimizerStep(state, accumulateGradients(state.model, losses), options);
   const sums = await Promise.all(parts.map((part) => part.data()));
-  const finite = Number.isFinite(loss) && Number.isFinite(norm);
-  if (finite) {
-    const { params, state: optimizer } = adamW(state.model.params, clipped.gradients, state.optimizer, options);
-    state.model = { ...state.model, params };
-    state.optimizer = optimizer;
-  }
-  tf.dispose([gradient.loss, gradient.gradients, clipped.gradients, clipped.norm, parts]);
-  state.counters.skipped += finite ? 0 : 1;
-  state.counters.skippedInARow = finite ? 0 : state.counters.skippedInARow + 1;
-  if (state.counters.skippedInARow === MAX_SKIPPED) {
-    throw new UserError(
-      `the loss or its gradient was not finite in ${MAX_SKIPPED} updates in a row: --resume an earlier checkpoint with a lower --learning-rate (now ${options.learningRate}) or --max-grad-norm`,
-    );
-  }
-  return { loss, norm, sums: [0, 1, 2, 3, 4].map((i) => sums.reduce((sum, part) => sum + part[i], 0)), finite };
+  tf.dispose(parts);
+  return { ...result, sums: [0, 1, 2, 3, 4].map((i) => sums.reduce((sum, part) => sum + part[i], 0)) };
 }
 
 /**
@@ -411,7 +389,7 @@ async function main(): Promise<void> {
   // Everything is read before the run's folder is touched: a mistake up to here changes nothing.
   const place = { experiment: EXPERIMENT, ...options };
   const checkpoint = options.resume && findRun(options.resume, place).checkpoint;
-  const state = await createTrainingState(initial, { tokens: 0, skipped: 0, skippedInARow: 0 }, checkpoint);
+  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, checkpoint);
   const run = openRun({ ...place, options });
   console.log(`backend: ${backend}\nrun: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
 

@@ -20,5 +20,6 @@ export * from './run/steps.ts';
 export * from './run/training_state.ts';
 export * from './training/adamw.ts';
 export * from './training/gradients.ts';
+export * from './training/optimizer_step.ts';
 export * from './training/schedule.ts';
 export * from './training/score.ts';
