@@ -32,8 +32,8 @@ export const createCommand = () =>
     .description('Vanilla GRPO. Without options it trains the bundled tiny model on sums.')
     .option('--dataset <file>', 'JSONL with "question" and "answer" a line', SUMS.train)
     .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
-    .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 150)
-    .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 16)
+    .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 250)
+    .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 32)
     .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2 }), 8)
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
@@ -44,8 +44,8 @@ export const createCommand = () =>
       integer({ min: 1 }),
       8192,
     )
-    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2e-4)
-    .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('constant' as const))
+    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2.5e-4)
+    .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
     .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
     .option('--weight-decay <x>', 'decoupled; norms do not decay', number({ min: 0 }), 0)
     .option('--max-grad-norm <x>', 'global norm to clip the gradient to (0: no clipping)', number({ min: 0 }), 1)
@@ -56,7 +56,7 @@ export const createCommand = () =>
     .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
     .option('--max-new-tokens <n>', 'tokens a completion may have', integer({ min: 1 }), 32)
-    .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 10)
+    .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 25)
     .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200);
 
 export type Options = ReturnType<ReturnType<typeof createCommand>['opts']>;
