@@ -32,7 +32,7 @@ export const createCommand = () =>
     .description('Vanilla GRPO. Without options it trains the bundled tiny model on sums.')
     .option('--dataset <file>', 'JSONL with "question" and "answer" a line', SUMS.train)
     .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
-    .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 250)
+    .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 200)
     .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 32)
     .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2 }), 8)
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
