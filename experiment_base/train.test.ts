@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
@@ -16,9 +16,8 @@ import {
   rollout, rolloutMetrics, sameAnswer, update, updateOnce,
 } from './train.ts';
 
-const ORACLES = join(import.meta.dirname, '../../shared/oracles');
-const withOracles = describe.skipIf(!existsSync(ORACLES));
-const needsOracles = existsSync(ORACLES) ? '' : ' (skipped: ../shared/oracles is not there)';
+/** What tiny-grpo and re-grpo compute (PyTorch 2.13), from random numbers. */
+const FIXTURES = join(import.meta.dirname, 'fixtures');
 
 const optionsOf = (...flags: string[]): Options => parseOptions(createCommand(), ['node', 'train.ts', ...flags]);
 const SMALL = '--num-generations 4 --max-new-tokens 12 --warmup-steps 0 --max-grad-norm 0'.split(' ');
@@ -120,10 +119,8 @@ type LossCase = {
   number[][]
 >;
 
-withOracles(`grpoLoss equals tiny-grpo's${needsOracles}`, () => {
-  const cases: LossCase[] = existsSync(ORACLES)
-    ? JSON.parse(readFileSync(join(ORACLES, 'grpo/tiny_grpo_loss.json'), 'utf8')).cases
-    : [];
+describe("grpoLoss equals tiny-grpo's", () => {
+  const { cases }: { cases: LossCase[] } = JSON.parse(readFileSync(join(FIXTURES, 'tiny_grpo_loss.json'), 'utf8'));
   const named = cases.map((c) => [`${c.impl}, seed ${c.seed}, ε ${c.clip_eps}, β ${c.kl_weight}`, c] as const);
   const inputsOf = (c: LossCase, advantages: number[], rows = c.log_probs.map((_, i) => i)): LossInputs => ({
     logProbs: rowsOf(rows.map((i) => c.log_probs[i])),
@@ -164,7 +161,7 @@ withOracles(`grpoLoss equals tiny-grpo's${needsOracles}`, () => {
   });
 });
 
-withOracles(`four train steps equal tiny-grpo's with torch's Adam${needsOracles}`, () => {
+describe("four train steps equal tiny-grpo's with torch's Adam", () => {
   const read = async (file: string) => {
     const opened = await openSafetensors(file);
     const values = new Map<string, Float32Array>();
@@ -174,7 +171,7 @@ withOracles(`four train steps equal tiny-grpo's with torch's Adam${needsOracles}
   };
 
   it('loss by loss, to the final weights', async () => {
-    const oracle = join(ORACLES, 'grpo/llama_grpo_adam');
+    const oracle = join(FIXTURES, 'llama_grpo_adam');
     const run = JSON.parse(readFileSync(`${oracle}.json`, 'utf8'));
     // Our rows have no padding: the prompt is what is attended to and not an action, wherever it begins.
     const taken = (row: number, values: number[]) => values.filter((_, t) => run.action_mask[row][t]);
@@ -195,7 +192,7 @@ withOracles(`four train steps equal tiny-grpo's with torch's Adam${needsOracles}
     };
     const options = { clipRange: run.clip_eps, klCoef: run.kl_weight, rows: rows.length };
 
-    const start = await loadCheckpoint(join(ORACLES, 'hf/llama_gqa_tied'));
+    const start = await loadCheckpoint(join(import.meta.dirname, '../lib/model/fixtures/llama_gqa_tied'));
     const reference = { config: start.config, params: { ...start.params } };
     for (const [name, values] of await read(`${oracle}.ref_model.safetensors`)) {
       reference.params[name] = tf.tensor(values, start.params[name].shape);
