@@ -166,3 +166,9 @@ describe('a clone shares its memory', () => {
     tf.dispose(results);
   });
 });
+
+test('a tensor that does not fit into memory is refused in one sentence, and what is there stays whole', async () => {
+  const kept = tf.tensor1d([1, 2, 3]);
+  expect(() => tf.fill([1020 * 2 ** 20], 0)).toThrow(/^out of memory: .* 4080 MB more were needed/);
+  expect(Array.from(await kept.data())).toEqual([1, 2, 3]);
+});

@@ -99,6 +99,7 @@ export function patchWasmBackend(blas: Blas | null): void {
 
 /** The backend takes address 0, which means "no memory left", for an address, and would write over its own data. */
 function refuseFailedAllocations(wasm: WasmBackend['wasm']): void {
+  tf.zeros([1]).dispose(); // the first call replaces _malloc itself
   const allocate = wasm._malloc;
   wasm._malloc = (bytes) => {
     const address = allocate(bytes);
