@@ -97,13 +97,17 @@ export function patchWasmBackend(blas: Blas | null): void {
   });
 }
 
-/** The backend takes address 0, which means "no memory left", for an address, and would write over its own data. */
+/**
+ * The backend does not look at what it is given when no memory is left (address 0, or a block that reaches beyond the
+ * end of the address space), and would write over its own data.
+ */
 function refuseFailedAllocations(wasm: WasmBackend['wasm']): void {
   tf.zeros([1]).dispose(); // the first call replaces _malloc itself
   const allocate = wasm._malloc;
   wasm._malloc = (bytes) => {
     const address = allocate(bytes);
-    if (address !== 0 || bytes === 0) return address;
+    const end = (address >>> 0) + bytes;
+    if (bytes === 0 || (address !== 0 && end <= wasm.HEAPU8.length)) return address;
     throw new UserError(
       `out of memory: the wasm backend can hold 4 GB, and ${(bytes / 2 ** 20).toFixed(0)} MB more were needed: lower --micro-batch-tokens or --batch-size, take a smaller model, or install native TensorFlow`,
     );
