@@ -161,6 +161,7 @@ async function main(): Promise<void> {
   }
   const spread = (values: number[]) =>
     `${median(values).toFixed(2)} (${Math.min(...values).toFixed(2)} to ${Math.max(...values).toFixed(2)})`;
+  if (args.repeats === 1 && peers.length === 0) return;
   for (const part of PARTS) {
     const line = [part.padEnd(16), 'ours', spread(ours.map((times) => times[part]))];
     if (peers.length > 0) {

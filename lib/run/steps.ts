@@ -37,6 +37,9 @@ export async function runSteps(
   const interrupt = onInterrupt();
   const bar = progress({ total: options.maxSteps, start: run.step, every: 10 });
   let done = run.step;
+  if (done >= options.maxSteps) {
+    console.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
+  }
   try {
     while (done < options.maxSteps && !interrupt.requested()) {
       const step = done + 1;
