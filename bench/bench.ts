@@ -53,7 +53,7 @@ const PARTS = ['rollout_s', 'score_s', 'train_s', 'step_s'] as const;
 
 async function createStep(checkpoint: string, args: Arguments): Promise<() => Promise<Times>> {
   const reference = await loadCheckpoint(checkpoint);
-  const state = await createTrainingState(reference, { tokens: 0, skipped: 0, skippedInARow: 0 });
+  const state = await createTrainingState(reference, {});
   const options = {
     ...createCommand().opts(),
     learningRate: 1e-6,
@@ -79,7 +79,7 @@ async function createStep(checkpoint: string, args: Arguments): Promise<() => Pr
     });
     const sampled = performance.now();
     const rewards = prompts.map((_, p) => Array.from({ length: args.group }, (_, g) => uniform(2, step, p, g)));
-    const advantages = groupAdvantages(rewards).flat();
+    const [flatRewards, advantages] = [rewards.flat(), groupAdvantages(rewards).flat()];
     const rollouts: Rollout[] = completions.map(({ tokens, logProbs, finishReason }, row) => ({
       problem: { question: '', answer: '', source: '' },
       prompt: prompts[Math.floor(row / args.group)],
@@ -87,7 +87,7 @@ async function createStep(checkpoint: string, args: Arguments): Promise<() => Pr
       text: '',
       finishReason,
       oldLogProbs: logProbs, // recorded by the sampler: there is no second forward pass for them
-      reward: rewards.flat()[row],
+      reward: flatRewards[row],
       advantage: advantages[row],
     }));
     await addReference(reference, rollouts, options);
