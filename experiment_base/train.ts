@@ -38,12 +38,7 @@ export const createCommand = () =>
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
-    .option(
-      '--micro-batch-tokens <n>',
-      'completion tokens in memory at once; changes no result',
-      integer({ min: 1 }),
-      8192,
-    )
+    .option('--micro-batch-tokens <n>', 'tokens a forward pass; changes no result', integer({ min: 1 }), 8192)
     .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2.5e-4)
     .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
     .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
@@ -331,8 +326,12 @@ export async function evaluate(
   return { ...accuracy, 'eval/sampled_accuracy': share(sampled), [`eval/pass_at_${samples}`]: share(any) };
 }
 
-/** What the rollouts of a step say of the policy. */
-export function rolloutMetrics(rollouts: Rollout[], { numGenerations: G }: Options): Record<string, number> {
+/** What a rollout came to. */
+export type Outcome = Pick<Rollout, 'reward' | 'completion' | 'finishReason'>;
+
+/** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
+export function rolloutMetrics(rollouts: Outcome[], { numGenerations: G }: Options): Record<string, number> {
+  const length = (rows: Outcome[]) => mean(rows.map(({ completion }) => completion.length));
   const rewards = rollouts.map((row) => row.reward);
   const groups = rewards.flatMap((_, i) => (i % G === 0 ? [rewards.slice(i, i + G)] : []));
   return {
@@ -340,7 +339,9 @@ export function rolloutMetrics(rollouts: Rollout[], { numGenerations: G }: Optio
     reward_std: mean(groups.map(std)),
     frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
     'rewards/accuracy/mean': mean(rewards.map((r) => Number(r === 1))),
-    'completions/mean_length': mean(rollouts.map(({ completion }) => completion.length)),
+    'completions/mean_length': length(rollouts),
+    'completions/mean_right_length': length(rollouts.filter((row) => row.reward === 1)),
+    'completions/mean_wrong_length': length(rollouts.filter((row) => row.reward !== 1)),
     'completions/clipped_ratio': mean(rollouts.map(({ finishReason }) => Number(finishReason === 'length'))),
   };
 }

@@ -1,5 +1,9 @@
 /** Everything that an experiment may import. No line of an algorithm is in lib/. */
 export * from './backend/index.ts';
+export * from './backend/threads.ts';
+export * from './distributed/communicator.ts';
+export * from './distributed/ranks.ts';
+export * from './distributed/state.ts';
 export * from './generation/generate.ts';
 export * from './generation/sampling.ts';
 export * from './model/checkpoint.ts';

@@ -27,6 +27,8 @@ export type Run = {
   folder: string;
   checkpoint?: string;
   step: number;
+  /** Whether another process writes this run: nothing is written, shown or said here. */
+  silent: boolean;
   /** Adds a line to metrics.jsonl. What belongs to step n is logged before the checkpoint of step n is saved. */
   log: (metrics: Row) => void;
   /** What was logged so far, as one row a step. */
@@ -108,6 +110,7 @@ export function openRun({
     folder,
     checkpoint,
     step,
+    silent: false,
     log: (row) => appendRows(metrics, [row]),
     history: () => readMetrics(metrics),
     sample: (rows) => appendRows(completions, rows),
@@ -127,6 +130,18 @@ export function openRun({
     report,
   };
 }
+
+/** A run that another process has opened and writes. */
+export const followRun = (place: Pick<Run, 'experiment' | 'folder' | 'checkpoint' | 'step'>): Run => ({
+  ...place,
+  silent: true,
+  log: () => {},
+  history: () => [],
+  sample: () => {},
+  saveCheckpoint: async () => {},
+  saveFinalModel: async () => '',
+  report: async () => {},
+});
 
 /** Finds a run again after its folder was put in order, which may bring a checkpoint back. */
 function mendRun(resume: string, place: RunPlace): FoundRun {

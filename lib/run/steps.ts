@@ -17,6 +17,8 @@ export type StepsOptions = {
   loggingSteps: number;
   saveSteps: number;
   saveTotalLimit: number;
+  /** whether to stop, where several processes must agree: each says whether it was asked to, all get the same answer */
+  agree?: (asked: boolean) => Promise<boolean>;
 };
 
 /**
@@ -30,24 +32,26 @@ export type StepsOptions = {
 export async function runSteps(
   run: Run,
   state: TrainingState,
-  { shown, ...options }: StepsOptions & { shown: Record<string, string> },
+  { shown, agree = async (asked) => asked, ...options }: StepsOptions & { shown: Record<string, string> },
   takeStep: (step: number) => Promise<StepReport>,
 ): Promise<boolean> {
   const newest: Record<string, unknown> = Object.assign({}, ...run.history());
-  const interrupt = onInterrupt();
-  const bar = progress({ total: options.maxSteps, start: run.step, every: 10 });
+  const interrupt = run.silent ? undefined : onInterrupt();
+  const bar = run.silent ? undefined : progress({ total: options.maxSteps, start: run.step, every: 10 });
   let done = run.step;
-  if (done >= options.maxSteps) {
+  let stop = await agree(interrupt?.requested() ?? false);
+  if (done >= options.maxSteps && !run.silent) {
     console.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
   }
   try {
-    while (done < options.maxSteps && !interrupt.requested()) {
+    while (done < options.maxSteps && !stop) {
       const step = done + 1;
       const began = performance.now();
       const { metrics, samples } = await takeStep(step);
       state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - began) / 1000;
       // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
       await setImmediate();
+      stop = await agree(interrupt?.requested() ?? false);
       const due = (every: number) => every > 0 && step % every === 0;
       if (due(options.loggingSteps) || Object.keys(metrics).some((name) => name.startsWith('eval/'))) {
         run.log({ step, ...metrics });
@@ -55,19 +59,19 @@ export async function runSteps(
       }
       Object.assign(newest, metrics);
       const fields = Object.entries(shown).map(([label, name]) => [label, briefly(newest[name])]);
-      bar.update(step, Object.fromEntries(fields));
-      if (step === options.maxSteps || interrupt.requested() || due(options.saveSteps)) {
+      bar?.update(step, Object.fromEntries(fields));
+      if (step === options.maxSteps || stop || due(options.saveSteps)) {
         const save = (folder: string) => saveTrainingState(folder, state, options.modelName);
         await run.saveCheckpoint(step, save, { limit: options.saveTotalLimit });
       }
       done = step;
     }
   } finally {
-    bar.stop();
-    interrupt.dispose();
+    bar?.stop();
+    interrupt?.dispose();
   }
   if (done >= options.maxSteps) return true;
-  console.log(`stopped; to continue: npx tsx ${run.experiment}/train.ts --resume ${run.folder}`);
+  if (!run.silent) console.log(`stopped; to continue: npx tsx ${run.experiment}/train.ts --resume ${run.folder}`);
   process.exitCode = 130;
   return false;
 }
@@ -85,6 +89,7 @@ export async function finishRun(
   { model, counters }: TrainingState,
   { modelName, dtypes }: { modelName: string; dtypes: Record<string, FloatDtype> },
 ): Promise<void> {
+  if (run.silent) return;
   const save = (folder: string) =>
     saveCheckpoint(folder, { source: modelName, params: model.params }, { dtype: dtypes });
   const folder = await run.saveFinalModel(save);

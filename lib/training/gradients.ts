@@ -6,7 +6,8 @@ import type { Model, Params } from '../model/llama.ts';
  * The gradient of a sum of losses, one micro-batch in memory at a time.
  * @param losses - one function for each micro-batch: its share of the loss, shape (). What it returns is added, not
  *   averaged: divide by the count of the whole step, so that the split changes nothing.
- * @returns the summed loss, shape (), and its gradient by parameter name; a parameter without influence gets zeros
+ * @returns the summed loss, shape (), and its gradient by parameter name; a parameter without influence gets
+ *   zeros, and so do all where there is no micro-batch
  */
 export function accumulateGradients(
   model: Model,
@@ -30,6 +31,6 @@ export function accumulateGradients(
     tf.dispose(total);
     total = sum;
   }
-  if (!total) throw new RangeError('accumulateGradients needs at least one micro-batch');
-  return { loss: total.loss, gradients: Object.fromEntries(names.map((name, i) => [name, total!.gradients[i]])) };
+  const { loss, gradients } = total ?? { loss: tf.scalar(0), gradients: values.map((value) => tf.zerosLike(value)) };
+  return { loss, gradients: Object.fromEntries(names.map((name, i) => [name, gradients[i]])) };
 }

@@ -1,0 +1,444 @@
+/**
+ * Dr. GRPO: GRPO done right (Liu et al. 2025, "Understanding R1-Zero-Like Training", section 3.2).
+ *
+ * GRPO divides each completion's loss by its own length, and each advantage by its group's std. The first makes a long
+ * wrong answer cheaper than a short one (length bias); the second gives more weight to questions that are almost always,
+ * or almost never, answered rightly (difficulty bias). Here both divisions are gone; each can be had back.
+ *
+ *   npx tsx experiment_drgrpo/train.ts                         Dr. GRPO
+ *   npx tsx experiment_drgrpo/train.ts --critic-type grpo      as experiment_base
+ *   npx tsx experiment_drgrpo/train.ts --help                  all options
+ *
+ * What is simplified: the reward is a rule, not a trained model; sampling and training take turns in one process; the
+ * reference policy, where there is one (--kl-coef above 0), stays the initial policy for the whole run.
+ */
+import { Option } from '@commander-js/extra-typings';
+import * as tf from '@tensorflow/tfjs';
+// biome-ignore format: a list to skip, not to read
+import {
+  accumulateGradients, type Completion, checkPrompts, createRunCommand, createTrainingState, findRun, finishRun,
+  generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadSplits, loadTokenizer, type Model, microBatches,
+  number, openRun, optimizerStep, parseRunOptions, permutation, readJsonLines, runMain, runSteps, SCHEDULES,
+  type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError, uniform,
+} from '../lib/index.ts';
+
+// ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const EXPERIMENT = 'experiment_drgrpo';
+const PASS_AT = 8; // samples of each held-out problem, before and after
+const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
+const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
+
+export const createCommand = () =>
+  createRunCommand(EXPERIMENT)
+    .description('Dr. GRPO. Without options it trains the bundled tiny model on sums.')
+    .addOption(
+      new Option('--critic-type <name>', 'sets the two below').choices(['grpo', 'drgrpo']).default('drgrpo' as const),
+    )
+    .addOption(
+      new Option(
+        '--length-normalization <by>',
+        "a completion's loss is divided by: its own length, or --max-new-tokens",
+      ).choices(['completion', 'constant']),
+    )
+    .addOption(
+      new Option(
+        '--advantage-normalization <by>',
+        'rewards above the mean are divided by: std of their group, or nothing',
+      ).choices(['std', 'none']),
+    )
+    .option('--dataset <file>', 'JSONL with "question" and "answer" a line', SUMS.train)
+    .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
+    .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 200)
+    .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 32)
+    .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2 }), 8)
+    .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
+    .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
+    .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
+    .option(
+      '--micro-batch-tokens <n>',
+      'completion tokens a forward pass; no result changes',
+      integer({ min: 1 }),
+      8192,
+    )
+    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2.5e-4)
+    .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
+    .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
+    .option('--weight-decay <x>', 'decoupled; norms do not decay', number({ min: 0 }), 0)
+    .option('--max-grad-norm <x>', 'global norm to clip the gradient to (0: no clipping)', number({ min: 0 }), 1)
+    .option('--kl-coef <x>', 'β, weight of the KL to the initial policy', number({ min: 0 }), 0)
+    .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
+    .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }))
+    .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ above: 0 }), 1)
+    .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
+    .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
+    .option('--max-new-tokens <n>', 'tokens a completion may have', integer({ min: 1 }), 32)
+    .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 25)
+    .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200);
+
+export type Options = ReturnType<ReturnType<typeof createCommand>['opts']>;
+
+/** What no single option can check. */
+export function checkOptions({ batchSize: P, numGenerations: G, ...options }: Options): void {
+  const perUpdate = (options.miniBatchSize || P * G) * options.gradientAccumulationSteps;
+  if ((P * G) % perUpdate === 0) return;
+  throw new UserError(
+    `the ${P * G} completions of a step (--batch-size ${P} × --num-generations ${G}) must divide into updates of ${perUpdate} (--mini-batch-size × --gradient-accumulation-steps): choose sizes that do`,
+  );
+}
+
+type Normalization = Pick<Options, 'criticType' | 'lengthNormalization' | 'advantageNormalization'>;
+
+/** What each completion's loss, and what each advantage, is divided by. */
+const normalizations = ({ criticType, lengthNormalization, advantageNormalization }: Normalization) => ({
+  length: lengthNormalization ?? (criticType === 'grpo' ? 'completion' : 'constant'),
+  advantage: advantageNormalization ?? (criticType === 'grpo' ? 'std' : 'none'),
+});
+
+// ─── Task: prompt and reward ─────────────────────────────────────────────────────────────────────────────────────────
+
+export type Problem = { question: string; answer: string; source: string };
+
+const SYSTEM_PROMPT =
+  'Solve the problem. Work step by step inside <think></think>, then give the final answer alone inside <answer></answer>.';
+
+/** Reads problems; an answer may be a number or a text. */
+export function loadProblems(file: string): Problem[] {
+  return readJsonLines(file, ({ question, answer }) => {
+    const found = (value: unknown) => `found ${JSON.stringify(value) ?? 'nothing'}`;
+    if (typeof question !== 'string' || question === '')
+      throw new Error(`"question" must be a text, ${found(question)}`);
+    if (!['string', 'number'].includes(typeof answer)) {
+      throw new Error(`"answer" must be a text or a number, ${found(answer)}`);
+    }
+    return { question, answer: String(answer) };
+  });
+}
+
+/** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
+export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>): number[] {
+  const system = { role: 'system', content: SYSTEM_PROMPT };
+  return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
+}
+
+/**
+ * The rule that says how good a completion is: 1 for the right answer in its tags, 0.1 for a wrong one in its tags
+ * (a hint towards the format), 0 without them. The last tagged answer counts.
+ */
+export function reward(text: string, answer: string): number {
+  const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1];
+  if (!given?.trim()) return 0;
+  return sameAnswer(given, answer) ? 1 : 0.1;
+}
+
+/** Numbers are compared as numbers (4 = 4.0, 1,000 = 1000), anything else as text. */
+export function sameAnswer(given: string, expected: string): boolean {
+  const plain = (text: string) => (/^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/.test(text) ? text.replaceAll(',', '') : text);
+  const [a, b] = [plain(given.trim()), plain(expected.trim())];
+  if (a === b) return true;
+  // Beyond this, different numbers would be equal as floating-point numbers.
+  if (a === '' || b === '' || !(Math.abs(Number(b)) <= Number.MAX_SAFE_INTEGER)) return false;
+  return Math.abs(Number(a) - Number(b)) < 1e-9;
+}
+
+// ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** One completion, with all that training needs to know of it. */
+export type Rollout = Sequence & {
+  problem: Problem;
+  text: string;
+  finishReason: Completion['finishReason'];
+  oldLogProbs: number[]; // of each completion token when it was sampled (π_old), as the sampler recorded them
+  refLogProbs?: number[]; // the same under the reference policy; only if β > 0
+  reward: number;
+  advantage: number;
+};
+
+/**
+ * Samples G completions of each problem and scores them: P · G rollouts, those of problem 0 first.
+ * A draw depends on seed, step, problem, sample and position alone: not on what else is in the batch.
+ */
+export async function rollout(
+  model: Model,
+  tokenizer: Tokenizer,
+  problems: Problem[],
+  { step, numGenerations: G, ...options }: Options & { step: number },
+): Promise<Rollout[]> {
+  const prompts = problems.map((problem) => buildPrompt(tokenizer, problem));
+  const completions = await generate(model, prompts, G, {
+    ...options,
+    eosTokenIds: model.config.eosTokenIds,
+    random: (row, position) => uniform(options.seed, step, Math.floor(row / G), row % G, position),
+  });
+  const rollouts = completions.map(({ tokens, logProbs, finishReason }, row) => {
+    const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
+    const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
+    const score = reward(text, problem.answer);
+    return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, reward: score };
+  });
+  const rewards = problems.map((_, p) => rollouts.slice(p * G, (p + 1) * G).map((row) => row.reward));
+  const advantages = G > 1 ? groupAdvantages(rewards, options).flat() : rewards.map(() => 0); // greedy evaluation has no group
+  return rollouts.map((row, i) => ({ ...row, advantage: advantages[i] }));
+}
+
+// ─── GRPO ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Advantages of G completions of one prompt, relative to their own group: A = r − mean (Dr. GRPO), or, normalised as in
+ * GRPO, A = (r − mean) / (std + 1e-8), with the sample standard deviation, n − 1.
+ * @param rewards - one reward a completion, shape (P, G)
+ * @returns advantages, shape (P, G); a group whose rewards are all equal gets zeros
+ * @throws {RangeError} if G < 2: a group of one has nothing to be compared with
+ */
+export function groupAdvantages(rewards: number[][], options: Normalization): number[][] {
+  const scale = normalizations(options).advantage === 'std' ? (group: number[]) => std(group) + 1e-8 : () => 1;
+  return rewards.map((group) => {
+    if (group.length < 2) throw new RangeError(`a group needs at least 2 rewards, found ${group.length}`);
+    if (group.every((r) => r === group[0])) return group.map(() => 0);
+    return group.map((r) => (r - mean(group)) / scale(group));
+  });
+}
+
+const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/** Sample standard deviation, n − 1. */
+function std(values: number[]): number {
+  const center = mean(values);
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
+}
+
+export type LossInputs = {
+  logProbs: tf.Tensor2D; // (B, T), under the policy in training
+  oldLogProbs: tf.Tensor2D; // (B, T), under the policy that sampled
+  refLogProbs?: tf.Tensor2D; // (B, T), under the reference; only if β > 0
+  advantages: tf.Tensor2D; // (B, 1), one a completion
+  mask: tf.Tensor2D; // (B, T), 1 on tokens that the policy chose, 0 elsewhere
+};
+
+/** `rows`: completions of the whole update, of which these B may be a part. */
+export type LossOptions = Pick<Options, 'clipRange' | 'clipRangeHigh' | 'klCoef' | 'maxNewTokens'> &
+  Normalization & { rows: number };
+
+/**
+ * Dr. GRPO's loss: for each token, the clipped surrogate plus β times the k3 estimate of the KL to the reference; the
+ * sum over each completion's tokens, divided by a constant, the most tokens that a completion may have (or, normalised
+ * as in GRPO, by how many it has); the mean over all completions of the update.
+ * @returns `loss`, shape (); `sums` over the masked tokens, shape (4): tokens, k3, ratios clipped low, and high
+ */
+export function grpoLoss(
+  { logProbs, oldLogProbs, refLogProbs, advantages, mask }: LossInputs,
+  { clipRange, clipRangeHigh = clipRange, klCoef, rows, maxNewTokens, ...options }: LossOptions,
+): { loss: tf.Scalar; sums: tf.Tensor1D } {
+  const ratio = tf.exp(tf.sub(logProbs, oldLogProbs)); // ρ = π / π_old
+  const clipped = tf.clipByValue(ratio, 1 - clipRange, 1 + clipRangeHigh);
+  const surrogate = tf.neg(tf.minimum(tf.mul(ratio, advantages), tf.mul(clipped, advantages)));
+  const d = refLogProbs ? tf.sub(refLogProbs, logProbs) : tf.zerosLike(logProbs);
+  const k3 = tf.sub(tf.sub(tf.exp(d), d), 1);
+  const perToken = refLogProbs ? tf.add(surrogate, tf.mul(k3, klCoef)) : surrogate;
+  const divisor = normalizations(options).length === 'completion' ? tf.sum(mask, 1) : maxNewTokens;
+  const perCompletion = tf.div(tf.sum(tf.mul(perToken, mask), 1), divisor);
+  const loss = tf.div(tf.sum(perCompletion), rows) as tf.Scalar;
+
+  const clippedLow = tf.logicalAnd(tf.less(ratio, 1 - clipRange), tf.less(advantages, 0));
+  const clippedHigh = tf.logicalAnd(tf.greater(ratio, 1 + clipRangeHigh), tf.greater(advantages, 0));
+  const total = (x: tf.Tensor) => tf.sum(tf.mul(tf.cast(x, 'float32'), mask));
+  return { loss, sums: tf.stack([tf.sum(mask), total(k3), total(clippedLow), total(clippedHigh)]) as tf.Tensor1D };
+}
+
+/** The loss of a micro-batch of rollouts. `sums` gets the entropy (nats) as a fifth. */
+function microBatchLoss(model: Model, batch: Rollout[], options: Options & { rows: number }) {
+  const { logProbs, entropies } = scoreCompletions(model, batch, options.temperature);
+  const padded = (values: (row: Rollout) => number[]): tf.Tensor2D => {
+    const zeros = (row: Rollout) => new Array<number>(logProbs.shape[1] - row.completion.length).fill(0);
+    return tf.tensor2d(batch.map((row) => [...values(row), ...zeros(row)]));
+  };
+  const inputs: LossInputs = {
+    logProbs,
+    oldLogProbs: padded((row) => row.oldLogProbs),
+    refLogProbs: options.klCoef > 0 ? padded((row) => row.refLogProbs!) : undefined,
+    advantages: tf.tensor2d(batch.map((row) => [row.advantage])),
+    mask: padded((row) => row.completion.map(() => 1)),
+  };
+  const { loss, sums } = grpoLoss(inputs, options);
+  return { loss, sums: tf.concat([sums, tf.sum(tf.mul(entropies, inputs.mask)).reshape([1])]) as tf.Tensor1D };
+}
+
+/** Log-probabilities of the rollouts under the reference policy, written into them: no gradient. */
+export async function addReference(reference: Model, rollouts: Rollout[], options: Options): Promise<void> {
+  for (const batch of microBatches(rollouts, options.microBatchTokens)) {
+    const logProbs = tf.tidy(() => scoreCompletions(reference, batch, options.temperature).logProbs);
+    const rows = (await logProbs.array()) as number[][];
+    logProbs.dispose();
+    for (const [i, row] of batch.entries()) row.refLogProbs = rows[i].slice(0, row.completion.length);
+  }
+}
+
+/**
+ * One update of the policy, from the rollouts in `window`.
+ * @returns the loss, the gradient's norm, whether they were finite, and the sums of {@link microBatchLoss}
+ */
+export async function updateOnce(state: TrainingState, window: Rollout[], options: Options) {
+  const parts: tf.Tensor1D[] = [];
+  const losses = microBatches(window, options.microBatchTokens).map((batch) => (model: Model) => {
+    const { loss, sums } = microBatchLoss(model, batch, { ...options, rows: window.length });
+    parts.push(tf.keep(sums));
+    return loss;
+  });
+  const result = await optimizerStep(state, accumulateGradients(state.model, losses), options);
+  const sums = await Promise.all(parts.map((part) => part.data()));
+  tf.dispose(parts);
+  return { ...result, sums: [0, 1, 2, 3, 4].map((i) => sums.reduce((sum, part) => sum + part[i], 0)) };
+}
+
+/**
+ * Trains on the rollouts of one step: μ passes, each over all of them in a new order, with an update for every
+ * mini-batch size × accumulation steps of them.
+ * @returns the step's metrics: means over its updates, and over its tokens
+ */
+export async function update(
+  state: TrainingState,
+  rollouts: Rollout[],
+  { step, ...options }: Options & { step: number },
+): Promise<Record<string, number>> {
+  const perUpdate = (options.miniBatchSize || rollouts.length) * options.gradientAccumulationSteps;
+  const perStep = options.numIterations * (rollouts.length / perUpdate);
+  // Updates are counted from 1, so that neither the first nor the last is made with a learning rate of 0.
+  const schedule = { warmup: options.warmupSteps, total: options.maxSteps * perStep + 1 };
+  const results: Awaited<ReturnType<typeof updateOnce>>[] = [];
+  let learningRate = 0;
+  for (let iteration = 0; iteration < options.numIterations; iteration++) {
+    const order = permutation(rollouts.length, options.seed, step, iteration);
+    for (let begin = 0; begin < order.length; begin += perUpdate) {
+      const window = order.slice(begin, begin + perUpdate).map((row) => rollouts[row]);
+      const number = (step - 1) * perStep + results.length + 1; // since the start of the run, skipped ones too
+      learningRate = options.learningRate * scheduleFactor(options.lrScheduler, number, schedule);
+      results.push(await updateOnce(state, window, { ...options, learningRate }));
+    }
+  }
+  const good = results.filter(({ finite }) => finite);
+  const perToken = (i: number) => mean(good.map(({ sums }) => sums[i] / sums[0]));
+  return {
+    loss: mean(good.map(({ loss }) => loss)),
+    grad_norm: mean(good.map(({ norm }) => norm)),
+    learning_rate: learningRate,
+    entropy: perToken(4),
+    ...(options.klCoef > 0 ? { kl: perToken(1) } : {}),
+    'clip_ratio/low_mean': perToken(2),
+    'clip_ratio/high_mean': perToken(3),
+    skipped_updates: state.counters.skipped,
+  };
+}
+
+// ─── Evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * Asks held-out problems, greedily and, if `samples` > 0, also so many times each as in training.
+ * @returns shares: of right greedy answers, of right samples, of problems with at least one right sample
+ */
+export async function evaluate(
+  model: Model,
+  tokenizer: Tokenizer,
+  problems: Problem[],
+  { samples, ...options }: Options & { samples: number },
+): Promise<Record<string, number>> {
+  const ask = async (G: number, temperature: number): Promise<boolean[]> => {
+    const hits: boolean[] = [];
+    const perBatch = Math.max(1, Math.floor((options.batchSize * options.numGenerations) / G));
+    for (let begin = 0; begin < problems.length; begin += perBatch) {
+      // No step of training is below 0: before and after are asked with the same random numbers.
+      const sampling = { ...options, numGenerations: G, temperature, step: -1 - begin };
+      const rows = await rollout(model, tokenizer, problems.slice(begin, begin + perBatch), sampling);
+      hits.push(...rows.map((row) => row.reward === 1));
+    }
+    return hits;
+  };
+  const share = (hits: boolean[]) => mean(hits.map(Number));
+  const accuracy = { 'eval/accuracy': share(await ask(1, 0)) };
+  if (samples === 0) return accuracy;
+  const sampled = await ask(samples, options.temperature);
+  const any = problems.map((_, p) => sampled.slice(p * samples, (p + 1) * samples).some(Boolean));
+  return { ...accuracy, 'eval/sampled_accuracy': share(sampled), [`eval/pass_at_${samples}`]: share(any) };
+}
+
+/** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
+export function rolloutMetrics(rollouts: Rollout[], { numGenerations: G }: Options): Record<string, number> {
+  const length = (rows: Rollout[]) => mean(rows.map(({ completion }) => completion.length));
+  const rewards = rollouts.map((row) => row.reward);
+  const groups = rewards.flatMap((_, i) => (i % G === 0 ? [rewards.slice(i, i + G)] : []));
+  return {
+    reward: mean(rewards),
+    reward_std: mean(groups.map(std)),
+    frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
+    'rewards/accuracy/mean': mean(rewards.map((r) => Number(r === 1))),
+    'completions/mean_length': length(rollouts),
+    'completions/mean_right_length': length(rollouts.filter((row) => row.reward === 1)),
+    'completions/mean_wrong_length': length(rollouts.filter((row) => row.reward !== 1)),
+    'completions/clipped_ratio': mean(rollouts.map(({ finishReason }) => Number(finishReason === 'length'))),
+  };
+}
+
+// ─── The run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** One step: sample, score, update, and say how it went. */
+async function trainStep(
+  state: TrainingState,
+  { tokenizer, problems, reference }: { tokenizer: Tokenizer; problems: Problem[]; reference?: Model },
+  options: Options & { step: number },
+): Promise<{ rollouts: Rollout[]; metrics: Record<string, number> }> {
+  const began = performance.now();
+  const rollouts = await rollout(state.model, tokenizer, problems, options);
+  if (reference) await addReference(reference, rollouts, options);
+  const sampled = performance.now();
+  const metrics = await update(state, rollouts, options);
+  const ended = performance.now();
+  const tokens = rollouts.reduce((sum, { completion }) => sum + completion.length, 0);
+  state.counters.tokens += tokens;
+  const speeds = {
+    num_tokens: state.counters.tokens,
+    step_time: (ended - began) / 1000,
+    tokens_per_second: (1000 * tokens) / (ended - began),
+    rollout_tokens_per_second: (1000 * tokens) / (sampled - began),
+    train_tokens_per_second: (1000 * tokens) / (ended - sampled),
+  };
+  return { rollouts, metrics: { ...rolloutMetrics(rollouts, options), ...metrics, ...speeds } };
+}
+
+/** A line of completions.jsonl. */
+const toSample = ({ problem: { question, answer }, text, completion, reward, advantage }: Rollout) => {
+  return { question, answer, completion: text, tokens: completion.length, reward, advantage };
+};
+
+async function main(): Promise<void> {
+  const options = parseRunOptions(createCommand());
+  checkOptions(options);
+  const evalDataset = options.evalDataset ?? (options.dataset === SUMS.train ? SUMS.test : undefined);
+  const { train, test } = loadSplits(loadProblems, { ...options, evalDataset });
+  const backend = await initBackend(options.backend, options);
+  const initial = await loadCheckpoint(options.modelName);
+  const tokenizer = await loadTokenizer(options.modelName);
+  const prompts = [...train, ...test].map((problem) => ({ ...problem, prompt: buildPrompt(tokenizer, problem) }));
+  checkPrompts(prompts, initial.config, options);
+  // Everything is read before the run's folder is touched: a mistake up to here changes nothing.
+  const place = { experiment: EXPERIMENT, ...options };
+  const checkpoint = options.resume && findRun(options.resume, place).checkpoint;
+  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, checkpoint);
+  const run = openRun({ ...place, options });
+  console.log(`backend: ${backend}\nrun: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
+
+  const reference = options.klCoef > 0 ? initial : undefined;
+  if (!reference) tf.dispose(initial.params);
+  const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
+  console.log(`${train.length} problems to train on, ${test.length} held out`);
+  if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });
+
+  const finished = await runSteps(run, state, { ...options, shown: SHOWN }, async (step) => {
+    const problems = itemsOfStep(train, step, options);
+    const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
+    const due = options.evalSteps > 0 && step % options.evalSteps === 0;
+    const evaluation = step === options.maxSteps ? await ask(PASS_AT) : due ? await ask(0) : {};
+    return { metrics: { ...metrics, ...evaluation }, samples: rollouts.slice(0, options.numGenerations).map(toSample) };
+  });
+  if (finished) await finishRun(run, state, { ...options, ...initial });
+}
+
+await runMain(import.meta.url, main);

@@ -1,0 +1,24 @@
+/** How many threads the libraries below a backend may use. */
+import { availableParallelism } from 'node:os';
+
+/** OpenMP (MKL, BLIS, some builds of OpenBLAS), OpenBLAS, Apple's Accelerate, native TensorFlow. */
+const VARIABLES = [
+  'OMP_NUM_THREADS',
+  'OPENBLAS_NUM_THREADS',
+  'MKL_NUM_THREADS',
+  'BLIS_NUM_THREADS',
+  'VECLIB_MAXIMUM_THREADS',
+  'TF_NUM_INTRAOP_THREADS',
+];
+
+/**
+ * Environment variables for each of several processes that share this machine: its cores are divided among them.
+ * Without that, every process would take all of them, and they would spend their time waiting for each other.
+ * @param processes - how many run side by side on this machine
+ * @returns only what the user has not set
+ */
+export function threadLimits(processes: number): Record<string, string> {
+  const threads = String(Math.max(1, Math.floor(availableParallelism() / processes)));
+  const unset = VARIABLES.filter((name) => process.env[name] === undefined);
+  return Object.fromEntries(unset.map((name) => [name, threads]));
+}

@@ -1,0 +1,168 @@
+/** Ranks as processes of one machine, with nothing to install: a launcher starts them, adds what they send, and ends them. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { threadLimits } from '../backend/threads.ts';
+import { UserError } from '../run/errors.ts';
+import type { Rank } from './communicator.ts';
+
+/** A rank's pipe to the launcher, after stdin, stdout, stderr and Node's own channel. */
+const PIPE = 4;
+
+/** What a message asks for: it begins with one of these and the length of the bytes that follow. */
+const SUM = 1;
+const BROADCAST = 2;
+
+/** What a rank that cannot go on tells the launcher, on Node's own channel. */
+type Failure = { failed: string; exitCode: number };
+
+/** Whether {@link launchRanks} has started this process. */
+export const isLocalRank = (): boolean => process.env.GRPO_RANK !== undefined;
+
+/** GPU for a rank of this machine: the one of that number among those that the user allows. */
+export function visibleDevice(localRank: number): string {
+  const allowed = process.env.CUDA_VISIBLE_DEVICES?.split(',').filter(Boolean) ?? [];
+  return allowed.length > 0 ? allowed[localRank % allowed.length] : String(localRank);
+}
+
+/** Connects a process that {@link launchRanks} has started. */
+export function connectLocal(): Rank {
+  const pipe = new Socket({ fd: PIPE, readable: true, writable: true });
+  const read = reader(pipe);
+  const exchange = async (kind: number, bytes: Uint8Array, sends: boolean) => {
+    pipe.write(bytesOf(Uint32Array.of(kind, bytes.length)));
+    if (sends) pipe.write(bytes);
+    // In place: the answer comes only after the launcher has read all that was sent.
+    if (!(await read(bytes))) process.exit(1); // the launcher is gone, and this rank is of no use to anybody
+  };
+  const rank = Number(process.env.GRPO_RANK);
+  return {
+    rank,
+    size: Number(process.env.GRPO_SIZE),
+    allReduceSum: (values) => exchange(SUM, bytesOf(values), true),
+    broadcast: (bytes) => exchange(BROADCAST, bytes, rank === 0),
+    barrier: () => exchange(SUM, new Uint8Array(4), true),
+    close: async () => void pipe.end(),
+    fail: async (failed, exitCode) => {
+      process.send!({ failed, exitCode } satisfies Failure);
+      await sleep(60_000); // until the launcher ends this process
+    },
+  };
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array | Uint32Array): Uint8Array =>
+  new Uint8Array(buffer, byteOffset, byteLength);
+
+/** Fills one target after the other from a pipe, whatever its chunks. Answers false where the pipe ends before. */
+function reader(pipe: Socket): (target: Uint8Array) => Promise<boolean> {
+  const chunks: Buffer[] = [];
+  let fill = () => {};
+  let ended = false;
+  pipe.on('data', (chunk) => {
+    chunks.push(chunk);
+    fill();
+  });
+  pipe.on('close', () => {
+    ended = true;
+    fill();
+  });
+  pipe.on('error', () => {}); // 'close' follows
+  return (target) =>
+    new Promise((resolve) => {
+      let filled = 0;
+      fill = () => {
+        while (filled < target.length && chunks.length > 0) {
+          const part = chunks[0].subarray(0, target.length - filled);
+          target.set(part, filled);
+          filled += part.length;
+          if (part.length === chunks[0].length) chunks.shift();
+          else chunks[0] = chunks[0].subarray(part.length);
+        }
+        if (filled === target.length || ended) resolve(filled === target.length);
+      };
+      fill();
+    });
+}
+
+/** Answers the calls of all ranks until they have closed their pipes. */
+async function serve(pipes: Socket[]): Promise<void> {
+  const readers = pipes.map(reader);
+  const readAll = (targets: (Float32Array | Uint32Array)[]) =>
+    Promise.all(readers.map((read, rank) => read(bytesOf(targets[rank]))));
+  for (;;) {
+    const calls = pipes.map(() => new Uint32Array(2));
+    const alive = await readAll(calls);
+    if (!alive.includes(true)) return;
+    const [kind, length] = calls[0];
+    if (alive.includes(false) || calls.some((call) => call[0] !== kind || call[1] !== length)) {
+      throw new Error(`ranks made different calls: ${JSON.stringify(calls.map((call) => [...call]))}`);
+    }
+    let answer: Uint8Array = new Uint8Array(length);
+    if (kind === BROADCAST) await readers[0](answer);
+    else {
+      const parts = pipes.map(() => new Float32Array(length / 4));
+      await readAll(parts);
+      // In the order of the ranks, not of their arrival: floating-point sums depend on it.
+      for (const part of parts.slice(1)) for (let i = 0; i < part.length; i++) parts[0][i] += part[i];
+      answer = bytesOf(parts[0]);
+    }
+    for (const pipe of pipes) pipe.write(answer);
+  }
+}
+
+/**
+ * Starts this script once for each rank, with the same arguments, and serves them. Each gets its share of the cores and,
+ * where there are GPUs, one of its own. Rank 0 has the terminal. Where one fails or dies, all are ended.
+ * @returns when all have ended; the exit code is rank 0's
+ * @throws {UserError} what the rank that failed has said, or how it ended
+ */
+export async function launchRanks(size: number): Promise<void> {
+  const ranks = Array.from({ length: size }, (_, rank) =>
+    spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
+      stdio: [rank === 0 ? 'inherit' : 'ignore', 'inherit', 'inherit', 'ipc', 'pipe'],
+      env: {
+        ...process.env,
+        ...threadLimits(size),
+        ...{ CUDA_VISIBLE_DEVICES: visibleDevice(rank), GRPO_RANK: String(rank), GRPO_SIZE: String(size) },
+      },
+    }),
+  );
+  // A terminal sends Ctrl-C to the ranks as well. A message beside it does not count twice, and the others follow rank 0.
+  const passOn = () => void (ranks[0].connected && ranks[0].send('SIGINT'));
+  for (const signal of ['SIGINT', 'SIGTERM', 'message']) process.on(signal, passOn);
+  const failure = await untilAllEnd(ranks);
+  for (const rank of ranks) rank.kill('SIGKILL');
+  if (failure?.failed) throw new UserError(failure.failed);
+  process.exitCode = failure?.exitCode ?? ranks[0].exitCode ?? 1;
+}
+
+/** Waits for the end of all ranks, or the failure of one. */
+function untilAllEnd(ranks: ChildProcess[]): Promise<Failure | undefined> {
+  return new Promise((resolve) => {
+    const failures: Failure[] = [];
+    let left = ranks.length;
+    const fail = (rank: number, failure: Failure) => {
+      failures[rank] ??= failure;
+      // The same mistake stops all of them: a moment later the lowest that says so is always the same one.
+      setTimeout(() => resolve(failures.find(Boolean)), 300);
+    };
+    for (const [rank, child] of ranks.entries()) {
+      child.on('message', (failure) => fail(rank, failure as Failure));
+      child.on('exit', (code, signal) => {
+        if (code === null || ![0, 130].includes(code)) fail(rank, ending(rank, code, signal));
+        left--;
+        if (left === 0 && failures.length === 0) resolve(undefined);
+      });
+    }
+    serve(ranks.map((child) => child.stdio[PIPE] as Socket)).catch((error) =>
+      fail(ranks.length, { failed: String(error), exitCode: 1 }),
+    );
+  });
+}
+
+function ending(rank: number, code: number | null, signal: NodeJS.Signals | null): Failure {
+  // Ctrl-C a second time: nobody needs to be told.
+  if (rank === 0 && (signal === 'SIGINT' || signal === 'SIGTERM')) return { failed: '', exitCode: 130 };
+  const how = signal ? `was ended by ${signal}` : `ended with exit code ${code}`;
+  return { failed: `rank ${rank} ${how}, so all ranks were stopped: --resume continues the run`, exitCode: 1 };
+}

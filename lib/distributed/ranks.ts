@@ -1,0 +1,54 @@
+/** Starting a script as one rank or several, and ending all of them together. */
+import { debuglog } from 'node:util';
+import { UserError } from '../run/errors.ts';
+import { runMain } from '../run/main.ts';
+import { type Communicator, type Rank, soloCommunicator } from './communicator.ts';
+import { connectLocal, isLocalRank, launchRanks } from './local.ts';
+import { connectMpi, mpiRank } from './mpi.ts';
+
+/** NODE_DEBUG=communicator shows what each rank waits for. */
+const debug = debuglog('communicator');
+
+/**
+ * Runs a script's `main()` in every rank: those that an MPI launcher has started, else `nproc` processes of this machine.
+ * A rank whose `main()` throws ends all of them; signals (Ctrl-C) are rank 0's business.
+ * @param url - the script's `import.meta.url`
+ * @param nproc - checks the command line and says how many local ranks it asks for; not called below an MPI launcher
+ */
+export function runRanks(
+  url: string,
+  main: (communicator: Communicator) => Promise<void>,
+  nproc: () => number,
+): Promise<void> {
+  return runMain(url, async () => {
+    if (mpiRank() === undefined && !isLocalRank()) {
+      const size = nproc();
+      return size > 1 ? launchRanks(size) : main(soloCommunicator());
+    }
+    const rank = mpiRank() === undefined ? connectLocal() : await connectMpi();
+    if (rank.rank > 0) for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => {});
+    try {
+      await main(traced(rank));
+      await rank.close();
+    } catch (error) {
+      const { syscall, message, stack } = error as NodeJS.ErrnoException;
+      const expected = error instanceof UserError || syscall !== undefined;
+      await rank.fail(expected ? message : `rank ${rank.rank}: ${stack}`, expected ? 2 : 1);
+    }
+  });
+}
+
+function traced({ rank, ...communicator }: Rank): Communicator {
+  const trace = async (what: string, call: Promise<void>) => {
+    debug('rank %d waits: %s', rank, what);
+    await call;
+    debug('rank %d goes on: %s', rank, what);
+  };
+  return {
+    ...communicator,
+    rank,
+    allReduceSum: (values) => trace(`sum of ${values.length} numbers`, communicator.allReduceSum(values)),
+    broadcast: (bytes) => trace(`broadcast of ${bytes.length} bytes`, communicator.broadcast(bytes)),
+    barrier: () => trace('barrier', communicator.barrier()),
+  };
+}
