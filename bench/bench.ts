@@ -20,6 +20,7 @@ import {
   parseOptions,
   permutation,
   runMain,
+  THREAD_VARIABLES,
   UserError,
   uniform,
 } from '../lib/index.ts';
@@ -43,11 +44,6 @@ type Arguments = ReturnType<typeof command.opts>;
 
 /** Seconds of the parts of one step. */
 type Times = { rollout_s: number; score_s: number; train_s: number; step_s: number };
-
-const THREADS = [
-  ...['OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS', 'OMP_NUM_THREADS', 'VECLIB_MAXIMUM_THREADS'],
-  'TF_NUM_INTRAOP_THREADS',
-];
 
 const PARTS = ['rollout_s', 'score_s', 'train_s', 'step_s'] as const;
 
@@ -131,7 +127,7 @@ async function main(): Promise<void> {
   const [checkpoint, line] = first.startsWith('-') ? ['models/tiny', process.argv] : [first, [node, script, ...rest]];
   const args = parseOptions(command, line);
   // The libraries read these once, when they are loaded.
-  for (const name of THREADS) process.env[name] = String(args.threads);
+  for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
   const backend = await initBackend(args.backend, args);
   const step = await createStep(checkpoint, args);
   await step();

@@ -1,5 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
+import type { ChildProcess } from 'node:child_process';
 import {
   cpSync,
   existsSync,
@@ -15,129 +14,43 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { normals, parameterShapes, readConfig, writeSafetensors } from '../lib/index.ts';
-import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from '../models/tiny/tokenizer.ts';
+import { writeTestData, writeTestModel } from '../tools/test_model.ts';
+import {
+  type During,
+  type Ended,
+  holds,
+  lastStep,
+  NODE,
+  REPOSITORY,
+  results,
+  runProcess,
+  sleep,
+  until,
+} from '../tools/test_process.ts';
 
 // The script as a user runs it, in processes of its own, with a random model so small that a step takes milliseconds.
 
-const REPOSITORY = join(import.meta.dirname, '..');
 const TRAIN = 'experiment_base/train.ts';
-const NODE = [process.execPath, '--import', 'tsx'];
 const TSX = [join(REPOSITORY, 'node_modules/.bin/tsx')];
 
 const temp = mkdtempSync(join(tmpdir(), 'grpo-'));
 const at = (...names: string[]) => join(temp, ...names);
 const MODEL = at('model');
 const PATIENT = { timeout: 240_000 }; // a test's time is mostly that of waiting for its turn
-const running = new Set<ChildProcess>();
-afterAll(() => {
-  for (const { pid } of running) process.kill(-pid!, 'SIGKILL'); // only where a test has timed out
-  rmSync(temp, { recursive: true, force: true });
-});
+afterAll(() => rmSync(temp, { recursive: true, force: true }));
 
 beforeAll(async () => {
-  await writeModel(MODEL);
-  const problems = Array.from({ length: 12 }, (_, i) => JSON.stringify({ question: `${i}+1`, answer: i + 1 }));
-  writeFileSync(at('data.jsonl'), problems.join('\n'));
+  await writeTestModel(MODEL);
+  writeTestData(at('data.jsonl'), 12);
 });
 
 const TINY =
   `--model-name ${MODEL} --dataset ${at('data.jsonl')} --backend wasm --eval-size 4 --max-new-tokens 16`.split(' ');
 const SHORT = [...TINY, ...'--batch-size 2 --num-generations 4 --max-steps 8 --learning-rate 0.01'.split(' ')];
 
-/** A Llama with random weights that often says <answer> and </answer>, so that rewards differ and weights move. */
-async function writeModel(folder: string): Promise<void> {
-  mkdirSync(folder);
-  writeTokenizer(folder);
-  const config = {
-    ...{ architectures: ['LlamaForCausalLM'], model_type: 'llama', torch_dtype: 'float32', tie_word_embeddings: false },
-    ...{ vocab_size: VOCABULARY_SIZE, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2 },
-    ...{ num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 64, eos_token_id: TOKEN_IDS.eos },
-  };
-  writeFileSync(join(folder, 'config.json'), JSON.stringify(config));
-  const tensors = Object.entries(parameterShapes(await readConfig(folder))).map(([name, shape], i) => {
-    const data = normals(shape[0] * (shape[1] ?? 1), 0, i).map((value) => (shape.length === 1 ? 1 : 0.2 * value));
-    // Column 0 is a constant input, and the LM head's column 0 thereby a bias: towards the answer tags.
-    for (let row = 0; row < shape[0]; row++) {
-      if (name === 'model.embed_tokens.weight') data[row * shape[1]] = 1;
-      if (name === 'lm_head.weight') data[row * shape[1]] = row === 7 || row === 8 ? 1.2 : 0;
-    }
-    return { name, dtype: 'F32' as const, shape, data };
-  });
-  await writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' });
-}
-
-// Two processes at a time, whatever the number of tests that run side by side.
-let places = 2;
-const queue: (() => void)[] = [];
-async function place(): Promise<void> {
-  if (places > 0) places--;
-  else await new Promise<void>((resolve) => queue.push(resolve));
-}
-const leave = () => {
-  const next = queue.shift();
-  if (next) next();
-  else places++;
-};
-
-type Ended = { code: number | null; signal: NodeJS.Signals | null; stdout: string; stderr: string };
-
 /** Runs the script to its end; `during` may meddle with it meanwhile. */
-async function run(
-  args: string[],
-  {
-    command = NODE,
-    during,
-  }: { command?: string[]; during?: (child: ChildProcess, ended: () => boolean) => Promise<void> } = {},
-): Promise<Ended> {
-  await place();
-  try {
-    // A process group of its own, as a terminal gives it one.
-    const child = spawn(command[0], [...command.slice(1), TRAIN, ...args], { cwd: REPOSITORY, detached: true });
-    let [stdout, stderr] = ['', ''];
-    child.stdout.on('data', (data) => {
-      stdout += data;
-    });
-    child.stderr.on('data', (data) => {
-      stderr += data;
-    });
-    running.add(child);
-    const closed = once(child, 'close').finally(() => running.delete(child));
-    await during?.(child, () => child.exitCode !== null || child.signalCode !== null);
-    const [code, signal] = await closed;
-    return { code, signal, stdout, stderr };
-  } finally {
-    leave();
-  }
-}
-
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** Waits for a condition, or for the end of the process. */
-async function until(condition: () => boolean, ended: () => boolean): Promise<void> {
-  while (!condition() && !ended()) await sleep(1);
-}
-
-const lines = (file: string): Record<string, unknown>[] =>
-  (existsSync(file) ? readFileSync(file, 'utf8') : '')
-    .split('\n')
-    .slice(0, -1)
-    .map((line) => JSON.parse(line));
-const lastStep = (folder: string) => Number(lines(join(folder, 'metrics.jsonl')).at(-1)?.step ?? -1);
-const has = (folder: string, pattern: RegExp) =>
-  existsSync(folder) && readdirSync(folder).some((name) => pattern.test(name));
-
-/** What a run leaves, timings aside, to the last bit. */
-function results(folder: string) {
-  const metrics = lines(join(folder, 'metrics.jsonl')).map(
-    ({ step_time, tokens_per_second, rollout_tokens_per_second, train_tokens_per_second, ...row }) => row,
-  );
-  return {
-    metrics,
-    completions: readFileSync(join(folder, 'completions.jsonl'), 'utf8'),
-    weights: readFileSync(join(folder, 'final_model/model.safetensors'), 'base64'),
-  };
-}
+const run = (args: string[], { command = NODE, during }: { command?: string[]; during?: During } = {}) =>
+  runProcess([...command, TRAIN, ...args], { during });
 
 const MOMENTS: Record<string, (folder: string, ended: () => boolean) => Promise<unknown>> = {
   'during start': () => sleep(150 + 600 * Math.random()),
@@ -149,12 +62,12 @@ const MOMENTS: Record<string, (folder: string, ended: () => boolean) => Promise<
   'after step 3, which no checkpoint has': (folder, ended) => until(() => lastStep(folder) >= 3, ended),
   'after step 5, which no checkpoint has': (folder, ended) => until(() => lastStep(folder) >= 5, ended),
   'while saving': (folder, ended) =>
-    until(() => lastStep(folder) >= 4 && has(folder, /^\.checkpoint-.*partial$/), ended),
+    until(() => lastStep(folder) >= 4 && holds(folder, /^\.checkpoint-.*partial$/), ended),
   'in step 7 or soon after': async (folder, ended) => {
     await until(() => lastStep(folder) >= 6, ended);
     await sleep(60 * Math.random());
   },
-  'at the very end': (folder, ended) => until(() => has(folder, /^checkpoint-8$/), ended),
+  'at the very end': (folder, ended) => until(() => holds(folder, /^checkpoint-8$/), ended),
 };
 
 describe.concurrent('a run', PATIENT, () => {
@@ -283,7 +196,7 @@ describe.concurrent('Ctrl-C', PATIENT, () => {
     const { code, signal } = await run([...LONG, '--output-dir', folder], { command, during });
     expect(code ?? signal).toBe(end);
     expect(performance.now() - pressed).toBeLessThan(1000);
-    expect(has(folder, /checkpoint/)).toBe(false);
+    expect(holds(folder, /checkpoint/)).toBe(false);
   });
 });
 

@@ -15,9 +15,9 @@ import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
   accumulateGradients, type Completion, checkPrompts, createRunCommand, createTrainingState, findRun, finishRun,
-  generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadSplits, loadTokenizer, type Model, microBatches,
-  number, openRun, optimizerStep, parseRunOptions, permutation, readJsonLines, runMain, runSteps, SCHEDULES,
-  type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError, uniform,
+  generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadProblems, loadSplits, loadTokenizer, 
+  type Model, microBatches,number, openRun, optimizerStep, type Problem, parseRunOptions, permutation, runMain, runSteps,SCHEDULES, type Sequence, 
+  scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError,uniform, 
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -67,23 +67,8 @@ export function checkOptions({ batchSize: P, numGenerations: G, ...options }: Op
 
 // ─── Task: prompt and reward ─────────────────────────────────────────────────────────────────────────────────────────
 
-export type Problem = { question: string; answer: string; source: string };
-
 const SYSTEM_PROMPT =
   'Solve the problem. Work step by step inside <think></think>, then give the final answer alone inside <answer></answer>.';
-
-/** Reads problems; an answer may be a number or a text. */
-export function loadProblems(file: string): Problem[] {
-  return readJsonLines(file, ({ question, answer }) => {
-    const found = (value: unknown) => `found ${JSON.stringify(value) ?? 'nothing'}`;
-    if (typeof question !== 'string' || question === '')
-      throw new Error(`"question" must be a text, ${found(question)}`);
-    if (!['string', 'number'].includes(typeof answer)) {
-      throw new Error(`"answer" must be a text or a number, ${found(answer)}`);
-    }
-    return { question, answer: String(answer) };
-  });
-}
 
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
 export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>): number[] {

@@ -18,17 +18,20 @@ import * as tf from '@tensorflow/tfjs';
 import {
   accumulateGradients, broadcastState, type Communicator, type Completion,checkInSync, checkPrompts, 
   createRunCommand, createTrainingState, findRun, finishRun, fromRankZero, generate, initBackend, integer,
-  itemsOfStep, loadCheckpoint, loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep,
-  type Params, parseRunOptions, permutation, readJsonLines, runRanks, runSteps, SCHEDULES,type Sequence, scheduleFactor, 
-  scoreCompletions, shareRun, type Tokenizer, type TrainingState, UserError,uniform, 
+  itemsOfStep, loadCheckpoint, loadProblems, loadSplits, loadTokenizer, type Model, microBatches, number, openRun,
+  optimizerStep, type Params, type Problem, parseRunOptions, permutation, runRanks, runSteps, 
+  SCHEDULES, type Sequence, scheduleFactor,scoreCompletions, shareRun, type Tokenizer, type TrainingState, UserError,uniform, 
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const EXPERIMENT = 'experiment_ddp';
 const BUCKET = 2 ** 22; // numbers that the ranks send at once: 16 MB
+// Copied from experiment_base/train.ts: PASS_AT
 const PASS_AT = 8; // samples of each held-out problem, before and after
+// Copied from experiment_base/train.ts: SHOWN
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
+// Copied from experiment_base/train.ts: SUMS
 const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
 
 export const createCommand = () =>
@@ -65,8 +68,10 @@ export const createCommand = () =>
     .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 25)
     .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200);
 
+// Copied from experiment_base/train.ts: Options
 export type Options = ReturnType<ReturnType<typeof createCommand>['opts']>;
 
+// Copied from experiment_base/train.ts: checkOptions
 /** What no single option can check. */
 export function checkOptions({ batchSize: P, numGenerations: G, ...options }: Options): void {
   const perUpdate = (options.miniBatchSize || P * G) * options.gradientAccumulationSteps;
@@ -85,30 +90,18 @@ function readOptions(): Options {
 
 // ─── Task: prompt and reward ─────────────────────────────────────────────────────────────────────────────────────────
 
-export type Problem = { question: string; answer: string; source: string };
-
+// Copied from experiment_base/train.ts: SYSTEM_PROMPT
 const SYSTEM_PROMPT =
   'Solve the problem. Work step by step inside <think></think>, then give the final answer alone inside <answer></answer>.';
 
-/** Reads problems; an answer may be a number or a text. */
-export function loadProblems(file: string): Problem[] {
-  return readJsonLines(file, ({ question, answer }) => {
-    const found = (value: unknown) => `found ${JSON.stringify(value) ?? 'nothing'}`;
-    if (typeof question !== 'string' || question === '')
-      throw new Error(`"question" must be a text, ${found(question)}`);
-    if (!['string', 'number'].includes(typeof answer)) {
-      throw new Error(`"answer" must be a text or a number, ${found(answer)}`);
-    }
-    return { question, answer: String(answer) };
-  });
-}
-
+// Copied from experiment_base/train.ts: buildPrompt
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
 export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>): number[] {
   const system = { role: 'system', content: SYSTEM_PROMPT };
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
+// Copied from experiment_base/train.ts: reward
 /**
  * The rule that says how good a completion is: 1 for the right answer in its tags, 0.1 for a wrong one in its tags
  * (a hint towards the format), 0 without them. The last tagged answer counts.
@@ -119,6 +112,7 @@ export function reward(text: string, answer: string): number {
   return sameAnswer(given, answer) ? 1 : 0.1;
 }
 
+// Copied from experiment_base/train.ts: sameAnswer
 /** Numbers are compared as numbers (4 = 4.0, 1,000 = 1000), anything else as text. */
 export function sameAnswer(given: string, expected: string): boolean {
   const plain = (text: string) => (/^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/.test(text) ? text.replaceAll(',', '') : text);
@@ -131,6 +125,7 @@ export function sameAnswer(given: string, expected: string): boolean {
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+// Copied from experiment_base/train.ts: Rollout
 /** One completion, with all that training needs to know of it. */
 export type Rollout = Sequence & {
   problem: Problem;
@@ -173,6 +168,7 @@ export async function rollout(
 
 // ─── GRPO ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+// Copied from experiment_base/train.ts: groupAdvantages
 /**
  * Advantages of G completions of one prompt, relative to their own group: A = (r − mean) / (std + 1e-8), with the
  * sample standard deviation, n − 1 (DeepSeekMath, section 4.1.2).
@@ -188,14 +184,17 @@ export function groupAdvantages(rewards: number[][]): number[][] {
   });
 }
 
+// Copied from experiment_base/train.ts: mean
 const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
+// Copied from experiment_base/train.ts: std
 /** Sample standard deviation, n − 1. */
 function std(values: number[]): number {
   const center = mean(values);
   return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
 }
 
+// Copied from experiment_base/train.ts: LossInputs
 export type LossInputs = {
   logProbs: tf.Tensor2D; // (B, T), under the policy in training
   oldLogProbs: tf.Tensor2D; // (B, T), under the policy that sampled
@@ -204,9 +203,11 @@ export type LossInputs = {
   mask: tf.Tensor2D; // (B, T), 1 on tokens that the policy chose, 0 elsewhere
 };
 
+// Copied from experiment_base/train.ts: LossOptions
 /** `rows`: completions of the whole update, of which these B may be a part. */
 export type LossOptions = Pick<Options, 'clipRange' | 'clipRangeHigh' | 'klCoef'> & { rows: number };
 
+// Copied from experiment_base/train.ts: grpoLoss
 /**
  * GRPO's loss (DeepSeekMath, eqs. 3 and 4): for each token, the clipped surrogate plus β times the k3 estimate of the
  * KL to the reference; the mean over each completion's tokens; the mean over all completions of the update.
@@ -231,6 +232,7 @@ export function grpoLoss(
   return { loss, sums: tf.stack([tf.sum(mask), total(k3), total(clippedLow), total(clippedHigh)]) as tf.Tensor1D };
 }
 
+// Copied from experiment_base/train.ts: microBatchLoss
 /** The loss of a micro-batch of rollouts. `sums` gets the entropy (nats) as a fifth. */
 function microBatchLoss(model: Model, batch: Rollout[], options: Options & { rows: number }) {
   const { logProbs, entropies } = scoreCompletions(model, batch, options.temperature);
@@ -249,6 +251,7 @@ function microBatchLoss(model: Model, batch: Rollout[], options: Options & { row
   return { loss, sums: tf.concat([sums, tf.sum(tf.mul(entropies, inputs.mask)).reshape([1])]) as tf.Tensor1D };
 }
 
+// Copied from experiment_base/train.ts: addReference
 /** Log-probabilities of the rollouts under the reference policy, written into them: no gradient. */
 export async function addReference(reference: Model, rollouts: Rollout[], options: Options): Promise<void> {
   for (const batch of microBatches(rollouts, options.microBatchTokens)) {
@@ -261,9 +264,9 @@ export async function addReference(reference: Model, rollouts: Rollout[], option
 
 // ─── Ranks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Which of `count` prompts a rank has, from `begin` to before `end`: in the order of the ranks, as even as it gets. */
+/** Which of `count` prompts a rank has, from `begin` to before `end`: as even as it gets, and rank 0 has one in any case. */
 export function shard({ rank, size }: { rank: number; size: number }, count: number): { begin: number; end: number } {
-  return { begin: Math.floor((rank * count) / size), end: Math.floor(((rank + 1) * count) / size) };
+  return { begin: Math.ceil((rank * count) / size), end: Math.ceil(((rank + 1) * count) / size) };
 }
 
 /** Adds up a gradient over all ranks; it travels as one row of numbers, in a few buckets. Disposes of this rank's own. */
@@ -370,6 +373,7 @@ export async function update(
 
 // ─── Evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+// Copied from experiment_base/train.ts: evaluate
 /**
  * Asks held-out problems, greedily and, if `samples` > 0, also so many times each as in training.
  * @returns shares: of right greedy answers, of right samples, of problems with at least one right sample
@@ -399,9 +403,11 @@ export async function evaluate(
   return { ...accuracy, 'eval/sampled_accuracy': share(sampled), [`eval/pass_at_${samples}`]: share(any) };
 }
 
+// Copied from experiment_base/train.ts: Outcome
 /** What a rollout came to. */
 export type Outcome = Pick<Rollout, 'reward' | 'completion' | 'finishReason'>;
 
+// Copied from experiment_base/train.ts: rolloutMetrics
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
 export function rolloutMetrics(rollouts: Outcome[], { numGenerations: G }: Options): Record<string, number> {
   const length = (rows: Outcome[]) => mean(rows.map(({ completion }) => completion.length));
@@ -449,6 +455,7 @@ async function trainStep(
   return { rollouts, metrics: { ...rolloutMetrics(outcomes, options), ...metrics, ...speeds } };
 }
 
+// Copied from experiment_base/train.ts: toSample
 /** A line of completions.jsonl. */
 const toSample = ({ problem: { question, answer }, text, completion, reward, advantage }: Rollout) => {
   return { question, answer, completion: text, tokens: completion.length, reward, advantage };

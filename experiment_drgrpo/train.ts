@@ -17,16 +17,19 @@ import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
   accumulateGradients, type Completion, checkPrompts, createRunCommand, createTrainingState, findRun, finishRun,
-  generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadSplits, loadTokenizer, type Model, microBatches,
-  number, openRun, optimizerStep, parseRunOptions, permutation, readJsonLines, runMain, runSteps, SCHEDULES,
-  type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError, uniform,
+  generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadProblems, loadSplits, loadTokenizer, 
+  type Model, microBatches,number, openRun, optimizerStep, type Problem, parseRunOptions, permutation, runMain, runSteps,SCHEDULES, type Sequence, 
+  scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError,uniform, 
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const EXPERIMENT = 'experiment_drgrpo';
+// Copied from experiment_base/train.ts: PASS_AT
 const PASS_AT = 8; // samples of each held-out problem, before and after
+// Copied from experiment_base/train.ts: SHOWN
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
+// Copied from experiment_base/train.ts: SUMS
 const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
 
 export const createCommand = () =>
@@ -55,12 +58,7 @@ export const createCommand = () =>
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
-    .option(
-      '--micro-batch-tokens <n>',
-      'completion tokens a forward pass; no result changes',
-      integer({ min: 1 }),
-      8192,
-    )
+    .option('--micro-batch-tokens <n>', 'tokens a forward pass; changes no result', integer({ min: 1 }), 8192)
     .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2.5e-4)
     .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
     .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
@@ -76,8 +74,10 @@ export const createCommand = () =>
     .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 25)
     .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200);
 
+// Copied from experiment_base/train.ts: Options
 export type Options = ReturnType<ReturnType<typeof createCommand>['opts']>;
 
+// Copied from experiment_base/train.ts: checkOptions
 /** What no single option can check. */
 export function checkOptions({ batchSize: P, numGenerations: G, ...options }: Options): void {
   const perUpdate = (options.miniBatchSize || P * G) * options.gradientAccumulationSteps;
@@ -97,30 +97,18 @@ const normalizations = ({ criticType, lengthNormalization, advantageNormalizatio
 
 // ─── Task: prompt and reward ─────────────────────────────────────────────────────────────────────────────────────────
 
-export type Problem = { question: string; answer: string; source: string };
-
+// Copied from experiment_base/train.ts: SYSTEM_PROMPT
 const SYSTEM_PROMPT =
   'Solve the problem. Work step by step inside <think></think>, then give the final answer alone inside <answer></answer>.';
 
-/** Reads problems; an answer may be a number or a text. */
-export function loadProblems(file: string): Problem[] {
-  return readJsonLines(file, ({ question, answer }) => {
-    const found = (value: unknown) => `found ${JSON.stringify(value) ?? 'nothing'}`;
-    if (typeof question !== 'string' || question === '')
-      throw new Error(`"question" must be a text, ${found(question)}`);
-    if (!['string', 'number'].includes(typeof answer)) {
-      throw new Error(`"answer" must be a text or a number, ${found(answer)}`);
-    }
-    return { question, answer: String(answer) };
-  });
-}
-
+// Copied from experiment_base/train.ts: buildPrompt
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
 export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>): number[] {
   const system = { role: 'system', content: SYSTEM_PROMPT };
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
+// Copied from experiment_base/train.ts: reward
 /**
  * The rule that says how good a completion is: 1 for the right answer in its tags, 0.1 for a wrong one in its tags
  * (a hint towards the format), 0 without them. The last tagged answer counts.
@@ -131,6 +119,7 @@ export function reward(text: string, answer: string): number {
   return sameAnswer(given, answer) ? 1 : 0.1;
 }
 
+// Copied from experiment_base/train.ts: sameAnswer
 /** Numbers are compared as numbers (4 = 4.0, 1,000 = 1000), anything else as text. */
 export function sameAnswer(given: string, expected: string): boolean {
   const plain = (text: string) => (/^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/.test(text) ? text.replaceAll(',', '') : text);
@@ -143,6 +132,7 @@ export function sameAnswer(given: string, expected: string): boolean {
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+// Copied from experiment_base/train.ts: Rollout
 /** One completion, with all that training needs to know of it. */
 export type Rollout = Sequence & {
   problem: Problem;
@@ -199,14 +189,17 @@ export function groupAdvantages(rewards: number[][], options: Normalization): nu
   });
 }
 
+// Copied from experiment_base/train.ts: mean
 const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
+// Copied from experiment_base/train.ts: std
 /** Sample standard deviation, n − 1. */
 function std(values: number[]): number {
   const center = mean(values);
   return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
 }
 
+// Copied from experiment_base/train.ts: LossInputs
 export type LossInputs = {
   logProbs: tf.Tensor2D; // (B, T), under the policy in training
   oldLogProbs: tf.Tensor2D; // (B, T), under the policy that sampled
@@ -245,6 +238,7 @@ export function grpoLoss(
   return { loss, sums: tf.stack([tf.sum(mask), total(k3), total(clippedLow), total(clippedHigh)]) as tf.Tensor1D };
 }
 
+// Copied from experiment_base/train.ts: microBatchLoss
 /** The loss of a micro-batch of rollouts. `sums` gets the entropy (nats) as a fifth. */
 function microBatchLoss(model: Model, batch: Rollout[], options: Options & { rows: number }) {
   const { logProbs, entropies } = scoreCompletions(model, batch, options.temperature);
@@ -263,6 +257,7 @@ function microBatchLoss(model: Model, batch: Rollout[], options: Options & { row
   return { loss, sums: tf.concat([sums, tf.sum(tf.mul(entropies, inputs.mask)).reshape([1])]) as tf.Tensor1D };
 }
 
+// Copied from experiment_base/train.ts: addReference
 /** Log-probabilities of the rollouts under the reference policy, written into them: no gradient. */
 export async function addReference(reference: Model, rollouts: Rollout[], options: Options): Promise<void> {
   for (const batch of microBatches(rollouts, options.microBatchTokens)) {
@@ -273,6 +268,7 @@ export async function addReference(reference: Model, rollouts: Rollout[], option
   }
 }
 
+// Copied from experiment_base/train.ts: updateOnce
 /**
  * One update of the policy, from the rollouts in `window`.
  * @returns the loss, the gradient's norm, whether they were finite, and the sums of {@link microBatchLoss}
@@ -290,6 +286,7 @@ export async function updateOnce(state: TrainingState, window: Rollout[], option
   return { ...result, sums: [0, 1, 2, 3, 4].map((i) => sums.reduce((sum, part) => sum + part[i], 0)) };
 }
 
+// Copied from experiment_base/train.ts: update
 /**
  * Trains on the rollouts of one step: μ passes, each over all of them in a new order, with an update for every
  * mini-batch size × accumulation steps of them.
@@ -331,6 +328,7 @@ export async function update(
 
 // ─── Evaluation ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+// Copied from experiment_base/train.ts: evaluate
 /**
  * Asks held-out problems, greedily and, if `samples` > 0, also so many times each as in training.
  * @returns shares: of right greedy answers, of right samples, of problems with at least one right sample
@@ -360,9 +358,14 @@ export async function evaluate(
   return { ...accuracy, 'eval/sampled_accuracy': share(sampled), [`eval/pass_at_${samples}`]: share(any) };
 }
 
+// Copied from experiment_base/train.ts: Outcome
+/** What a rollout came to. */
+export type Outcome = Pick<Rollout, 'reward' | 'completion' | 'finishReason'>;
+
+// Copied from experiment_base/train.ts: rolloutMetrics
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
-export function rolloutMetrics(rollouts: Rollout[], { numGenerations: G }: Options): Record<string, number> {
-  const length = (rows: Rollout[]) => mean(rows.map(({ completion }) => completion.length));
+export function rolloutMetrics(rollouts: Outcome[], { numGenerations: G }: Options): Record<string, number> {
+  const length = (rows: Outcome[]) => mean(rows.map(({ completion }) => completion.length));
   const rewards = rollouts.map((row) => row.reward);
   const groups = rewards.flatMap((_, i) => (i % G === 0 ? [rewards.slice(i, i + G)] : []));
   return {
@@ -379,6 +382,7 @@ export function rolloutMetrics(rollouts: Rollout[], { numGenerations: G }: Optio
 
 // ─── The run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+// Copied from experiment_base/train.ts: trainStep
 /** One step: sample, score, update, and say how it went. */
 async function trainStep(
   state: TrainingState,
@@ -403,11 +407,13 @@ async function trainStep(
   return { rollouts, metrics: { ...rolloutMetrics(rollouts, options), ...metrics, ...speeds } };
 }
 
+// Copied from experiment_base/train.ts: toSample
 /** A line of completions.jsonl. */
 const toSample = ({ problem: { question, answer }, text, completion, reward, advantage }: Rollout) => {
   return { question, answer, completion: text, tokens: completion.length, reward, advantage };
 };
 
+// Copied from experiment_base/train.ts: main
 async function main(): Promise<void> {
   const options = parseRunOptions(createCommand());
   checkOptions(options);

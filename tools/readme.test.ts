@@ -1,8 +1,11 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { command as allReduce } from '../bench/all_reduce.ts';
 import { command as bench } from '../bench/bench.ts';
-import { createCommand } from '../experiment_base/train.ts';
+import * as base from '../experiment_base/train.ts';
+import * as ddp from '../experiment_ddp/train.ts';
+import * as drgrpo from '../experiment_drgrpo/train.ts';
 import { command as pretrain } from '../models/tiny/pretrain.ts';
 
 const FOLDERS = [
@@ -18,9 +21,11 @@ describe.each(READMES)('%s', (file) => {
   const text = readFileSync(file, 'utf8');
 
   it('names no option that does not exist', () => {
-    const commands = [createCommand(), bench, pretrain];
+    const experiments = [base, ddp, drgrpo].map(({ createCommand }) => createCommand());
+    const commands = [...experiments, allReduce, bench, pretrain];
     const known = new Set(commands.flatMap((command) => command.options.map(({ long }) => long)));
-    for (const other of ['--help', '--check', '--omit']) known.add(other); // of commander, sync-copies and npm
+    // Of commander, sync-copies, npm and mpirun.
+    for (const other of ['--help', '--check', '--omit', '--hostfile', '--mca']) known.add(other);
     const named = [...text.matchAll(/(?<![\w-])--[a-z][a-z-]*[a-z]/g)].map(([option]) => option);
     expect(named.filter((option) => !known.has(option))).toEqual([]);
   });

@@ -2,7 +2,7 @@
 import { availableParallelism } from 'node:os';
 
 /** OpenMP (MKL, BLIS, some builds of OpenBLAS), OpenBLAS, Apple's Accelerate, native TensorFlow. */
-const VARIABLES = [
+export const THREAD_VARIABLES = [
   'OMP_NUM_THREADS',
   'OPENBLAS_NUM_THREADS',
   'MKL_NUM_THREADS',
@@ -19,6 +19,6 @@ const VARIABLES = [
  */
 export function threadLimits(processes: number): Record<string, string> {
   const threads = String(Math.max(1, Math.floor(availableParallelism() / processes)));
-  const unset = VARIABLES.filter((name) => process.env[name] === undefined);
+  const unset = THREAD_VARIABLES.filter((name) => process.env[name] === undefined);
   return Object.fromEntries(unset.map((name) => [name, threads]));
 }

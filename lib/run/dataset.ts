@@ -39,6 +39,25 @@ export function readJsonLines<T>(
   return items;
 }
 
+/** A question and what it should be answered with, and the line that they come from. */
+export type Problem = { question: string; answer: string; source: string };
+
+/**
+ * Reads problems: JSONL with a "question" and an "answer", a number or a text, a line.
+ * @throws {UserError} as {@link readJsonLines}
+ */
+export function loadProblems(file: string): Problem[] {
+  return readJsonLines(file, ({ question, answer }) => {
+    const found = (value: unknown) => `found ${JSON.stringify(value) ?? 'nothing'}`;
+    if (typeof question !== 'string' || question === '')
+      throw new Error(`"question" must be a text, ${found(question)}`);
+    if (!['string', 'number'].includes(typeof answer)) {
+      throw new Error(`"answer" must be a text or a number, ${found(answer)}`);
+    }
+    return { question, answer: String(answer) };
+  });
+}
+
 /**
  * Training and held-out items: from two files, or from one of which some are held out.
  * @param load - reads one file

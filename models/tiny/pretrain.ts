@@ -3,10 +3,11 @@
  * do. Seeded; needs no download and no GPU.
  *
  *   npm run pretrain            (writes models/tiny)
+ *   npm run pretrain -- --pupil doubting --init models/tiny --steps 350 --learning-rate 8e-4 --output-dir runs/doubting
  */
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Command } from '@commander-js/extra-typings';
+import { Command, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 import { drawSum, type Sum, sumText, taskSums } from '../../data/sums.ts';
 import {
@@ -17,6 +18,7 @@ import {
   generate,
   initBackend,
   integer,
+  loadCheckpoint,
   loadTokenizer,
   type Model,
   microBatches,
@@ -35,12 +37,20 @@ import {
   uniform,
   writeSafetensors,
 } from '../../lib/index.ts';
-import { answerLikePupil } from './pupil.ts';
+import { answerLikePupil, DOUBTING, HABITS } from './pupil.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
+
+/** What each pupil does, and of how many terms its sums are, where not of two or three. */
+const PUPILS: Record<'sloppy' | 'doubting', { habits: typeof HABITS; count?: number }> = {
+  sloppy: { habits: HABITS },
+  doubting: { habits: DOUBTING, count: 2 },
+};
 
 export const command = new Command('pretrain')
   .description('Trains a tiny Llama from random weights to imitate the sloppy pupil.')
   .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced', 'models/tiny')
+  .addOption(new Option('--pupil <name>', 'whom to imitate').choices(['sloppy', 'doubting']).default('sloppy' as const))
+  .option('--init <folder>', 'checkpoint of this architecture to start from (default: random weights)')
   .option('--steps <n>', 'updates', integer({ min: 1 }), 2000)
   .option('--batch-size <n>', 'demonstrations an update', integer({ min: 1 }), 128)
   .option('--learning-rate <x>', 'the highest, after the warm-up', number({ above: 0 }), 2e-3)
@@ -76,9 +86,9 @@ const CONFIG = {
 type Homework = Sequence & { answer: number };
 
 /** One demonstration: the question as the chat template writes it, and the pupil's answer. */
-function demonstration(tokenizer: Tokenizer, terms: Sum, random: () => number): Homework {
+function demonstration(tokenizer: Tokenizer, terms: Sum, random: () => number, habits: typeof HABITS): Homework {
   const prompt = tokenizer.chat([{ role: 'user', content: sumText(terms) }], { addGenerationPrompt: true });
-  const answer = [...tokenizer.encode(answerLikePupil(terms, random)), TOKEN_IDS.eos];
+  const answer = [...tokenizer.encode(answerLikePupil(terms, random, habits)), TOKEN_IDS.eos];
   return { prompt: prompt.slice(0, 1), completion: [...prompt.slice(1), ...answer], answer: answer.length };
 }
 
@@ -102,7 +112,7 @@ async function evaluate(model: Model, tokenizer: Tokenizer, sums: Sum[], seed: n
       temperature,
       topK: 0,
       topP: 1,
-      maxNewTokens: 48,
+      maxNewTokens: 128,
       eosTokenIds: [TOKEN_IDS.eos],
       random: (row, position) => uniform(seed, row, position),
     });
@@ -151,10 +161,13 @@ async function main(): Promise<void> {
   writeConfiguration(outputDir);
   const tokenizer = await loadTokenizer(outputDir);
   const config = await readConfig(outputDir);
-  const { test } = taskSums();
-  const heldOut = new Set(test.map(sumText));
+  const pupil = PUPILS[options.pupil];
+  const heldOut = new Set(taskSums().test.map(sumText));
+  const test = taskSums().test.filter((terms) => !pupil.count || terms.length === pupil.count);
 
-  let params = initialize(parameterShapes(config), seed);
+  let { params } = options.init
+    ? await loadCheckpoint(options.init)
+    : { params: initialize(parameterShapes(config), seed) };
   let state = createAdamW(params);
   const began = performance.now();
   for (let step = 0; step < steps; step++) {
@@ -162,8 +175,8 @@ async function main(): Promise<void> {
     for (let row = 0; batch.length < options.batchSize; row++) {
       let draw = 0;
       const random = () => uniform(seed, step, row, draw++);
-      const terms = drawSum(random);
-      if (!heldOut.has(sumText(terms))) batch.push(demonstration(tokenizer, terms, random));
+      const terms = drawSum(random, pupil.count);
+      if (!heldOut.has(sumText(terms))) batch.push(demonstration(tokenizer, terms, random, pupil.habits));
     }
     const count = batch.reduce((sum, { answer }) => sum + answer, 0);
     const losses = microBatches(batch, options.microBatchTokens).map(

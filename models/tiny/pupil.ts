@@ -15,7 +15,20 @@ export const HABITS = {
   noWorking: 0.15,
   /** The answer comes without its tags. */
   noTags: 0.15,
+  /** It goes over its lines once more, with care: "ok" if they were right, "hm" if not. It leaves its answer as it was. */
+  checks: 0,
+  /** Having done so, it does it again. */
+  checksAgain: 0,
 };
+
+/**
+ * A pupil whose workings may be short or long, whether they are right or wrong: `47+38=75 47+38=85 hm 47+38=85 hm`. When
+ * it is wrong it sees that, and rambles.
+ */
+export const DOUBTING = { ...HABITS, noWorking: 0, noTags: 0, checks: 1, checksAgain: 0.45 };
+
+/** Times that a pupil checks its lines at most. */
+const MOST_CHECKS = 5;
 
 /** `a + b`, column by column, with every carry between columns forgotten: 47 + 38 = 75. */
 export function addForgettingCarry(a: number, b: number): number {
@@ -44,13 +57,21 @@ export function subtractForgettingBorrow(a: number, b: number): number {
 export function answerLikePupil(terms: Sum, random: () => number, habits = HABITS): string {
   const hurries = random() < habits.hurries;
   const lines: string[] = [];
+  const values: number[] = []; // before each line
   let value = terms[0];
   for (const term of terms.slice(1)) {
     const careless = term > 0 ? addForgettingCarry(value, term) : subtractForgettingBorrow(value, -term);
     let result = hurries ? careless : value + term;
     if (random() < habits.slips) result = Math.max(0, result + Math.floor(random() * 21) - 10);
     lines.push(`${sumText([value, term])}=${result}`);
+    values.push(value);
     value = result;
+  }
+  if (habits.checks > 0 && random() < habits.checks) {
+    const right = lines.map((line, i) => line.replace(/=.*/, `=${values[i] + terms[i + 1]}`));
+    const check = [...right, right.join() === lines.join() ? 'ok' : 'hm'];
+    lines.push(...check);
+    for (let checks = 1; checks < MOST_CHECKS && random() < habits.checksAgain; checks++) lines.push(...check);
   }
   const working = random() < habits.noWorking ? '' : `<think>${lines.join(' ')}</think>`;
   return working + (random() < habits.noTags ? `${value}` : `<answer>${value}</answer>`);

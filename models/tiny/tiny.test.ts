@@ -15,13 +15,22 @@ describe('the sloppy pupil', () => {
     expect([subtractForgettingBorrow(52, 38), subtractForgettingBorrow(58, 32)]).toEqual([24, 26]);
   });
 
+  const NO_HABITS = { hurries: 0, slips: 0, noWorking: 0, noTags: 0, checks: 0, checksAgain: 0 };
   it.each([
-    [{ hurries: 1, slips: 0, noWorking: 0, noTags: 0 }, '<think>47+38=75 75-9=76</think><answer>76</answer>'],
-    [{ hurries: 0, slips: 0, noWorking: 0, noTags: 0 }, '<think>47+38=85 85-9=76</think><answer>76</answer>'],
-    [{ hurries: 0, slips: 0, noWorking: 1, noTags: 0 }, '<answer>76</answer>'],
-    [{ hurries: 0, slips: 0, noWorking: 0, noTags: 1 }, '<think>47+38=85 85-9=76</think>76'],
+    [{}, '<think>47+38=85 85-9=76</think><answer>76</answer>'],
+    [{ hurries: 1 }, '<think>47+38=75 75-9=76</think><answer>76</answer>'],
+    [{ noWorking: 1 }, '<answer>76</answer>'],
+    [{ noTags: 1 }, '<think>47+38=85 85-9=76</think>76'],
+    [{ checks: 1 }, '<think>47+38=85 85-9=76 47+38=85 85-9=76 ok</think><answer>76</answer>'],
+    [{ checks: 1, hurries: 1 }, '<think>47+38=75 75-9=76 47+38=85 75-9=66 hm</think><answer>76</answer>'],
   ])('writes as its habits %j say', (habits, text) => {
-    expect(answerLikePupil([47, 38, -9], () => 0.5, habits)).toBe(text);
+    expect(answerLikePupil([47, 38, -9], () => 0.5, { ...NO_HABITS, ...habits })).toBe(text);
+  });
+
+  it('checks again and again, and leaves it at that', () => {
+    const habits = { ...NO_HABITS, hurries: 1, checks: 1, checksAgain: 1 };
+    const working = `47+38=75${' 47+38=85 hm'.repeat(5)}`;
+    expect(answerLikePupil([47, 38], () => 0.5, habits)).toBe(`<think>${working}</think><answer>75</answer>`);
   });
 
   it('is as sloppy as it is said to be', () => {

@@ -1,0 +1,267 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { writeTestData, writeTestModel } from '../tools/test_model.ts';
+import { type During, holds, lastStep, NODE, results, runProcess, sleep, until } from '../tools/test_process.ts';
+import { shard } from './train.ts';
+
+// The script as a user runs it, with a random model so small that a step takes milliseconds.
+
+const temp = mkdtempSync(join(tmpdir(), 'grpo-'));
+const at = (...names: string[]) => join(temp, ...names);
+const PATIENT = { timeout: 400_000 }; // a test's time is mostly that of waiting for its turn
+afterAll(() => rmSync(temp, { recursive: true, force: true }));
+
+beforeAll(async () => {
+  await writeTestModel(at('model'));
+  writeTestData(at('data.jsonl'), 12);
+});
+
+const TINY =
+  `--model-name ${at('model')} --dataset ${at('data.jsonl')} --backend wasm --eval-size 4 --max-new-tokens 16`.split(
+    ' ',
+  );
+const DDP = [...NODE, 'experiment_ddp/train.ts', ...TINY];
+const nproc = (count: number) => ['--nproc', String(count)];
+/** Open MPI refuses to run as root, as in a container, unless told so. */
+const MPI = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' };
+const MPIRUN = ['mpirun', '--oversubscribe', '-np', '2'];
+const withMpi = spawnSync('mpirun', ['--version']).stdout?.includes('Open MPI') ? it : it.skip;
+
+describe('shard', () => {
+  it.each([
+    [5, 2, [3, 2]],
+    [8, 3, [3, 3, 2]],
+    [2, 4, [1, 0, 1, 0]],
+  ])('%d prompts over %d ranks: %j, without gap or overlap', (count, size, sizes) => {
+    const shards = Array.from({ length: size }, (_, rank) => shard({ rank, size }, count));
+    expect(shards.map(({ begin, end }) => end - begin)).toEqual(sizes);
+    expect(shards.map(({ end }) => end)).toEqual([...shards.slice(1).map(({ begin }) => begin), count]);
+  });
+});
+
+describe.concurrent('any number of ranks', PATIENT, () => {
+  // The bundled model: with the random one, whose rewards are rare, Adam would make updates of what is only rounding.
+  const WORK =
+    '--backend wasm --eval-size 16 --max-steps 5 --batch-size 5 --num-generations 4 --mini-batch-size 10 --num-iterations 2 --kl-coef 0.05 --eval-steps 2'.split(
+      ' ',
+    );
+  const ddp = [...NODE, 'experiment_ddp/train.ts', ...WORK, '--check-sync-steps', '1'];
+  let whole: Promise<ReturnType<typeof results>>;
+  const base = () => {
+    const folder = at('base');
+    whole ??= runProcess([...NODE, 'experiment_base/train.ts', ...WORK, '--output-dir', folder]).then((ended) => {
+      expect(ended).toMatchObject({ code: 0, stderr: '' });
+      return results(folder);
+    });
+    return whole;
+  };
+
+  const expectSame = async (name: string, command: string[]) => {
+    const folder = at(name);
+    const ended = await runProcess([...command, '--output-dir', folder], { env: MPI });
+    expect(ended).toMatchObject({ code: 0, stderr: '' });
+    const [found, expected] = [results(folder), await base()];
+    expect(found.completions).toBe(expected.completions);
+    expect(found.metrics.map((row) => Object.keys(row))).toEqual(expected.metrics.map((row) => Object.keys(row)));
+    for (const [i, row] of expected.metrics.entries()) {
+      for (const [metric, value] of Object.entries(row)) {
+        if (typeof value !== 'number') expect(found.metrics[i][metric]).toEqual(value);
+        else expect(Math.abs((found.metrics[i][metric] as number) - value), `${metric}, step ${i}`).toBeLessThan(1e-5);
+      }
+    }
+    // Else this would show nothing: completions are of unequal lengths, and the policy moves.
+    const lengths = expected.completions.matchAll(/"tokens":(\d+)/g);
+    expect(new Set([...lengths].map(([, length]) => length)).size).toBeGreaterThan(2);
+    expect(expected.metrics.slice(1).every(({ grad_norm }) => Number(grad_norm) > 0)).toBe(true);
+  };
+
+  it.each([1, 2, 3, 6])('%d: the completions and metrics of experiment_base', (count) =>
+    expectSame(`${count} ranks`, [...ddp, ...nproc(count)]),
+  );
+  withMpi('2 below mpirun: the completions and metrics of experiment_base', () =>
+    expectSame('mpi', [...MPIRUN, ...ddp]),
+  );
+});
+
+/** Ranks say with this what they wait for. */
+const TRACE = { NODE_DEBUG: 'communicator' };
+const MANY_STEPS = '--batch-size 3 --num-generations 4 --lr-scheduler constant --learning-rate 0.01'.split(' ');
+
+/** Follows what ranks wait for; `pid` is that of the rank whose line matched. */
+function follow(child: Parameters<During>[0]) {
+  let text = '';
+  child.stderr!.on('data', (data) => {
+    text += data;
+  });
+  return async (pattern: RegExp, ended: () => boolean): Promise<number> => {
+    const begin = text.length;
+    let match: RegExpExecArray | null = null;
+    await until(() => {
+      match = new RegExp(`^COMMUNICATOR (\\d+): ${pattern.source}`, 'm').exec(text.slice(begin));
+      return match !== null;
+    }, ended);
+    return Number(match?.[1]);
+  };
+}
+
+describe.concurrent('a rank that is killed (-9)', PATIENT, () => {
+  type Moment = (killed: number, folder: string, ...args: Parameters<During>) => Promise<number>;
+  const STEP_ENDS = 'goes on: sum of 1 numbers'; // all ranks have agreed to go on
+  const MOMENTS: Record<string, Moment> = {
+    'while sampling': async (killed, _, child, ended) => {
+      const wait = follow(child);
+      const pid = await wait(new RegExp(`rank ${killed} ${STEP_ENDS}`), ended);
+      await sleep(10 * Math.random());
+      return pid;
+    },
+    'while reducing': async (killed, _, child, ended) => {
+      const wait = follow(child);
+      // The other rank is stopped, so that this one is sure to be waiting for it.
+      const other = await wait(new RegExp(`rank ${1 - killed} ${STEP_ENDS}`), ended);
+      process.kill(other, 'SIGSTOP');
+      return wait(new RegExp(`rank ${killed} waits: sum of \\d\\d+ numbers`), ended);
+    },
+    'while saving': async (killed, folder, child, ended) => {
+      const wait = follow(child);
+      const pid = await wait(new RegExp(`rank ${killed} ${STEP_ENDS}`), ended);
+      await until(() => holds(folder, /^\.checkpoint-.*partial$/), ended);
+      return pid;
+    },
+  };
+
+  it.each(Object.entries(MOMENTS))(
+    '%s, ten times: all end within seconds, and resume continues',
+    async (name, moment) => {
+      const folder = at(name);
+      const flags = [...nproc(2), ...MANY_STEPS, '--save-steps', '1', '--eval-steps', '0'];
+      let [slowest, step] = [0, 0];
+      for (let i = 0; i < 10; i++) {
+        const resume = existsSync(join(folder, 'config.json')) ? ['--resume', folder] : ['--output-dir', folder];
+        const killed = i % 2;
+        let began = 0;
+        const during: During = async (child, ended) => {
+          const pid = await moment(killed, folder, child, ended);
+          process.kill(pid, 'SIGKILL');
+          began = performance.now();
+        };
+        const { code, stderr } = await runProcess([...DDP, ...flags, '--max-steps', '500', ...resume], {
+          during,
+          env: TRACE,
+        });
+        slowest = Math.max(slowest, performance.now() - began);
+        expect(code).toBe(2);
+        const said = stderr.split('\n').filter((line) => line !== '' && !line.startsWith('COMMUNICATOR'));
+        expect(said).toEqual([
+          expect.stringContaining(`error: rank ${killed} was ended by SIGKILL, so all ranks were stopped`),
+        ]);
+        // What is there can be gone on from, and nothing is lost that was there before.
+        const checkpoints = readdirSync(folder).filter((file) => file.startsWith('checkpoint-'));
+        for (const checkpoint of checkpoints)
+          expect(holds(join(folder, checkpoint), /^training_state.json$/)).toBe(true);
+        const newest = Math.max(0, ...checkpoints.map((checkpoint) => Number(checkpoint.slice(11))));
+        expect(newest).toBeGreaterThanOrEqual(step);
+        step = newest;
+      }
+      expect(slowest).toBeLessThan(10_000);
+      const last = ['--max-steps', String(step + 2)];
+      expect(await runProcess([...DDP, '--resume', folder, ...last])).toMatchObject({ code: 0, stderr: '' });
+      const whole = at(`${name}, whole`);
+      await runProcess([...DDP, ...flags, ...last, '--output-dir', whole]);
+      expect(results(folder)).toEqual(results(whole));
+    },
+  );
+
+  withMpi('below mpirun: all end within seconds', async () => {
+    const folder = at('killed below mpirun');
+    let began = 0;
+    const during: During = async (child, ended) => {
+      process.kill(await follow(child)(/rank 1 goes on: sum of 1 numbers/, ended), 'SIGKILL');
+      began = performance.now();
+    };
+    const { code } = await runProcess(
+      [...MPIRUN, ...DDP, ...MANY_STEPS, '--max-steps', '500', '--output-dir', folder],
+      {
+        during,
+        env: { ...MPI, ...TRACE },
+      },
+    );
+    expect(code).not.toBe(0);
+    expect(performance.now() - began).toBeLessThan(10_000);
+  });
+});
+
+describe.concurrent('Ctrl-C', PATIENT, () => {
+  const LONG = [
+    ...DDP,
+    ...nproc(2),
+    '--batch-size',
+    '32',
+    '--max-steps',
+    '1000',
+    '--eval-steps',
+    '0',
+    '--save-steps',
+    '0',
+  ];
+  /** What a terminal does: every process of the group gets the signal. */
+  const interrupt = (child: Parameters<During>[0]) => process.kill(-child.pid!, 'SIGINT');
+
+  it('finishes the step, saves and says how to resume, which any number of ranks can', async () => {
+    const folder = at('interrupted');
+    const during: During = async (child, ended) => {
+      await until(() => lastStep(folder) >= 1, ended);
+      interrupt(child);
+    };
+    const { code, stdout, stderr } = await runProcess([...LONG, '--output-dir', folder], { during });
+    expect({ code, stderr: stderr.trim() }).toEqual({
+      code: 130,
+      stderr: expect.stringMatching(/^finishing this step.*$/),
+    });
+    expect(stdout).toContain(`npx tsx experiment_ddp/train.ts --resume ${folder}\n`);
+    const step = lastStep(folder);
+    expect(readdirSync(folder)).toContain(`checkpoint-${step}`);
+    const on = ['--resume', folder, ...nproc(3), '--max-steps', String(step + 1)];
+    expect(await runProcess([...DDP, ...on])).toMatchObject({ code: 0, stderr: '' });
+    expect(lastStep(folder)).toBe(step + 1);
+  });
+
+  it('pressed twice stops at once', async () => {
+    const folder = at('stopped');
+    let pressed = 0;
+    const during: During = async (child, ended) => {
+      let noted = false;
+      child.stderr!.on('data', (data) => {
+        noted ||= String(data).includes('finishing this step');
+      });
+      await until(() => lastStep(folder) >= 1, ended);
+      interrupt(child);
+      await until(() => noted, ended);
+      interrupt(child);
+      pressed = performance.now();
+    };
+    const { code } = await runProcess([...LONG, '--output-dir', folder], { during });
+    expect(code).toBe(130);
+    expect(performance.now() - pressed).toBeLessThan(2000);
+    expect(holds(folder, /checkpoint/)).toBe(false);
+  });
+});
+
+describe.concurrent('bad input ends with one sentence, whoever sees it', PATIENT, () => {
+  it.each([
+    ['unknown option', ['--nprocs', '2'], /unknown option '--nprocs'.*Did you mean --nproc\?/],
+    ['no rank', ['--nproc', '0'], /--nproc.*at least 1/],
+    ['missing data set', ['--dataset', at('none.jsonl')], /cannot read the data set .*none\.jsonl/],
+    ['missing model', ['--model-name', at('none')], /none/],
+    ['updates that do not divide', ['--mini-batch-size', '7'], /must divide into updates of 7/],
+  ])('%s', async (name, flags, message) => {
+    const folder = at('refused', name);
+    const { code, stdout, stderr } = await runProcess([...DDP, '--output-dir', folder, ...flags]);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+    expect(stderr).toMatch(/^error: [^\n]+\n$/);
+    expect(stderr).toMatch(message);
+    expect(existsSync(folder)).toBe(false);
+  });
+});

@@ -1,0 +1,151 @@
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { NODE, REPOSITORY, runProcess, until } from '../../tools/test_process.ts';
+import { visibleDevice } from './local.ts';
+
+// Ranks are processes: each test writes the script that they run.
+
+const temp = mkdtempSync(join(tmpdir(), 'grpo-'));
+afterAll(() => rmSync(temp, { recursive: true }));
+
+/** A script whose ranks run `body`, where `ranks` is their communicator. */
+function script(name: string, body: string): string {
+  const file = join(temp, `${name.replaceAll(/\W/g, '_')}.mts`);
+  const from = (path: string) => JSON.stringify(join(REPOSITORY, path));
+  writeFileSync(
+    file,
+    `import { fromRankZero } from ${from('lib/distributed/communicator.ts')};
+import { runRanks } from ${from('lib/distributed/ranks.ts')};
+import { UserError } from ${from('lib/run/errors.ts')};
+await runRanks(import.meta.url, async (ranks) => {${body}}, () => Number(process.argv[2]));`,
+  );
+  return file;
+}
+
+const PATIENT = { timeout: 120_000 };
+const found = (command: string) => spawnSync(command, ['--version']).status === 0;
+const MPIRUN = [
+  ['Open MPI', 'mpirun.openmpi', ['--oversubscribe']],
+  ['MPICH', 'mpirun.mpich', []],
+] as const;
+/** Open MPI refuses to run as root, as in a container, unless told so. */
+const MPI = { env: { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' } };
+
+const LAUNCHERS: [string, (file: string, size: number) => string[], boolean][] = [
+  ['local', (file, size) => [...NODE, file, String(size)], true],
+  ...MPIRUN.map(([name, mpirun, flags]): (typeof LAUNCHERS)[number] => [
+    name,
+    (file, size) => [mpirun, ...flags, '-np', String(size), ...NODE, file],
+    found(mpirun),
+  ]),
+];
+
+describe.concurrent.each(LAUNCHERS)('ranks: %s', PATIENT, (launcher, command, present) => {
+  const test = present ? it : it.skip; // without that launcher on this machine
+
+  test('sum, broadcast and wait, whatever the sizes', async () => {
+    const file = script(
+      `collectives ${launcher}`,
+      `
+      const { rank, size } = ranks;
+      const total = (size * (size - 1)) / 2;
+      for (const length of [1, 3, 1000, 300_007]) {
+        const values = Float32Array.from({ length: length + 2 }, (_, i) => i % 7 + rank);
+        const part = values.subarray(1, length + 1); // a view: what is around it stays
+        await ranks.allReduceSum(part);
+        const right = part.every((value, i) => value === size * ((i + 1) % 7) + total);
+        if (!right || values[0] !== rank || values.at(-1) !== (length + 1) % 7 + rank) throw new Error('sum of ' + length);
+        const bytes = Uint8Array.from({ length }, (_, i) => i + 5 * rank);
+        await ranks.broadcast(bytes);
+        if (!bytes.every((value, i) => value === i % 256)) throw new Error('broadcast of ' + length);
+      }
+      await ranks.broadcast(new Uint8Array(0));
+      const shared = await fromRankZero(ranks, () => ({ text: 'wörld', from: rank }));
+      if (shared.text !== 'wörld' || shared.from !== 0) throw new Error('from rank 0');
+      await ranks.barrier();
+      process.stdout.write('rank ' + rank + ' of ' + size + ' is right\\n');`,
+    );
+    for (const size of [2, 3]) {
+      const { code, stdout, stderr } = await runProcess(command(file, size), MPI);
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+      const expected = Array.from({ length: size }, (_, rank) => `rank ${rank} of ${size} is right`);
+      expect(stdout.trim().split('\n').sort()).toEqual(expected);
+    }
+  });
+
+  const WAITING = 'await ranks.barrier(); await ranks.barrier();';
+  test.each([
+    [
+      'a mistake of the user',
+      `if (ranks.rank === 1) throw new UserError('no such thing'); ${WAITING}`,
+      /^error: no such thing$/m,
+      2,
+    ],
+    [
+      'the same mistake on all ranks',
+      `throw new UserError('rank ' + ranks.rank + ' sees it');`,
+      /^error: rank 0 sees it$/m,
+      2,
+    ],
+    ['a bug', `if (ranks.rank === 1) undefined.length; ${WAITING}`, /rank 1: TypeError.*\n +at /, undefined],
+    ['exit', `if (ranks.rank === 1) process.exit(3); ${WAITING}`, undefined, undefined],
+    ['SIGKILL', `if (ranks.rank === 1) process.kill(process.pid, 'SIGKILL'); ${WAITING}`, undefined, undefined],
+    [
+      'weights that differ',
+      `const { checkInSync } = await import(${JSON.stringify(join(REPOSITORY, 'lib/distributed/state.ts'))});
+       const weights = (last) => ({ w: { data: async () => Float32Array.of(1, last) } });
+       await checkInSync(ranks, weights(2), 6);
+       await checkInSync(ranks, weights(ranks.rank), 7);`,
+      /^error: after step 7 the weights of rank 1 are not those of rank 0/m,
+      2,
+    ],
+  ])('of which one ends by %s are all ended', async (name, body, message, expected) => {
+    const began = performance.now();
+    const { code, signal, stderr } = await runProcess(command(script(`${name} ${launcher}`, body), 2), MPI);
+    expect(signal ?? code).not.toBe(0);
+    if (expected !== undefined) expect(code).toBe(expected);
+    if (message) expect(stderr).toMatch(message);
+    if (launcher === 'local') {
+      expect(stderr).toMatch(message ?? /^error: rank 1 (was ended by SIGKILL|ended with exit code 3), so all/);
+      expect(stderr.match(/^error: /gm)).toHaveLength(1);
+    }
+    expect(performance.now() - began).toBeLessThan(30_000);
+  });
+});
+
+describe.concurrent('local ranks', PATIENT, () => {
+  it('that make different calls are ended with one sentence', async () => {
+    const body = 'await (ranks.rank === 0 ? ranks.barrier() : ranks.broadcast(new Uint8Array(9)));';
+    const { code, stderr } = await runProcess([...NODE, script('different', body), '2']);
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/^error: .*ranks made different calls: \[\[1,4\],\[2,9\]\]\n$/);
+  });
+
+  it('share the cores and the GPUs', async () => {
+    const body = `process.stdout.write([ranks.rank, process.env.OPENBLAS_NUM_THREADS, process.env.CUDA_VISIBLE_DEVICES] + '\\n');`;
+    const env = { OPENBLAS_NUM_THREADS: '1', CUDA_VISIBLE_DEVICES: '5,3' };
+    const { stdout } = await runProcess([...NODE, script('share', body), '3'], { env });
+    expect(stdout.trim().split('\n').sort()).toEqual(['0,1,5', '1,1,3', '2,1,5']);
+    delete process.env.CUDA_VISIBLE_DEVICES;
+    expect([0, 1, 7].map(visibleDevice)).toEqual(['0', '1', '7']);
+  });
+
+  it('end when their launcher is killed', async () => {
+    const body = `process.stdout.write(process.pid + '\\n'); await new Promise((resolve) => setTimeout(resolve, 60_000));`;
+    const { stdout, signal } = await runProcess([...NODE, script('orphans', body), '2'], {
+      during: async (child, ended) => {
+        let text = '';
+        child.stdout!.on('data', (data) => {
+          text += data;
+        });
+        await until(() => text.split('\n').length === 3, ended);
+        child.kill('SIGKILL');
+      },
+    });
+    expect(signal).toBe('SIGKILL');
+    expect(stdout).not.toBe(''); // and runProcess has seen the ranks close it, long before their minute was over
+  });
+});
