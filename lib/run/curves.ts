@@ -2,7 +2,7 @@ import type { TopLevelSpec } from 'vega-lite';
 import type { Row } from './metrics.ts';
 
 /** A small chart of one metric against the step. */
-type Panel = {
+export type Panel = {
   metric: string;
   title: string;
   /** title of the vertical axis: the unit */
@@ -18,7 +18,7 @@ type Panel = {
 };
 
 /** Every metric that has a panel, in the order of the panels. */
-const PANELS: Panel[] = [
+export const PANELS: Panel[] = [
   { metric: 'reward', title: 'Reward', unit: 'batch mean' },
   { metric: 'eval/accuracy', title: 'Held-out accuracy', unit: 'correct', format: '.0%', domain: [0, 1] },
   { metric: 'completions/mean_length', title: 'Completion length', unit: 'tokens' },
@@ -39,15 +39,23 @@ const COLUMNS = 2;
 /** From this many points on, a curve is drawn pale below its moving average. */
 const SMOOTH_FROM = 40;
 
+/** How many points on either side the moving average of a curve takes in; 0 for a curve too short to need one. */
+export const smoothing = (points: number): number => (points >= SMOOTH_FROM ? Math.round(points / 40) : 0);
+
 /**
  * Draws the metrics of a run as small charts over the same steps. Metrics that do not occur have no chart.
  * @param rows - one row a step, as `readMetrics` gives them
  * @returns an SVG document
  */
 export async function curves(rows: Row[]): Promise<string> {
+  return draw(specification(rows));
+}
+
+/** Draws a chart that is written in the language of Vega-Lite, as an SVG document. */
+export async function draw(specification: TopLevelSpec): Promise<string> {
   // Loaded here and not at the top: it takes longer than the start of a script should.
   const [{ compile }, { parse, View }] = await Promise.all([import('vega-lite'), import('vega')]);
-  return new View(parse(compile(specification(rows)).spec), { renderer: 'none' }).toSVG();
+  return new View(parse(compile(specification).spec), { renderer: 'none' }).toSVG();
 }
 
 /** The charts in the language of Vega-Lite. */
@@ -97,8 +105,8 @@ function chart(
   bottom: boolean,
 ): Chart {
   const color = '#0969da';
-  const smooth = !exact && values.length >= SMOOTH_FROM;
-  const half = Math.round(values.length / 40);
+  const half = exact ? 0 : smoothing(values.length);
+  const smooth = half > 0;
   const line = { type: 'line', color, strokeWidth: 2, strokeJoin: 'round' } as const;
   return {
     title,

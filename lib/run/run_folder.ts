@@ -154,8 +154,11 @@ function mendRun(resume: string, place: RunPlace): FoundRun {
   return findRun(resume, place);
 }
 
-/** Makes the folder of a new run. */
-function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): string {
+/**
+ * Makes the folder of a new run.
+ * @throws {UserError} if `outputDir` holds something already or cannot be written
+ */
+export function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): string {
   const folder = outputDir ?? join(root, experiment, timestamp(new Date()));
   try {
     if (outputDir === undefined) return makeUnique(folder);

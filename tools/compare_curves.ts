@@ -1,0 +1,254 @@
+/** The curves of a comparison: for each variant the mean over its seeds, with a band that says how sure that mean is. */
+// @ts-expect-error its types are only found by require()
+import { compiled, stdtri } from 'cephes';
+import type { TopLevelSpec } from 'vega-lite';
+import { draw, PANELS, type Panel, smoothing } from '../lib/run/curves.ts';
+import type { Row } from '../lib/run/metrics.ts';
+
+await compiled; // WebAssembly
+
+export const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/** The mean of values, one a seed, and half the width of its 95 % interval (Student's t), which takes two at least. */
+export function interval(values: number[]): { mean: number; half?: number; n: number } {
+  const [center, n] = [mean(values), values.length];
+  if (n < 2) return { mean: center, n };
+  const variance = values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (n - 1);
+  return { mean: center, half: stdtri(n - 1, 0.975) * Math.sqrt(variance / n), n };
+}
+
+/** Those of the values that are finite numbers. */
+export const numbers = (values: unknown[]): number[] => values.filter((value) => Number.isFinite(value)) as number[];
+
+/** How a variant looks: never by its colour alone. Colours after Okabe and Ito, darker or lighter where it needs contrast. */
+const LOOKS = [
+  { dash: [1, 0], shape: 'circle', light: '#0072b2', dark: '#56b4e9' },
+  { dash: [6, 3], shape: 'square', light: '#c25400', dark: '#ff9448' },
+  { dash: [2, 2], shape: 'triangle-up', light: '#007f5f', dark: '#2fc49b' },
+  { dash: [9, 3, 2, 3], shape: 'diamond', light: '#a5487f', dark: '#e39bc7' },
+  { dash: [12, 4], shape: 'triangle-down', light: '#8f6400', dark: '#f0e442' },
+  { dash: [4, 2, 1, 2, 1, 2], shape: 'cross', light: '#333333', dark: '#dddddd' },
+];
+export const MOST_VARIANTS = LOOKS.length;
+
+const LIGHT = { ink: '#24292f', muted: '#57606a', line: '#d0d7de', grid: '#eaeef2', paper: '#ffffff' };
+const DARK: typeof LIGHT = { ink: '#e6edf3', muted: '#9aa4af', line: '#3d444d', grid: '#262c36', paper: '#0d1117' };
+type Palette = typeof LIGHT & { variants: string[] };
+const ON_PAPER: Palette = { ...LIGHT, variants: LOOKS.map(({ light }) => light) };
+/** In report.html the colours are left to its style sheet, which knows what the reader's screen prefers. */
+const ON_SCREEN: Palette = {
+  ...(Object.fromEntries(Object.keys(LIGHT).map((name) => [name, `var(--${name})`])) as typeof LIGHT),
+  variants: LOOKS.map((_, v) => `var(--variant-${v})`),
+};
+
+type Point = { variant: string; step: number; mean: number; low?: number; high?: number; marked: boolean };
+type Chart = { panel: Panel; points: Point[]; range: [low: number, high: number]; steps: number };
+
+const LENGTH = PANELS.find(({ metric }) => metric === 'completions/mean_length')!;
+const LENGTHS = ['right', 'wrong'].map((kind) => {
+  return { ...LENGTH, metric: `completions/mean_${kind}_length`, title: `Length of ${kind} answers` };
+});
+const SHOWN = [
+  ...PANELS.filter(({ metric }) => ['reward', 'eval/accuracy'].includes(metric)),
+  ...LENGTHS,
+  LENGTH,
+  ...PANELS.filter(({ metric }) => ['kl', 'entropy', 'grad_norm'].includes(metric)),
+];
+
+/** What the panels show: those whose metric occurs. */
+function chartsOf(variants: string[], runs: Row[][][]): Chart[] {
+  const steps = Math.max(...runs.flat().map((rows) => rows.at(-1)!.step));
+  const charts = SHOWN.map((panel) => {
+    const points = variants.flatMap((variant, v) => curve(panel.metric, runs[v], variant, v / variants.length));
+    return { panel, points, range: rangeOf(panel, points), steps };
+  }).filter(({ points }) => points.length > 0);
+  const lengths = charts.filter(({ panel }) => LENGTHS.includes(panel));
+  const shared = lengths.map(({ range }) => range);
+  for (const chart of lengths) {
+    chart.range = [Math.min(...shared.map(([low]) => low)), Math.max(...shared.map(([, high]) => high))];
+  }
+  return charts;
+}
+
+/**
+ * The mean over a variant's seeds at each step, with its interval.
+ * @param shift - where between two marks the first one is, from 0 to 1: those of several variants should not coincide
+ */
+function curve(metric: string, runs: Row[][], variant: string, shift: number): Point[] {
+  const smooth = runs.map((rows) => smoothed(metric, rows));
+  const steps = [...new Set(smooth.flatMap((values) => [...values.keys()]))].sort((a, b) => a - b);
+  const every = Math.ceil(steps.length / 8);
+  return steps.map((step, i) => {
+    const { mean, half } = interval(numbers(smooth.map((values) => values.get(step))));
+    const band = half === undefined ? {} : { low: mean - half, high: mean + half };
+    return { variant, step, mean, ...band, marked: i % every === Math.floor(shift * every) };
+  });
+}
+
+/** A run's metric by step: a moving average over logged steps, unless it is an evaluation. */
+function smoothed(metric: string, run: Row[]): Map<number, number> {
+  const rows = run.filter((row) => metric in row);
+  const half = metric.startsWith('eval/') ? 0 : smoothing(rows.length);
+  return new Map(
+    rows.flatMap(({ step }, i): [number, number][] => {
+      const near = numbers(rows.slice(Math.max(0, i - half), i + half + 1).map((row) => row[metric]));
+      return near.length > 0 ? [[step, mean(near)]] : [];
+    }),
+  );
+}
+
+/** The vertical scale: all of the lines, and as much of the bands as leaves the lines legible. */
+function rangeOf({ domain, zero }: Panel, points: Point[]): [number, number] {
+  const [low, high] = [Math.min(...points.map((p) => p.mean)), Math.max(...points.map((p) => p.mean))];
+  const room = (high - low) / 2 || Math.abs(high) / 10 || 1;
+  const bottom = Math.max(low - room, Math.min(...points.map((p) => p.low ?? p.mean)), domain?.[0] ?? -Infinity);
+  const top = Math.min(high + room, Math.max(...points.map((p) => p.high ?? p.mean)), domain?.[1] ?? Infinity);
+  return [zero ? 0 : bottom, top === bottom ? bottom + room : top];
+}
+
+type View = Extract<TopLevelSpec, { concat: unknown }>['concat'][number];
+const config = ({ ink, muted, line, grid, paper }: Palette): TopLevelSpec['config'] => ({
+  aria: false, // each SVG is described as a whole
+  font: 'system-ui, Helvetica, Arial, sans-serif',
+  view: { stroke: null },
+  point: { filled: true, size: 45, opacity: 1, stroke: paper, strokeWidth: 0.8 },
+  title: { anchor: 'start', frame: 'group', fontSize: 13, fontWeight: 600, color: ink, offset: 8 },
+  axis: { labelColor: muted, titleColor: muted, titleFontWeight: 'normal', titleFontSize: 11, labelFontSize: 11 },
+  axisX: { grid: false, labelFlush: false, tickColor: line, domainColor: line },
+  axisY: { gridColor: grid, domain: false, ticks: false, labelPadding: 6, tickCount: 5 },
+});
+
+/** The scales that give each variant its look. */
+function looks(variants: string[], palette: Palette) {
+  const scale = <T>(range: T[]) => ({
+    field: 'variant',
+    type: 'nominal' as const,
+    scale: { domain: variants, range: range.slice(0, variants.length) },
+    legend: null,
+  });
+  return {
+    color: scale(palette.variants),
+    strokeDash: scale(LOOKS.map(({ dash }) => dash)),
+    shape: scale(LOOKS.map(({ shape }) => shape)),
+  };
+}
+
+function view({ panel, points, range, steps }: Chart, variants: string[], palette: Palette): View {
+  const { color, strokeDash, shape } = looks(variants, palette);
+  const vertical = (field: string) => ({
+    field,
+    type: 'quantitative' as const,
+    scale: { domain: range, nice: !panel.domain, zero: false },
+    axis: { title: panel.unit, ...(panel.format ? { format: panel.format } : {}) },
+  });
+  const cut = (name: 'low' | 'high') => `clamp(datum.${name}, ${range[0]}, ${range[1]})`;
+  return {
+    title: panel.title,
+    width: 270,
+    height: 140,
+    data: { values: points },
+    encoding: {
+      x: {
+        field: 'step',
+        type: 'quantitative',
+        scale: { domain: [0, steps], nice: false },
+        axis: { title: 'step', tickCount: 5, format: 'd', tickMinStep: 1 },
+      },
+      color,
+    },
+    layer: [
+      {
+        transform: [
+          { filter: 'isValid(datum.low)' },
+          { calculate: cut('low'), as: 'low' },
+          { calculate: cut('high'), as: 'high' },
+        ],
+        mark: { type: 'area', opacity: 0.2 },
+        encoding: { y: vertical('low'), y2: { field: 'high' } },
+      },
+      { mark: { type: 'line', strokeWidth: 2, strokeJoin: 'round' }, encoding: { y: vertical('mean'), strokeDash } },
+      { transform: [{ filter: 'datum.marked' }], mark: 'point', encoding: { y: vertical('mean'), shape } },
+    ],
+  };
+}
+
+/** The lines and marks of variants below each other, with or without their names. */
+function legend(variants: string[], shown: string[], palette: Palette, named: boolean): View {
+  const { color, strokeDash, shape } = looks(variants, palette);
+  const axis = {
+    orient: 'right',
+    title: null,
+    domain: false,
+    labelLimit: 0,
+    labelColor: palette.ink,
+    grid: false,
+  } as const;
+  return {
+    width: 48,
+    height: 18 * shown.length,
+    data: { values: shown.map((variant) => ({ variant })) },
+    encoding: { y: { field: 'variant', type: 'nominal', sort: shown, axis: named ? axis : null }, color },
+    layer: [
+      {
+        mark: { type: 'rule', strokeWidth: 2, strokeCap: 'butt' },
+        encoding: { x: { value: 0 }, x2: { value: 48 }, strokeDash },
+      },
+      { mark: 'point', encoding: { x: { value: 24 }, shape } },
+    ],
+  };
+}
+
+/** All panels on one white sheet. */
+const sheet = (charts: Chart[], variants: string[]): TopLevelSpec => ({
+  background: ON_PAPER.paper,
+  padding: 12,
+  config: config(ON_PAPER),
+  vconcat: [
+    legend(variants, variants, ON_PAPER, true),
+    { columns: 2, spacing: { row: 18, column: 36 }, concat: charts.map((chart) => view(chart, variants, ON_PAPER)) },
+  ],
+});
+
+/** The colours of the SVGs for report.html, light or dark as the reader's screen prefers. */
+export const COLOURS = [
+  { colours: LIGHT, of: ({ light }: (typeof LOOKS)[number]) => light },
+  { colours: DARK, of: ({ dark }: (typeof LOOKS)[number]) => dark },
+]
+  .map(({ colours, of }) => {
+    const all = { ...colours, ...Object.fromEntries(LOOKS.map((look, v) => [`variant-${v}`, of(look)])) };
+    return `:root { ${Object.entries(all)
+      .map(([name, colour]) => `--${name}: ${colour};`)
+      .join(' ')} }`;
+  })
+  .map((rule, dark) => (dark ? `@media (prefers-color-scheme: dark) { ${rule} }` : rule))
+  .join('\n');
+
+/**
+ * Draws the curves of all metrics that occur.
+ * @param runs - metrics of each run, by variant and seed
+ * @returns SVGs: `sheet`, all in one on white, for any page; `panels` and `keys` (a piece of each variant's line), for
+ *   a page with {@link COLOURS} in its style sheet
+ */
+export async function drawComparison(
+  variants: string[],
+  runs: Row[][][],
+): Promise<{ sheet: string; panels: string[]; keys: string[] }> {
+  const charts = chartsOf(variants, runs);
+  const drawAlone = async (label: string, chart: View, size = {}) => {
+    const alone = { ...chart, ...size, background: null, padding: 2, config: config(ON_SCREEN) };
+    const svg = await draw(alone as unknown as TopLevelSpec);
+    return svg.replace('<svg ', `<svg role="img" aria-label="${label}" `);
+  };
+  // Titles and labels included, so that a page scales all of them alike.
+  const size = { width: 340, height: 215, autosize: { type: 'fit', contains: 'padding' } };
+  const label = ({ title, unit }: Panel) => `${title} (${unit}) against the step`;
+  return {
+    sheet: await draw(sheet(charts, variants)),
+    panels: await Promise.all(
+      charts.map((chart) => drawAlone(label(chart.panel), view(chart, variants, ON_SCREEN), size)),
+    ),
+    keys: await Promise.all(
+      variants.map((variant, v) => drawAlone(`line ${v + 1}`, legend(variants, [variant], ON_SCREEN, false))),
+    ),
+  };
+}

@@ -1,0 +1,299 @@
+/** What a comparison has found so far: curves, tables and completions of its finished runs, in report.md and report.html. */
+import { existsSync } from 'node:fs';
+import { availableParallelism, cpus } from 'node:os';
+import { join } from 'node:path';
+import { readJsonLines, readJsonObject, threadLimits } from '../lib/index.ts';
+import { smoothing } from '../lib/run/curves.ts';
+import { writeFileAtomically } from '../lib/run/folders.ts';
+import { type Row, readMetrics } from '../lib/run/metrics.ts';
+import { COLOURS, drawComparison, interval, mean, numbers } from './compare_curves.ts';
+
+/** What is compared, and how. `folder` holds the runs and the report. */
+export type Comparison = {
+  folder: string;
+  /** names of experiments, with options; the first is what the others are compared with */
+  variants: string[];
+  seeds: number[];
+  maxSteps: number;
+  /** runs side by side */
+  jobs: number;
+  /** options of all runs */
+  runOptions: string[];
+};
+
+/** A finished run: its options, one row a logged step, the first group of each, and the seconds that training took. */
+export type FinishedRun = { options: Record<string, unknown>; rows: Row[]; samples: Sample[]; seconds: number };
+type Sample = { step: number; question: string; answer: string; completion: string; tokens: number; reward: number };
+
+/** Where the run of a variant with a seed is. Different variants have different folders, whatever their options hold. */
+export const runFolder = (folder: string, variant: string, seed: number): string =>
+  join(folder, encodeURIComponent(variant).replaceAll('%20', '+'), `seed-${seed}`);
+
+/** Reads a run; undefined if it has not been finished. */
+export async function readRun(folder: string, maxSteps: number): Promise<FinishedRun | undefined> {
+  const rows = readMetrics(join(folder, 'metrics.jsonl'));
+  if (!existsSync(join(folder, 'final_model')) || (rows.at(-1)?.step ?? -1) < maxSteps) return undefined;
+  const { options } = (await readJsonObject(join(folder, 'config.json'))) as Pick<FinishedRun, 'options'>;
+  const state = await readJsonObject(join(folder, `checkpoint-${maxSteps}`, 'training_state.json'));
+  const samples = readJsonLines(join(folder, 'completions.jsonl'), (line) => line as Sample);
+  return { options, rows, samples, seconds: Number(state?.seconds ?? Number.NaN) };
+}
+
+/**
+ * Writes report.md, report.html and curves.svg, about the seeds that all variants have finished; nothing without any.
+ */
+export async function writeReport(comparison: Comparison): Promise<void> {
+  const { folder, variants, maxSteps } = comparison;
+  const read = (seed: number) =>
+    Promise.all(variants.map((variant) => readRun(runFolder(folder, variant, seed), maxSteps)));
+  const bySeed = await Promise.all(comparison.seeds.map(async (seed) => ({ seed, runs: await read(seed) })));
+  const finished = bySeed.filter(({ runs }) => !runs.includes(undefined)) as { seed: number; runs: FinishedRun[] }[];
+  if (finished.length === 0) return;
+  const runs = variants.map((_, v) => finished.map((seed) => seed.runs[v]));
+  const { sheet, panels, keys } = await drawComparison(
+    variants,
+    runs.map((ofVariant) => ofVariant.map(({ rows }) => rows)),
+  );
+  const blocks = describe(comparison, { seeds: finished.map(({ seed }) => seed), runs });
+  const legend = variants.map((variant, v) => `<span>${keys[v]}${escapeText(variant)}</span>`).join('\n');
+  const curves = `<div class="legend">${legend}</div>\n<div class="panels">\n${panels.join('\n')}\n</div>`;
+  writeFileAtomically(join(folder, 'curves.svg'), sheet);
+  writeFileAtomically(join(folder, 'report.md'), toMarkdown(blocks));
+  writeFileAtomically(join(folder, 'report.html'), toHtml(blocks, curves));
+}
+
+// ─── Numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** A line of the tables. `of` gives NaN where a run does not have it. */
+type Quantity = { name: string; digits: number; of: (run: FinishedRun) => number };
+
+function quantities(maxSteps: number): Quantity[] {
+  const final = (metric: string, run: FinishedRun) => 100 * Number(run.rows.at(-1)![metric] ?? Number.NaN);
+  const late = (metric: string, { rows }: FinishedRun) => {
+    return mean(numbers(rows.filter(({ step }) => step > 0.9 * maxSteps).map((row) => row[metric])));
+  };
+  const speed = ({ rows }: FinishedRun) => {
+    const sorted = numbers(rows.map((row) => row.tokens_per_second)).sort((a, b) => a - b);
+    return mean([sorted[(sorted.length - 1) >> 1], sorted[sorted.length >> 1]]);
+  };
+  return [
+    { name: 'held-out accuracy, greedy, %', digits: 1, of: (run) => final('eval/accuracy', run) },
+    { name: 'held-out accuracy, sampled, %', digits: 1, of: (run) => final('eval/sampled_accuracy', run) },
+    { name: 'held-out pass@8, %', digits: 1, of: (run) => final('eval/pass_at_8', run) },
+    {
+      name: 'length of right answers, tokens\u00a0*',
+      digits: 1,
+      of: (run) => late('completions/mean_right_length', run),
+    },
+    {
+      name: 'length of wrong answers, tokens\u00a0*',
+      digits: 1,
+      of: (run) => late('completions/mean_wrong_length', run),
+    },
+    { name: 'entropy, nats / token\u00a0*', digits: 3, of: (run) => late('entropy', run) },
+    { name: 'training time, minutes', digits: 2, of: ({ seconds }) => seconds / 60 },
+    { name: 'tokens/s, median over steps', digits: 0, of: speed },
+  ];
+}
+
+/** `12.3 ± 0.4`; with its number of values where that is not the expected one. */
+function show(
+  values: number[],
+  { digits, seeds, signed }: { digits: number; seeds: number; signed?: boolean },
+): string {
+  const found = numbers(values);
+  if (found.length === 0) return '–';
+  const { mean, half, n } = interval(found);
+  const number = Math.abs(mean).toFixed(digits);
+  const sign = Number(number) === 0 ? '' : mean < 0 ? '−' : signed ? '+' : '';
+  const text = `${sign}${number}${half === undefined ? '' : ` ± ${half.toFixed(digits)}`}${n < seeds ? ` (n = ${n})` : ''}`;
+  return signed && half !== undefined && Math.abs(mean) > half ? `<b>${text}</b>` : text;
+}
+
+// ─── Text ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Parts of the report. Texts and cells are escaped, and mean the same in Markdown and in HTML. */
+type Block = { heading: string } | { text: string } | { table: string[][] } | { curves: true };
+
+/** A text, whatever is in it, as Markdown and as HTML: what may mean something there is written as an entity. */
+export const escapeText = (text: string): string =>
+  text
+    .replace(/[\p{C}]/gu, (c) => (c === '\n' ? c : '\u{fffd}'))
+    .replace(/[^\p{L}\p{M}\p{N} \n+=,.:;/()'"?%–-]|(?<=www)\.|:(?=\/)/giu, (c) => `&#${c.codePointAt(0)};`)
+    .replaceAll('\n', '<br>');
+
+function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; runs: FinishedRun[][] }): Block[] {
+  const { variants, seeds: planned, maxSteps, jobs } = comparison;
+  const [first, ...others] = variants.map(escapeText);
+  const half = smoothing(runs[0][0].rows.length);
+  const several = seeds.length > 1;
+  const rows = quantities(maxSteps).filter(({ of }) => runs.flat().some((run) => Number.isFinite(of(run))));
+  const results = rows.map(({ name, digits, of }) => [
+    name,
+    ...runs.map((ofVariant) => show(ofVariant.map(of), { digits, seeds: seeds.length })),
+  ]);
+  const differences = rows.map(({ name, digits, of }) => [
+    name,
+    ...runs.slice(1).map((ofVariant) => {
+      const pairs = ofVariant.map((run, s) => of(run) - of(runs[0][s]));
+      return show(pairs, { digits, seeds: seeds.length, signed: true });
+    }),
+  ]);
+  const missing = planned.length - seeds.length;
+  return [
+    { heading: `Comparison: ${[first, ...others].join(', ')}` },
+    {
+      text: `${variants.length} variants, ${maxSteps} steps, ${several ? 'seeds' : 'seed'} ${seeds.join(', ')}${missing > 0 ? ` (${missing} of ${planned.length} seeds are not complete yet)` : ''}.`,
+    },
+    ...(several ? [] : [{ text: 'With one seed there is no interval: it cannot tell a difference from chance.' }]),
+    { heading: 'Curves' },
+    { curves: true },
+    {
+      text: [
+        several
+          ? 'Lines: mean over seeds. Bands: 95 % interval of that mean (Student’s t), cut where it leaves the panel.'
+          : 'Lines: one seed, so no bands.',
+        half > 0
+          ? `Metrics of batches are smoothed in each run first, by a moving average over ${2 * half + 1} logged steps; evaluations are not.`
+          : 'Nothing is smoothed.',
+        'A step at which some seeds have no right, or no wrong, answers shows the mean of the others. Right and wrong answers share one vertical scale.',
+      ].join(' '),
+    },
+    { heading: 'Results' },
+    { table: [['', first, ...others], ...results] },
+    {
+      text: `${several ? 'Mean over seeds ± 95 % interval (Student’s t). ' : ''}* mean over the last 10 % of the steps. Accuracies are those of the last step.`,
+    },
+    ...(others.length === 0
+      ? []
+      : [
+          { heading: `Differences to ${first}` },
+          { table: [['', ...others], ...differences] },
+          {
+            text: several
+              ? 'Each seed is compared with itself: mean of the differences ± 95 % interval. An interval that contains 0: these seeds show no difference. One that does not is bold; by chance alone that happens to 1 line in 20.'
+              : 'The same seed in both.',
+          },
+          { heading: 'Options that differ' },
+          ...differingOptions([first, ...others], runs),
+        ]),
+    { heading: `Completions, seed ${seeds[0]}` },
+    ...completions([first, ...others], runs),
+    { heading: 'How this was made' },
+    { text: `<code>${escapeText(commandOf(comparison))}</code>` },
+    { text: `Timings depend on: ${environment(jobs).map(escapeText).join('; ')}.` },
+  ];
+}
+
+function differingOptions(variants: string[], runs: FinishedRun[][]): Block[] {
+  const options = runs.map(([run]) => run.options);
+  const value = (all: Record<string, unknown>, key: string) => (key in all ? escapeText(String(all[key])) : '–');
+  const keys = [...new Set(options.flatMap(Object.keys))].filter(
+    (key) =>
+      !['seed', 'outputDir', 'resume', 'config'].includes(key) &&
+      new Set(options.map((all) => value(all, key))).size > 1,
+  );
+  if (keys.length === 0) return [{ text: 'None.' }];
+  const table = [['', ...variants], ...keys.map((key) => [key, ...options.map((all) => value(all, key))])];
+  return [{ table }, { text: '–: not given, or unknown to that experiment.' }];
+}
+
+/** The command that starts the same comparison, for a shell. */
+function commandOf({ variants, seeds, maxSteps, jobs, runOptions }: Comparison): string {
+  const quoted = (word: string) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+  const options = ['--experiments', variants, '--seeds', seeds, '--max-steps', maxSteps, '--jobs', jobs].map(String);
+  const rest = runOptions.length > 0 ? ['--', ...runOptions] : [];
+  return `npm run compare -- ${[...options, ...rest].map(quoted).join(' ')}`;
+}
+
+/** What the speed of the runs depends on. */
+function environment(jobs: number): string[] {
+  const threads = Object.entries({ ...process.env, ...threadLimits(jobs) }).filter(([name]) =>
+    name.endsWith('_THREADS'),
+  );
+  return [
+    `Node ${process.versions.node}`,
+    `${cpus()[0]?.model ?? 'unknown CPU'}`,
+    `${availableParallelism()} cores`,
+    `${jobs} ${jobs === 1 ? 'run' : 'runs'} at a time`,
+    ...threads.map(([name, value]) => `${name}=${value}`),
+  ];
+}
+
+/** Three completions of the first seed at the first and the last logged step, variant by variant. */
+function completions(variants: string[], runs: FinishedRun[][]): Block[] {
+  const samples = runs.map(([run]) => run.samples);
+  return [...new Set([samples[0][0].step, samples[0].at(-1)!.step])].flatMap((step): Block[] => {
+    const groups = samples.map((all) => all.filter((sample) => sample.step === step).slice(0, 3));
+    const asked = groups.map(([sample]) =>
+      sample ? `${escapeText(sample.question)} (answer: ${escapeText(String(sample.answer))})` : '–',
+    );
+    const same = asked.every((question) => question === asked[0]);
+    const cell = (sample?: Sample) =>
+      sample ? `<b>reward ${sample.reward}, ${sample.tokens} tokens</b><br>${escapeText(sample.completion)}` : '–';
+    return [
+      { text: `Step ${step}${same ? `: ${asked[0]}` : ', where variants were asked different questions'}` },
+      { table: [variants, ...(same ? [] : [asked]), ...[0, 1, 2].map((i) => groups.map((group) => cell(group[i])))] },
+    ];
+  });
+}
+
+function toMarkdown(blocks: Block[]): string {
+  const row = (cells: string[]) => `| ${cells.join(' | ')} |`;
+  const parts = blocks.map((block, i) => {
+    if ('heading' in block) return `${i === 0 ? '#' : '##'} ${block.heading}`;
+    if ('table' in block)
+      return [row(block.table[0]), row(block.table[0].map(() => '---')), ...block.table.slice(1).map(row)].join('\n');
+    return 'text' in block ? block.text : '![Curves of all variants](curves.svg)';
+  });
+  return `${parts.join('\n\n')}\n`;
+}
+
+// ─── report.html ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const STYLE = `
+${COLOURS}
+:root { color-scheme: light dark; }
+body { margin: 0 auto; max-width: 1160px; padding: 8px 14px 40px; background: var(--paper); color: var(--ink); }
+body { font: 15px/1.5 system-ui, Helvetica, Arial, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 22px; }
+h2 { font-size: 18px; margin-top: 32px; }
+p { max-width: 80ch; }
+code { font-size: 13px; }
+.legend { position: sticky; top: 0; display: flex; flex-wrap: wrap; gap: 0 20px; padding: 6px 0 10px; background: var(--paper); }
+.legend span { display: inline-flex; align-items: center; gap: 8px; }
+.legend svg { flex: none; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 18px; }
+.panels svg { width: 100%; height: auto; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: 5px 18px 5px 0; text-align: left; vertical-align: top; }
+th, td { min-width: 90px; max-width: 420px; }
+td:has(br) { min-width: 230px; }
+td + td:not(:has(br)) { white-space: nowrap; }
+`;
+
+function toHtml(blocks: Block[], curves: string): string {
+  const row = (tag: string) => (cells: string[]) =>
+    `<tr>${cells.map((cell) => `<${tag}>${cell}</${tag}>`).join('')}</tr>`;
+  const parts = blocks.map((block, i) => {
+    if ('heading' in block) return i === 0 ? `<h1>${block.heading}</h1>` : `<h2>${block.heading}</h2>`;
+    if ('text' in block) return `<p>${block.text}</p>`;
+    if ('curves' in block) return curves;
+    const [head, ...rows] = block.table;
+    return `<div class="table"><table>\n${row('th')(head)}\n${rows.map(row('td')).join('\n')}\n</table></div>`;
+  });
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Comparison</title>
+<style>${STYLE}</style>
+</head>
+<body>
+${parts.join('\n')}
+</body>
+</html>
+`;
+}
