@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import puppeteer, { type Browser, type Page } from 'puppeteer-core';
+import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { normals } from '../lib/index.ts';
 import { interval } from './compare_curves.ts';
@@ -130,25 +130,26 @@ describe.skipIf(why !== '')(`report.html in a browser${why}`, () => {
   let browser: Browser;
   beforeAll(async () => {
     const args = process.getuid?.() === 0 ? ['--no-sandbox'] : [];
-    browser = await puppeteer.launch({ executablePath: CHROME, args });
+    browser = await chromium.launch({ executablePath: CHROME, args });
   });
   afterAll(() => browser?.close());
 
   /** Opens the report; `problems` are what the browser complains of, and whatever it fetches besides the file. */
-  async function open(width: number, scheme: string): Promise<{ page: Page; problems: string[] }> {
-    const page = await browser.newPage();
+  async function open(width: number, colorScheme: 'light' | 'dark'): Promise<{ page: Page; problems: string[] }> {
+    const viewport = { width, height: 800 };
+    const page = await browser.newPage({ viewport, colorScheme, isMobile: width < 500 });
     const problems: string[] = [];
     const url = pathToFileURL(join(temp, 'report.html')).href;
     page.on('console', (message) => problems.push(message.text()));
     page.on('pageerror', (error) => problems.push(String(error)));
     page.on('request', (request) => request.url() !== url && problems.push(request.url()));
-    await page.setViewport({ width, height: 800, isMobile: width < 500 });
-    await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: scheme }]);
     await page.goto(url);
     return { page, problems };
   }
 
-  const cases = [320, 360, 1280].flatMap((width) => ['light', 'dark'].map((scheme) => [width, scheme] as const));
+  const cases = [320, 360, 1280].flatMap((width) =>
+    (['light', 'dark'] as const).map((scheme) => [width, scheme] as const),
+  );
   it.each(cases)('is drawn and legible at %i px, %s', async (width, scheme) => {
     const { page, problems } = await open(width, scheme);
     const seen = await inspect(page);
