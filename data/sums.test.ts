@@ -12,10 +12,10 @@ describe('the sums task', () => {
     expect(lines('test').map(question)).toEqual(test.map(sumText));
   });
 
-  it.each(['train', 'test'])('has those of two terms in a file of their own: %s', (split) => {
-    const pairs = lines(split).filter((line) => /^\d+[+-]\d+$/.test(question(line)));
-    expect(lines(split, 'pairs')).toEqual(pairs);
-    expect(pairs.length).toBeGreaterThan(lines(split).length / 4);
+  it.each(['train', 'test'])('has those of three terms in a file of their own: %s', (split) => {
+    const triples = lines(split).filter((line) => /^\d+[+-]\d+[+-]\d+$/.test(question(line)));
+    expect(lines(split, 'triples')).toEqual(triples);
+    expect(triples.length).toBeGreaterThan(lines(split).length / 4);
   });
 
   it('asks no held-out question in training, and none twice', () => {

@@ -1,6 +1,6 @@
 /**
  * Writes the arithmetic task: `data/sums_train.jsonl` and `data/sums_test.jsonl`, sums and differences of two or three
- * terms such as `47+38-9`, and `data/pairs_…`, those of two. No question of training is in a held-out file.
+ * terms such as `47+38-9`, and `data/triples_…`, those of three. No question of training is in a held-out file.
  *
  *   npx tsx data/sums.ts
  */
@@ -75,8 +75,8 @@ function main(): void {
     };
     write('sums', sums);
     write(
-      'pairs',
-      sums.filter(({ length }) => length === 2),
+      'triples',
+      sums.filter(({ length }) => length === 3),
     );
   }
 }

@@ -5,8 +5,9 @@ import { UserError } from '../run/errors.ts';
 import type { Rank } from './communicator.ts';
 import { visibleDevice } from './local.ts';
 
-/** How the launchers number the processes: Open MPI, MPICH and Intel MPI, Slurm with PMIx; all of them, and of this machine. */
+/** How launchers number and count the processes: Open MPI, MPICH and Intel MPI, Slurm; all of them, or this machine's. */
 const RANK_VARIABLES = ['OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK'];
+const SIZE_VARIABLES = ['OMPI_COMM_WORLD_SIZE', 'PMI_SIZE', 'SLURM_NTASKS'];
 const LOCAL_RANK_VARIABLES = ['OMPI_COMM_WORLD_LOCAL_RANK', 'MPI_LOCALRANKID', 'SLURM_LOCALID'];
 const LOCAL_SIZE_VARIABLES = ['OMPI_COMM_WORLD_LOCAL_SIZE', 'MPI_LOCALNRANKS', 'SLURM_NTASKS_PER_NODE'];
 
@@ -30,35 +31,8 @@ const MPICH_HANDLES = { world: 0x44000000, byte: 0x4c00010d, float: 0x4c00040a, 
  * @throws {UserError} if there is no MPI library, or it is of another MPI than the launcher
  */
 export async function connectMpi(): Promise<Rank> {
-  const { default: koffi } = await import('koffi');
-  const candidates = process.env.MPI_LIBRARY
-    ? [process.env.MPI_LIBRARY]
-    : process.env.OMPI_COMM_WORLD_RANK !== undefined
-      ? OPEN_MPI
-      : [...MPICH, ...OPEN_MPI];
-  const load = (name: string) => {
-    try {
-      return koffi.load(name, { global: true }); // Open MPI's plug-ins look for its symbols among the global ones
-    } catch {
-      return undefined;
-    }
-  };
-  const library = candidates.reduce<ReturnType<typeof load>>((found, name) => found ?? load(name), undefined);
-  if (!library) {
-    throw new UserError(
-      `started by an MPI launcher, but no MPI library can be loaded (tried ${candidates.join(', ')}): install that of the launcher (Debian: libopenmpi3 or libmpich12), or name it with MPI_LIBRARY`,
-    );
-  }
-  const handles = (() => {
-    try {
-      const [world, byte, float, sum] = ['comm_world', 'byte', 'float', 'op_sum'].map((name) =>
-        library.symbol(`ompi_mpi_${name}`),
-      );
-      return { world, byte, float, sum, inPlace: 1 };
-    } catch {
-      return MPICH_HANDLES;
-    }
-  })();
+  const { path, library } = await loadLibrary();
+  const handles = openMpiHandles(library) ?? MPICH_HANDLES;
   const handle = handles === MPICH_HANDLES ? 'int' : 'void *';
   const call = (signature: string) => {
     const run = library.func(signature);
@@ -80,6 +54,12 @@ export async function connectMpi(): Promise<Rank> {
   };
   const rank = number('MPI_Comm_rank');
   const size = number('MPI_Comm_size');
+  const started = variable(SIZE_VARIABLES) ?? size;
+  if (size !== started) {
+    throw new UserError(
+      `the launcher has started ${started} ranks, but to the MPI library ${path} there is ${size}: it is of another MPI, so name the launcher's own with MPI_LIBRARY`,
+    );
+  }
   const localRank = variable(LOCAL_RANK_VARIABLES) ?? rank;
   Object.assign(process.env, threadLimits(variable(LOCAL_SIZE_VARIABLES) ?? 1));
   process.env.CUDA_VISIBLE_DEVICES = visibleDevice(localRank);
@@ -97,4 +77,30 @@ export async function connectMpi(): Promise<Rank> {
       call(`int MPI_Abort(${handle} comm, int code)`)(handles.world, exitCode);
     },
   };
+}
+
+async function loadLibrary() {
+  const { default: koffi } = await import('koffi');
+  const usual = process.env.PMI_RANK === undefined ? [...OPEN_MPI, ...MPICH] : [...MPICH, ...OPEN_MPI];
+  const candidates = process.env.MPI_LIBRARY ? [process.env.MPI_LIBRARY] : usual;
+  for (const path of candidates) {
+    try {
+      return { path, library: koffi.load(path, { global: true }) }; // Open MPI's plug-ins look for global symbols
+    } catch {}
+  }
+  throw new UserError(
+    `started by an MPI launcher, but no MPI library can be loaded (tried ${candidates.join(', ')}): install that of the launcher (Debian: libopenmpi3 or libmpich12), or name it with MPI_LIBRARY`,
+  );
+}
+
+/** Undefined if the library is not Open MPI's. */
+function openMpiHandles(library: Awaited<ReturnType<typeof loadLibrary>>['library']) {
+  const address = (name: string) => library.symbol(`ompi_mpi_${name}`);
+  try {
+    address('comm_world');
+  } catch {
+    return undefined;
+  }
+  const [world, byte, float, sum] = ['comm_world', 'byte', 'float', 'op_sum'].map(address);
+  return { world, byte, float, sum, inPlace: 1 };
 }

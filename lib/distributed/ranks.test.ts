@@ -116,6 +116,28 @@ describe.concurrent.each(LAUNCHERS)('ranks: %s', PATIENT, (launcher, command, pr
   });
 });
 
+describe.concurrent('below mpirun', PATIENT, () => {
+  const wait = script('mpi', 'await ranks.barrier();');
+  const mpirun = ['mpirun.openmpi', '--oversubscribe', '-np', '2', ...NODE, wait];
+  const test = found('mpirun.openmpi') ? it : it.skip;
+
+  test('a library that is not there is named', async () => {
+    const { code, stderr } = await runProcess(mpirun, { env: { ...MPI.env, MPI_LIBRARY: 'libnone.so' } });
+    expect(code).toBe(2);
+    expect(stderr).toMatch(
+      /^error: started by an MPI launcher, but no MPI library can be loaded \(tried libnone\.so\)/m,
+    );
+  });
+
+  (found('mpirun.mpich') ? test : it.skip)('a library of another MPI is noticed', async () => {
+    const { code, stderr } = await runProcess(mpirun, { env: { ...MPI.env, MPI_LIBRARY: 'libmpich.so.12' } });
+    expect(code).not.toBe(0);
+    expect(stderr).toMatch(
+      /^error: the launcher has started 2 ranks, but to the MPI library libmpich\.so\.12 there is 1/m,
+    );
+  });
+});
+
 describe.concurrent('local ranks', PATIENT, () => {
   it('that make different calls are ended with one sentence', async () => {
     const body = 'await (ranks.rank === 0 ? ranks.barrier() : ranks.broadcast(new Uint8Array(9)));';

@@ -3,7 +3,7 @@
  * do. Seeded; needs no download and no GPU.
  *
  *   npm run pretrain            (writes models/tiny)
- *   npm run pretrain -- --pupil doubting --init models/tiny --steps 350 --learning-rate 8e-4 --output-dir runs/doubting
+ *   npm run pretrain -- --pupil blurting --init models/tiny --steps 350 --learning-rate 8e-4 --output-dir runs/blurting
  */
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -37,19 +37,19 @@ import {
   uniform,
   writeSafetensors,
 } from '../../lib/index.ts';
-import { answerLikePupil, DOUBTING, HABITS } from './pupil.ts';
+import { answerLikePupil, BLURTING, HABITS } from './pupil.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
 /** What each pupil does, and of how many terms its sums are, where not of two or three. */
-const PUPILS: Record<'sloppy' | 'doubting', { habits: typeof HABITS; count?: number }> = {
+const PUPILS: Record<'sloppy' | 'blurting', { habits: typeof HABITS; count?: number }> = {
   sloppy: { habits: HABITS },
-  doubting: { habits: DOUBTING, count: 2 },
+  blurting: { habits: BLURTING, count: 3 },
 };
 
 export const command = new Command('pretrain')
   .description('Trains a tiny Llama from random weights to imitate the sloppy pupil.')
   .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced', 'models/tiny')
-  .addOption(new Option('--pupil <name>', 'whom to imitate').choices(['sloppy', 'doubting']).default('sloppy' as const))
+  .addOption(new Option('--pupil <name>', 'whom to imitate').choices(['sloppy', 'blurting']).default('sloppy' as const))
   .option('--init <folder>', 'checkpoint of this architecture to start from (default: random weights)')
   .option('--steps <n>', 'updates', integer({ min: 1 }), 2000)
   .option('--batch-size <n>', 'demonstrations an update', integer({ min: 1 }), 128)

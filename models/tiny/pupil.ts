@@ -15,20 +15,20 @@ export const HABITS = {
   noWorking: 0.15,
   /** The answer comes without its tags. */
   noTags: 0.15,
-  /** It goes over its lines once more, with care: "ok" if they were right, "hm" if not. It leaves its answer as it was. */
-  checks: 0,
-  /** Having done so, it does it again. */
-  checksAgain: 0,
+  /** The answer comes first, from its head. Then it works it out, with care: "ok" if it was right, "hm" if not. */
+  blurts: 0,
+  /** Having worked it out, it does so again. */
+  worksAgain: 0,
 };
 
 /**
- * A pupil whose workings may be short or long, whether they are right or wrong: `47+38=75 47+38=85 hm 47+38=85 hm`. When
- * it is wrong it sees that, and rambles.
+ * A pupil that blurts out its answer, and whose working may then be short or long, whether the answer is right or wrong:
+ * `<answer>75</answer><think>47+38=85 hm 47+38=85 hm</think>`. When it is wrong it sees that, and may ramble.
  */
-export const DOUBTING = { ...HABITS, noWorking: 0, noTags: 0, checks: 1, checksAgain: 0.45 };
+export const BLURTING = { ...HABITS, noWorking: 0, noTags: 0, blurts: 1, worksAgain: 0.45 };
 
-/** Times that a pupil checks its lines at most. */
-const MOST_CHECKS = 5;
+/** Times that a pupil works out the same sum at most. */
+const MOST_WORKINGS = 5;
 
 /** `a + b`, column by column, with every carry between columns forgotten: 47 + 38 = 75. */
 export function addForgettingCarry(a: number, b: number): number {
@@ -57,22 +57,24 @@ export function subtractForgettingBorrow(a: number, b: number): number {
 export function answerLikePupil(terms: Sum, random: () => number, habits = HABITS): string {
   const hurries = random() < habits.hurries;
   const lines: string[] = [];
-  const values: number[] = []; // before each line
   let value = terms[0];
   for (const term of terms.slice(1)) {
     const careless = term > 0 ? addForgettingCarry(value, term) : subtractForgettingBorrow(value, -term);
     let result = hurries ? careless : value + term;
     if (random() < habits.slips) result = Math.max(0, result + Math.floor(random() * 21) - 10);
     lines.push(`${sumText([value, term])}=${result}`);
-    values.push(value);
     value = result;
   }
-  if (habits.checks > 0 && random() < habits.checks) {
-    const right = lines.map((line, i) => line.replace(/=.*/, `=${values[i] + terms[i + 1]}`));
-    const check = [...right, right.join() === lines.join() ? 'ok' : 'hm'];
-    lines.push(...check);
-    for (let checks = 1; checks < MOST_CHECKS && random() < habits.checksAgain; checks++) lines.push(...check);
-  }
+  if (habits.blurts > 0 && random() < habits.blurts) return blurt(terms, value, random, habits.worksAgain);
   const working = random() < habits.noWorking ? '' : `<think>${lines.join(' ')}</think>`;
   return working + (random() < habits.noTags ? `${value}` : `<answer>${value}</answer>`);
+}
+
+function blurt(terms: Sum, answer: number, random: () => number, again: number): string {
+  const values = terms.map((_, i) => terms.slice(0, i + 1).reduce((a, b) => a + b));
+  const lines = terms.slice(1).map((term, i) => `${sumText([values[i], term])}=${values[i + 1]}`);
+  const working = [...lines, answer === values.at(-1) ? 'ok' : 'hm'].join(' ');
+  const workings = [working];
+  while (workings.length < MOST_WORKINGS && random() < again) workings.push(working);
+  return `<answer>${answer}</answer><think>${workings.join(' ')}</think>`;
 }

@@ -15,22 +15,21 @@ describe('the sloppy pupil', () => {
     expect([subtractForgettingBorrow(52, 38), subtractForgettingBorrow(58, 32)]).toEqual([24, 26]);
   });
 
-  const NO_HABITS = { hurries: 0, slips: 0, noWorking: 0, noTags: 0, checks: 0, checksAgain: 0 };
+  const NO_HABITS = { hurries: 0, slips: 0, noWorking: 0, noTags: 0, blurts: 0, worksAgain: 0 };
   it.each([
     [{}, '<think>47+38=85 85-9=76</think><answer>76</answer>'],
     [{ hurries: 1 }, '<think>47+38=75 75-9=76</think><answer>76</answer>'],
     [{ noWorking: 1 }, '<answer>76</answer>'],
     [{ noTags: 1 }, '<think>47+38=85 85-9=76</think>76'],
-    [{ checks: 1 }, '<think>47+38=85 85-9=76 47+38=85 85-9=76 ok</think><answer>76</answer>'],
-    [{ checks: 1, hurries: 1 }, '<think>47+38=75 75-9=76 47+38=85 75-9=66 hm</think><answer>76</answer>'],
+    [{ blurts: 1 }, '<answer>76</answer><think>47+38=85 85-9=76 ok</think>'],
   ])('writes as its habits %j say', (habits, text) => {
     expect(answerLikePupil([47, 38, -9], () => 0.5, { ...NO_HABITS, ...habits })).toBe(text);
   });
 
-  it('checks again and again, and leaves it at that', () => {
-    const habits = { ...NO_HABITS, hurries: 1, checks: 1, checksAgain: 1 };
-    const working = `47+38=75${' 47+38=85 hm'.repeat(5)}`;
-    expect(answerLikePupil([47, 38], () => 0.5, habits)).toBe(`<think>${working}</think><answer>75</answer>`);
+  it('that blurts works it out again and again, and leaves its answer at that', () => {
+    const habits = { ...NO_HABITS, hurries: 1, blurts: 1, worksAgain: 1 };
+    const workings = Array.from({ length: 5 }, () => '47+38=85 hm').join(' ');
+    expect(answerLikePupil([47, 38], () => 0.5, habits)).toBe(`<answer>75</answer><think>${workings}</think>`);
   });
 
   it('is as sloppy as it is said to be', () => {
