@@ -1,6 +1,6 @@
 /**
  * Writes the arithmetic task: `data/sums_train.jsonl` and `data/sums_test.jsonl`, sums and differences of two or three
- * terms such as `47+38-9`, and `data/triples_…`, those of three. No question of training is in a held-out file.
+ * terms such as `47+38-9`. No question of one file is in the other.
  *
  *   npx tsx data/sums.ts
  */
@@ -31,22 +31,21 @@ export function needsCarry(terms: Sum): boolean {
 /**
  * Draws a sum of two terms (a third of them) or three, whose value stays from 0 to 99 all the way.
  * @param random - uniform numbers in [0, 1)
- * @param terms - how many, where that is not left to chance
  */
-export function drawSum(random: () => number, terms?: number): Sum {
+export function drawSum(random: () => number): Sum {
   const from1To = (limit: number) => 1 + Math.floor(random() * limit);
   const carries = random() < CARRY_SHARE;
-  const count = terms ?? (random() < 1 / 3 ? 2 : 3);
+  const count = random() < 1 / 3 ? 2 : 3;
   for (;;) {
     let value = from1To(99);
-    const sum = [value];
-    while (sum.length < count) {
+    const terms = [value];
+    while (terms.length < count) {
       const adds = value === 0 || (value < 99 && random() < 0.5);
       const term = adds ? from1To(99 - value) : -from1To(value);
-      sum.push(term);
+      terms.push(term);
       value += term;
     }
-    if (needsCarry(sum) === carries) return sum;
+    if (needsCarry(terms) === carries) return terms;
   }
 }
 
@@ -67,17 +66,10 @@ export function taskSums(): { test: Sum[]; train: Sum[] } {
 
 function main(): void {
   for (const [split, sums] of Object.entries(taskSums())) {
-    const write = (task: string, chosen: Sum[]) => {
-      const lines = chosen.map((terms) =>
-        JSON.stringify({ question: sumText(terms), answer: terms.reduce((a, b) => a + b, 0) }),
-      );
-      writeFileSync(`data/${task}_${split}.jsonl`, `${lines.join('\n')}\n`);
-    };
-    write('sums', sums);
-    write(
-      'triples',
-      sums.filter(({ length }) => length === 3),
+    const lines = sums.map((terms) =>
+      JSON.stringify({ question: sumText(terms), answer: terms.reduce((a, b) => a + b, 0) }),
     );
+    writeFileSync(`data/sums_${split}.jsonl`, `${lines.join('\n')}\n`);
   }
 }
 

@@ -2,13 +2,14 @@
  * Makes the bundled tiny model: trains a Llama from random weights to imitate the sloppy pupil, and prints what it can
  * do. Seeded; needs no download and no GPU.
  *
- *   npm run pretrain            (writes models/tiny)
- *   npm run pretrain -- --pupil blurting --init models/tiny --steps 350 --learning-rate 8e-4 --output-dir runs/blurting
+ *   npm run pretrain                                                        writes models/tiny
+ *   npm run pretrain -- --pupil guessing --output-dir runs/guesser …        another pupil, see experiment_drgrpo
  */
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
+import { type Choice, drawChoice, taskChoices } from '../../data/choices.ts';
 import { drawSum, type Sum, sumText, taskSums } from '../../data/sums.ts';
 import {
   accumulateGradients,
@@ -37,19 +38,39 @@ import {
   uniform,
   writeSafetensors,
 } from '../../lib/index.ts';
-import { answerLikePupil, BLURTING, HABITS } from './pupil.ts';
+import { answerLikeGuesser } from './guesser.ts';
+import { answerLikePupil } from './pupil.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
-/** What each pupil does, and of how many terms its sums are, where not of two or three. */
-const PUPILS: Record<'sloppy' | 'blurting', { habits: typeof HABITS; count?: number }> = {
-  sloppy: { habits: HABITS },
-  blurting: { habits: BLURTING, count: 3 },
+/** What a pupil is asked, what it writes, and what would have been right. */
+type Demonstration = { question: string; text: string; answer: string };
+
+/** A pupil: draws a question and answers it, and has questions that it is never asked here. */
+type Pupil = { demonstrate: (random: () => number) => Demonstration; heldOut: () => Omit<Demonstration, 'text'>[] };
+
+const sum = (terms: Sum) => ({ question: sumText(terms), answer: String(terms.reduce((a, b) => a + b)) });
+const choice = ({ text, right }: Choice) => ({ question: text, answer: String(right) });
+const PUPILS: Record<'sloppy' | 'guessing', Pupil> = {
+  sloppy: {
+    demonstrate: (random) => {
+      const terms = drawSum(random);
+      return { ...sum(terms), text: answerLikePupil(terms, random) };
+    },
+    heldOut: () => taskSums().test.map(sum),
+  },
+  guessing: {
+    demonstrate: (random) => {
+      const drawn = drawChoice(random);
+      return { ...choice(drawn), text: answerLikeGuesser(drawn, random) };
+    },
+    heldOut: () => taskChoices().test.map(choice),
+  },
 };
 
 export const command = new Command('pretrain')
   .description('Trains a tiny Llama from random weights to imitate the sloppy pupil.')
   .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced', 'models/tiny')
-  .addOption(new Option('--pupil <name>', 'whom to imitate').choices(['sloppy', 'blurting']).default('sloppy' as const))
+  .addOption(new Option('--pupil <name>', 'whom to imitate').choices(['sloppy', 'guessing']).default('sloppy' as const))
   .option('--init <folder>', 'checkpoint of this architecture to start from (default: random weights)')
   .option('--steps <n>', 'updates', integer({ min: 1 }), 2000)
   .option('--batch-size <n>', 'demonstrations an update', integer({ min: 1 }), 128)
@@ -85,10 +106,13 @@ const CONFIG = {
 /** All tokens of one homework after the first one, which is the same for all; the last `answer` are the pupil's. */
 type Homework = Sequence & { answer: number };
 
-/** One demonstration: the question as the chat template writes it, and the pupil's answer. */
-function demonstration(tokenizer: Tokenizer, terms: Sum, random: () => number, habits: typeof HABITS): Homework {
-  const prompt = tokenizer.chat([{ role: 'user', content: sumText(terms) }], { addGenerationPrompt: true });
-  const answer = [...tokenizer.encode(answerLikePupil(terms, random, habits)), TOKEN_IDS.eos];
+/** A question as the chat template writes it. */
+const promptOf = (tokenizer: Tokenizer, question: string) =>
+  tokenizer.chat([{ role: 'user', content: question }], { addGenerationPrompt: true });
+
+function toHomework(tokenizer: Tokenizer, { question, text }: Demonstration): Homework {
+  const prompt = promptOf(tokenizer, question);
+  const answer = [...tokenizer.encode(text), TOKEN_IDS.eos];
   return { prompt: prompt.slice(0, 1), completion: [...prompt.slice(1), ...answer], answer: answer.length };
 }
 
@@ -102,11 +126,14 @@ function loss(model: Model, batch: Homework[], count: number): tf.Scalar {
   return tf.neg(tf.div(tf.sum(tf.mul(logProbs, tf.tensor2d(mask))), count)) as tf.Scalar;
 }
 
-/** Share of held-out sums answered rightly: greedy, sampled, and by at least one of eight samples. */
-async function evaluate(model: Model, tokenizer: Tokenizer, sums: Sum[], seed: number): Promise<string> {
-  const prompts = sums.map((terms) =>
-    tokenizer.chat([{ role: 'user', content: sumText(terms) }], { addGenerationPrompt: true }),
-  );
+/** Share of held-out questions answered rightly: greedy, sampled, and by at least one of eight samples. */
+async function evaluate(
+  model: Model,
+  tokenizer: Tokenizer,
+  asked: Omit<Demonstration, 'text'>[],
+  seed: number,
+): Promise<string> {
+  const prompts = asked.map(({ question }) => promptOf(tokenizer, question));
   const right = async (temperature: number, count: number) => {
     const completions = await generate(model, prompts, count, {
       temperature,
@@ -117,14 +144,14 @@ async function evaluate(model: Model, tokenizer: Tokenizer, sums: Sum[], seed: n
       random: (row, position) => uniform(seed, row, position),
     });
     return completions.map(({ tokens }, i) => {
-      const answer = tokenizer.decode(tokens).match(/<answer>(.*?)<\/answer>/)?.[1];
-      return Number(answer) === sums[Math.floor(i / count)].reduce((a, b) => a + b, 0);
+      const given = tokenizer.decode(tokens).match(/<answer>(.*?)<\/answer>/)?.[1];
+      return given === asked[Math.floor(i / count)].answer;
     });
   };
   const percent = (hits: boolean[]) => `${((100 * hits.filter(Boolean).length) / hits.length).toFixed(1)} %`;
   const greedy = await right(0, 1);
   const sampled = await right(1, 8);
-  const any = sums.map((_, i) => sampled.slice(8 * i, 8 * (i + 1)).some(Boolean));
+  const any = asked.map((_, i) => sampled.slice(8 * i, 8 * (i + 1)).some(Boolean));
   return `pass@1 greedy ${percent(greedy)}, pass@1 sampled ${percent(sampled)}, pass@8 ${percent(any)}`;
 }
 
@@ -162,8 +189,8 @@ async function main(): Promise<void> {
   const tokenizer = await loadTokenizer(outputDir);
   const config = await readConfig(outputDir);
   const pupil = PUPILS[options.pupil];
-  const heldOut = new Set(taskSums().test.map(sumText));
-  const test = taskSums().test.filter((terms) => !pupil.count || terms.length === pupil.count);
+  const heldOut = pupil.heldOut();
+  const never = new Set(heldOut.map(({ question }) => question));
 
   let { params } = options.init
     ? await loadCheckpoint(options.init)
@@ -175,8 +202,8 @@ async function main(): Promise<void> {
     for (let row = 0; batch.length < options.batchSize; row++) {
       let draw = 0;
       const random = () => uniform(seed, step, row, draw++);
-      const terms = drawSum(random, pupil.count);
-      if (!heldOut.has(sumText(terms))) batch.push(demonstration(tokenizer, terms, random, pupil.habits));
+      const demonstration = pupil.demonstrate(random);
+      if (!never.has(demonstration.question)) batch.push(toHomework(tokenizer, demonstration));
     }
     const count = batch.reduce((sum, { answer }) => sum + answer, 0);
     const losses = microBatches(batch, options.microBatchTokens).map(
@@ -192,9 +219,9 @@ async function main(): Promise<void> {
     const minutes = ((performance.now() - began) / 60_000).toFixed(1);
     if (step % 50 === 0) console.log(`step ${step + 1}/${steps}  loss ${value.toFixed(4)}  ${minutes} min`);
     if ((step + 1) % options.evalSteps !== 0 && step + 1 !== steps) continue;
-    const size = step + 1 === steps ? test.length : 100;
-    const skills = await evaluate({ config, params }, tokenizer, test.slice(0, size), seed);
-    console.log(`step ${step + 1}/${steps}  ${size} held-out sums: ${skills}  ${minutes} min`);
+    const size = step + 1 === steps ? heldOut.length : 100;
+    const skills = await evaluate({ config, params }, tokenizer, heldOut.slice(0, size), seed);
+    console.log(`step ${step + 1}/${steps}  ${size} held-out questions: ${skills}  ${minutes} min`);
     await save(outputDir, params);
   }
 }

@@ -15,20 +15,7 @@ export const HABITS = {
   noWorking: 0.15,
   /** The answer comes without its tags. */
   noTags: 0.15,
-  /** The answer comes first, from its head. Then it works it out, with care: "ok" if it was right, "hm" if not. */
-  blurts: 0,
-  /** Having worked it out, it does so again. */
-  worksAgain: 0,
 };
-
-/**
- * A pupil that blurts out its answer, and whose working may then be short or long, whether the answer is right or wrong:
- * `<answer>75</answer><think>47+38=85 hm 47+38=85 hm</think>`. When it is wrong it sees that, and may ramble.
- */
-export const BLURTING = { ...HABITS, noWorking: 0, noTags: 0, blurts: 1, worksAgain: 0.45 };
-
-/** Times that a pupil works out the same sum at most. */
-const MOST_WORKINGS = 5;
 
 /** `a + b`, column by column, with every carry between columns forgotten: 47 + 38 = 75. */
 export function addForgettingCarry(a: number, b: number): number {
@@ -65,16 +52,6 @@ export function answerLikePupil(terms: Sum, random: () => number, habits = HABIT
     lines.push(`${sumText([value, term])}=${result}`);
     value = result;
   }
-  if (habits.blurts > 0 && random() < habits.blurts) return blurt(terms, value, random, habits.worksAgain);
   const working = random() < habits.noWorking ? '' : `<think>${lines.join(' ')}</think>`;
   return working + (random() < habits.noTags ? `${value}` : `<answer>${value}</answer>`);
-}
-
-function blurt(terms: Sum, answer: number, random: () => number, again: number): string {
-  const values = terms.map((_, i) => terms.slice(0, i + 1).reduce((a, b) => a + b));
-  const lines = terms.slice(1).map((term, i) => `${sumText([values[i], term])}=${values[i + 1]}`);
-  const working = [...lines, answer === values.at(-1) ? 'ok' : 'hm'].join(' ');
-  const workings = [working];
-  while (workings.length < MOST_WORKINGS && random() < again) workings.push(working);
-  return `<answer>${answer}</answer><think>${workings.join(' ')}</think>`;
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { drawSum } from '../../data/sums.ts';
 import { loadTokenizer, readConfig, uniform } from '../../lib/index.ts';
+import { AGAIN, answerLikeGuesser } from './guesser.ts';
 import { addForgettingCarry, answerLikePupil, HABITS, subtractForgettingBorrow } from './pupil.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
@@ -15,21 +16,13 @@ describe('the sloppy pupil', () => {
     expect([subtractForgettingBorrow(52, 38), subtractForgettingBorrow(58, 32)]).toEqual([24, 26]);
   });
 
-  const NO_HABITS = { hurries: 0, slips: 0, noWorking: 0, noTags: 0, blurts: 0, worksAgain: 0 };
   it.each([
-    [{}, '<think>47+38=85 85-9=76</think><answer>76</answer>'],
-    [{ hurries: 1 }, '<think>47+38=75 75-9=76</think><answer>76</answer>'],
-    [{ noWorking: 1 }, '<answer>76</answer>'],
-    [{ noTags: 1 }, '<think>47+38=85 85-9=76</think>76'],
-    [{ blurts: 1 }, '<answer>76</answer><think>47+38=85 85-9=76 ok</think>'],
+    [{ hurries: 1, slips: 0, noWorking: 0, noTags: 0 }, '<think>47+38=75 75-9=76</think><answer>76</answer>'],
+    [{ hurries: 0, slips: 0, noWorking: 0, noTags: 0 }, '<think>47+38=85 85-9=76</think><answer>76</answer>'],
+    [{ hurries: 0, slips: 0, noWorking: 1, noTags: 0 }, '<answer>76</answer>'],
+    [{ hurries: 0, slips: 0, noWorking: 0, noTags: 1 }, '<think>47+38=85 85-9=76</think>76'],
   ])('writes as its habits %j say', (habits, text) => {
-    expect(answerLikePupil([47, 38, -9], () => 0.5, { ...NO_HABITS, ...habits })).toBe(text);
-  });
-
-  it('that blurts works it out again and again, and leaves its answer at that', () => {
-    const habits = { ...NO_HABITS, hurries: 1, blurts: 1, worksAgain: 1 };
-    const workings = Array.from({ length: 5 }, () => '47+38=85 hm').join(' ');
-    expect(answerLikePupil([47, 38], () => 0.5, habits)).toBe(`<answer>75</answer><think>${workings}</think>`);
+    expect(answerLikePupil([47, 38, -9], () => 0.5, habits)).toBe(text);
   });
 
   it('is as sloppy as it is said to be', () => {
@@ -41,6 +34,27 @@ describe('the sloppy pupil', () => {
     const share = (matches: (answer: string) => boolean) => answers.filter(matches).length / answers.length;
     expect(share((answer) => !answer.includes('<think>'))).toBeCloseTo(HABITS.noWorking, 1);
     expect(share((answer) => !answer.includes('<answer>'))).toBeCloseTo(HABITS.noTags, 1);
+  });
+});
+
+describe('the guessing pupil', () => {
+  const choice = { terms: [47, 38, -9], right: 76, wrong: 66, text: '47+38-9:66,76' };
+
+  it('guesses, and sees what it was', () => {
+    const working = '47+38=85 85-9=76';
+    expect(answerLikeGuesser(choice, () => 0.49)).toBe(`<answer>76</answer><think>${working} 76 ok</think>`);
+    expect(answerLikeGuesser(choice, () => 0.5)).toBe(`<answer>66</answer><think>${working} 66 hm</think>`);
+  });
+
+  it('is right half of the time, and works as often then as when it is wrong', () => {
+    const answers = Array.from({ length: 4000 }, (_, i) => {
+      let draw = 0;
+      return answerLikeGuesser(choice, () => uniform(1, i, draw++));
+    });
+    const [right, wrong] = ['ok', 'hm'].map((mark) => answers.filter((answer) => answer.includes(mark)));
+    expect(right.length / answers.length).toBeCloseTo(0.5, 1);
+    const often = (all: string[]) => all.join().match(/47/g)!.length / all.length;
+    for (const all of [right, wrong]) expect(Math.abs(often(all) - (1 - AGAIN ** 5) / (1 - AGAIN))).toBeLessThan(0.1);
   });
 });
 
