@@ -4,7 +4,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { writeTestData, writeTestModel } from '../tools/test_model.ts';
-import { type During, holds, lastStep, NODE, results, runProcess, sleep, until } from '../tools/test_process.ts';
+import {
+  type During,
+  holds,
+  lastStep,
+  NODE,
+  REPOSITORY,
+  results,
+  runProcess,
+  sleep,
+  until,
+} from '../tools/test_process.ts';
 import { shard } from './train.ts';
 
 // The script as a user runs it, with a random model so small that a step takes milliseconds.
@@ -197,28 +207,21 @@ describe.concurrent('a rank that is killed (-9)', PATIENT, () => {
 });
 
 describe.concurrent('Ctrl-C', PATIENT, () => {
-  const LONG = [
-    ...DDP,
-    ...nproc(2),
-    '--batch-size',
-    '32',
-    '--max-steps',
-    '1000',
-    '--eval-steps',
-    '0',
-    '--save-steps',
-    '0',
-  ];
+  const LONG = [...nproc(2), ...'--batch-size 32 --max-steps 1000 --eval-steps 0 --save-steps 0'.split(' ')];
   /** What a terminal does: every process of the group gets the signal. */
   const interrupt = (child: Parameters<During>[0]) => process.kill(-child.pid!, 'SIGINT');
 
-  it('finishes the step, saves and says how to resume, which any number of ranks can', async () => {
-    const folder = at('interrupted');
+  it.each([
+    ['node --import tsx', NODE],
+    ['tsx', [join(REPOSITORY, 'node_modules/.bin/tsx')]],
+  ])('finishes the step, saves and says how to resume, which any number of ranks can: %s', async (name, command) => {
+    const folder = at(`interrupted ${name}`);
+    const ddp = [...command, ...DDP.slice(NODE.length)];
     const during: During = async (child, ended) => {
       await until(() => lastStep(folder) >= 1, ended);
       interrupt(child);
     };
-    const { code, stdout, stderr } = await runProcess([...LONG, '--output-dir', folder], { during });
+    const { code, stdout, stderr } = await runProcess([...ddp, ...LONG, '--output-dir', folder], { during });
     expect({ code, stderr: stderr.trim() }).toEqual({
       code: 130,
       stderr: expect.stringMatching(/^finishing this step.*$/),
@@ -227,7 +230,7 @@ describe.concurrent('Ctrl-C', PATIENT, () => {
     const step = lastStep(folder);
     expect(readdirSync(folder)).toContain(`checkpoint-${step}`);
     const on = ['--resume', folder, ...nproc(3), '--max-steps', String(step + 1)];
-    expect(await runProcess([...DDP, ...on])).toMatchObject({ code: 0, stderr: '' });
+    expect(await runProcess([...ddp, ...on])).toMatchObject({ code: 0, stderr: '' });
     expect(lastStep(folder)).toBe(step + 1);
   });
 
@@ -245,7 +248,7 @@ describe.concurrent('Ctrl-C', PATIENT, () => {
       interrupt(child);
       pressed = performance.now();
     };
-    const { code } = await runProcess([...LONG, '--output-dir', folder], { during });
+    const { code } = await runProcess([...DDP, ...LONG, '--output-dir', folder], { during });
     expect(code).toBe(130);
     expect(performance.now() - pressed).toBeLessThan(2000);
     expect(holds(folder, /checkpoint/)).toBe(false);

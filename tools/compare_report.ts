@@ -90,6 +90,11 @@ function quantities(maxSteps: number): Quantity[] {
       digits: 1,
       of: (run) => late('completions/mean_wrong_length', run),
     },
+    {
+      name: 'wrong minus right, tokens\u00a0*',
+      digits: 1,
+      of: (run) => late('completions/mean_wrong_length', run) - late('completions/mean_right_length', run),
+    },
     { name: 'entropy, nats / token\u00a0*', digits: 3, of: (run) => late('entropy', run) },
     { name: 'training time, minutes', digits: 2, of: ({ seconds }) => seconds / 60 },
     { name: 'tokens/s, median over steps', digits: 0, of: speed },

@@ -130,6 +130,7 @@ export async function launchRanks(size: number): Promise<void> {
   // A terminal sends Ctrl-C to the ranks as well. A message beside it does not count twice, and the others follow rank 0.
   const passOn = () => void (ranks[0].connected && ranks[0].send('SIGINT'));
   for (const signal of ['SIGINT', 'SIGTERM', 'message']) process.on(signal, passOn);
+  process.channel?.unref(); // listening for messages must not keep this process alive
   const failure = await untilAllEnd(ranks);
   for (const rank of ranks) rank.kill('SIGKILL');
   if (failure?.failed) throw new UserError(failure.failed);
