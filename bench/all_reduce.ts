@@ -1,5 +1,6 @@
 /**
- * Times adding up gradients over ranks, by their size: what a step of experiment_ddp spends on top of its own work.
+ * Times adding up numbers over ranks: what each update of experiment_ddp spends on top of its own work, by the number of
+ * parameters. (Copying gradients out of tensors and back comes on top.) The largest takes 2 GB in each rank.
  *
  *   npm run bench:all-reduce -- --nproc 2
  *   mpirun -np 2 npx tsx bench/all_reduce.ts

@@ -6,14 +6,14 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 // biome-ignore format: a list to skip, not to read
 import {
   accumulateGradients, adamW, type BackendName, clipByGlobalNorm, createAdamW, createTrainingState, initBackend,
-  type LlamaConfig, loadCheckpoint, loadTokenizer, type Model, normals, openSafetensors, type Problem,parameterShapes, parseOptions, 
-  scoreCompletions, type Tokenizer, type TrainingState, UserError,
+  type LlamaConfig, loadCheckpoint, loadTokenizer, type Model, normals, openSafetensors, type Problem, parameterShapes,
+  parseOptions, scoreCompletions, type Tokenizer, type TrainingState, UserError,
 } from '../lib/index.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from '../models/tiny/tokenizer.ts';
 // biome-ignore format: a list to skip, not to read
 import {
-  createCommand, evaluate, groupAdvantages, grpoLoss, type LossInputs, type LossOptions, type Options, type Rollout, reward,
-  rollout, rolloutMetrics, sameAnswer, update, updateOnce,
+  createCommand, evaluate, groupAdvantages, grpoLoss, type LossInputs, type LossOptions, type Options, type Rollout,
+  reward, rollout, rolloutMetrics, sameAnswer, update, updateOnce,
 } from './train.ts';
 
 /** What tiny-grpo and re-grpo compute (PyTorch 2.13), from random numbers. */

@@ -15,9 +15,9 @@ import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
   accumulateGradients, type Completion, checkPrompts, createRunCommand, createTrainingState, findRun, finishRun,
-  generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadProblems, loadSplits, loadTokenizer, 
-  type Model, microBatches,number, openRun, optimizerStep, type Problem, parseRunOptions, permutation, runMain, runSteps,SCHEDULES, type Sequence, 
-  scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError,uniform, 
+  generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadProblems, loadSplits, loadTokenizer, type Model,
+  microBatches, number, openRun, optimizerStep, type Problem, parseRunOptions, permutation, runMain, runSteps,
+  SCHEDULES, type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -38,7 +38,7 @@ export const createCommand = () =>
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
-    .option('--micro-batch-tokens <n>', 'tokens a forward pass; changes no result', integer({ min: 1 }), 8192)
+    .option('--micro-batch-tokens <n>', 'completion tokens in memory at once', integer({ min: 1 }), 8192)
     .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2.5e-4)
     .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
     .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)

@@ -3,6 +3,15 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import * as base from '../experiment_base/train.ts';
+import {
+  type BackendName,
+  initBackend,
+  loadCheckpoint,
+  loadProblems,
+  loadTokenizer,
+  parseOptions,
+} from '../lib/index.ts';
 import { writeTestData, writeTestModel } from '../tools/test_model.ts';
 import {
   type During,
@@ -15,7 +24,7 @@ import {
   sleep,
   until,
 } from '../tools/test_process.ts';
-import { shard } from './train.ts';
+import { createCommand, type Rollout, rollout, shard } from './train.ts';
 
 // The script as a user runs it, with a random model so small that a step takes milliseconds.
 
@@ -50,6 +59,22 @@ describe('shard', () => {
     expect(shards.map(({ begin, end }) => end - begin)).toEqual(sizes);
     expect(shards.map(({ end }) => end)).toEqual([...shards.slice(1).map(({ begin }) => begin), count]);
   });
+});
+
+it('a rank samples for its problems what a single process samples for them', async () => {
+  await initBackend((process.env.TFJS_BACKEND as BackendName) ?? 'wasm');
+  const model = await loadCheckpoint(at('model'));
+  const tokenizer = await loadTokenizer(at('model'));
+  const options = parseOptions(createCommand(), ['node', 'train.ts', ...TINY, '--num-generations', '4']);
+  const problems = loadProblems(at('data.jsonl')).slice(0, 5);
+  const whole = await base.rollout(model, tokenizer, problems, { ...options, step: 3 });
+  const parts = [0, 1, 2].map((rank) => shard({ rank, size: 3 }, problems.length));
+  const sharded = parts.map(({ begin, end }) =>
+    rollout(model, tokenizer, problems.slice(begin, end), { ...options, step: 3, first: begin }),
+  );
+  const essence = (rows: Rollout[]) => rows.map(({ completion, advantage }) => ({ completion, advantage }));
+  expect(essence((await Promise.all(sharded)).flat())).toEqual(essence(whole));
+  expect(await rollout(model, tokenizer, [], { ...options, step: 3 })).toEqual([]);
 });
 
 describe.concurrent('any number of ranks', PATIENT, () => {
@@ -103,43 +128,44 @@ describe.concurrent('any number of ranks', PATIENT, () => {
 const TRACE = { NODE_DEBUG: 'communicator' };
 const MANY_STEPS = '--batch-size 3 --num-generations 4 --lr-scheduler constant --learning-rate 0.01'.split(' ');
 
-/** Follows what ranks wait for; `pid` is that of the rank whose line matched. */
-function follow(child: Parameters<During>[0]) {
+/** Follows what ranks wait for: each call finds the next line that matches, and the process that wrote it. */
+function follow(child: Parameters<During>[0], ended: () => boolean) {
   let text = '';
   child.stderr!.on('data', (data) => {
     text += data;
   });
-  return async (pattern: RegExp, ended: () => boolean): Promise<number> => {
-    const begin = text.length;
-    let match: RegExpExecArray | null = null;
-    await until(() => {
-      match = new RegExp(`^COMMUNICATOR (\\d+): ${pattern.source}`, 'm').exec(text.slice(begin));
-      return match !== null;
-    }, ended);
-    return Number(match?.[1]);
+  return async (pattern: RegExp): Promise<number> => {
+    const find = () => new RegExp(`^COMMUNICATOR (\\d+): ${pattern.source}`, 'm').exec(text);
+    await until(() => find() !== null, ended);
+    const match = find()!;
+    text = text.slice(match.index + match[0].length);
+    return Number(match[1]);
   };
 }
 
 describe.concurrent('a rank that is killed (-9)', PATIENT, () => {
   type Moment = (killed: number, folder: string, ...args: Parameters<During>) => Promise<number>;
-  const STEP_ENDS = 'goes on: sum of 1 numbers'; // all ranks have agreed to go on
+  const AGREED = 'goes on: sum of 1 numbers'; // on whether to stop: at the start, after each step, and after each save
+  const afterStep = async (wait: ReturnType<typeof follow>, rank: number, times: number): Promise<number> => {
+    let pid = 0;
+    for (let i = 0; i < times; i++) pid = await wait(new RegExp(`rank ${rank} ${AGREED}`));
+    return pid;
+  };
   const MOMENTS: Record<string, Moment> = {
     'while sampling': async (killed, _, child, ended) => {
-      const wait = follow(child);
-      const pid = await wait(new RegExp(`rank ${killed} ${STEP_ENDS}`), ended);
+      const pid = await afterStep(follow(child, ended), killed, 3);
       await sleep(10 * Math.random());
       return pid;
     },
     'while reducing': async (killed, _, child, ended) => {
-      const wait = follow(child);
-      // The other rank is stopped, so that this one is sure to be waiting for it.
-      const other = await wait(new RegExp(`rank ${1 - killed} ${STEP_ENDS}`), ended);
-      process.kill(other, 'SIGSTOP');
-      return wait(new RegExp(`rank ${killed} waits: sum of \\d\\d+ numbers`), ended);
+      const wait = follow(child, ended);
+      await afterStep(wait, 1 - killed, 3);
+      // The other rank is stopped once all have sampled, so that this one is sure to be waiting for its gradient.
+      process.kill(await wait(new RegExp(`rank ${1 - killed} goes on: sum of 36 numbers`)), 'SIGSTOP');
+      return wait(new RegExp(`rank ${killed} waits: sum of 6 numbers`));
     },
     'while saving': async (killed, folder, child, ended) => {
-      const wait = follow(child);
-      const pid = await wait(new RegExp(`rank ${killed} ${STEP_ENDS}`), ended);
+      const pid = await afterStep(follow(child, ended), killed, 2);
       await until(() => holds(folder, /^\.checkpoint-.*partial$/), ended);
       return pid;
     },
@@ -179,6 +205,7 @@ describe.concurrent('a rank that is killed (-9)', PATIENT, () => {
         step = newest;
       }
       expect(slowest).toBeLessThan(10_000);
+      expect(step).toBeGreaterThan(0);
       const last = ['--max-steps', String(step + 2)];
       expect(await runProcess([...DDP, '--resume', folder, ...last])).toMatchObject({ code: 0, stderr: '' });
       const whole = at(`${name}, whole`);
@@ -191,7 +218,7 @@ describe.concurrent('a rank that is killed (-9)', PATIENT, () => {
     const folder = at('killed below mpirun');
     let began = 0;
     const during: During = async (child, ended) => {
-      process.kill(await follow(child)(/rank 1 goes on: sum of 1 numbers/, ended), 'SIGKILL');
+      process.kill(await follow(child, ended)(/rank 1 goes on: sum of 1 numbers/), 'SIGKILL');
       began = performance.now();
     };
     const { code } = await runProcess(

@@ -16,11 +16,11 @@ import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, broadcastState, type Communicator, type Completion,checkInSync, checkPrompts, 
-  createRunCommand, createTrainingState, findRun, finishRun, fromRankZero, generate, initBackend, integer,
-  itemsOfStep, loadCheckpoint, loadProblems, loadSplits, loadTokenizer, type Model, microBatches, number, openRun,
-  optimizerStep, type Params, type Problem, parseRunOptions, permutation, runRanks, runSteps, 
-  SCHEDULES, type Sequence, scheduleFactor,scoreCompletions, shareRun, type Tokenizer, type TrainingState, UserError,uniform, 
+  accumulateGradients, broadcastState, type Communicator, type Completion, checkInSync, checkPrompts, createRunCommand,
+  createTrainingState, findRun, finishRun, fromRankZero, generate, initBackend, integer, itemsOfStep, loadCheckpoint,
+  loadProblems, loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep, type Params,
+  type Problem, parseRunOptions, permutation, runRanks, runSteps, SCHEDULES, type Sequence, scheduleFactor,
+  scoreCompletions, shareRun, type Tokenizer, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -43,7 +43,12 @@ export const createCommand = () =>
       integer({ min: 1 }),
       2,
     )
-    .option('--check-sync-steps <n>', 'compare the weights of all ranks every so many steps', integer({ min: 0 }), 25)
+    .option(
+      '--check-sync-steps <n>',
+      'compare the weights of all ranks, and at the end (0: never)',
+      integer({ min: 0 }),
+      25,
+    )
     .option('--dataset <file>', 'JSONL with "question" and "answer" a line', SUMS.train)
     .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
     .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 200)
@@ -52,7 +57,7 @@ export const createCommand = () =>
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
-    .option('--micro-batch-tokens <n>', 'tokens a forward pass; changes no result', integer({ min: 1 }), 8192)
+    .option('--micro-batch-tokens <n>', 'completion tokens in memory at once', integer({ min: 1 }), 8192)
     .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2.5e-4)
     .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
     .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
@@ -477,7 +482,9 @@ async function main(communicator: Communicator): Promise<void> {
   const checkpoint = leads && options.resume ? findRun(options.resume, place).checkpoint : undefined;
   const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, checkpoint);
   await broadcastState(communicator, state);
-  const run = await shareRun(communicator, () => openRun({ ...place, options }));
+  const run = await shareRun(communicator, () =>
+    openRun({ ...place, options: { ...options, nproc: communicator.size } }),
+  );
 
   const reference = options.klCoef > 0 ? initial : undefined;
   if (!reference) tf.dispose(initial.params);
@@ -499,7 +506,8 @@ async function main(communicator: Communicator): Promise<void> {
     const problems = itemsOfStep(train, step, options);
     const context = { tokenizer, problems, reference };
     const { rollouts, metrics } = await trainStep(communicator, state, context, { ...options, step });
-    if (due(options.checkSyncSteps, step)) await checkInSync(communicator, state.model.params, step);
+    const last = options.checkSyncSteps > 0 && step === options.maxSteps;
+    if (last || due(options.checkSyncSteps, step)) await checkInSync(communicator, state.model.params, step);
     if (!leads) return { metrics, samples: [] };
     const evaluation =
       step === options.maxSteps ? await ask(PASS_AT) : due(options.evalSteps, step) ? await ask(0) : {};

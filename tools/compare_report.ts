@@ -130,7 +130,7 @@ export const escapeText = (text: string): string =>
 function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; runs: FinishedRun[][] }): Block[] {
   const { variants, seeds: planned, maxSteps, jobs } = comparison;
   const [first, ...others] = variants.map(escapeText);
-  const half = smoothing(runs[0][0].rows.length);
+  const half = smoothing(runs[0][0].rows.filter((row) => 'reward' in row).length);
   const several = seeds.length > 1;
   const rows = quantities(maxSteps).filter(({ of }) => runs.flat().some((run) => Number.isFinite(of(run))));
   const results = rows.map(({ name, digits, of }) => [
@@ -176,7 +176,7 @@ function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; ru
           { table: [['', ...others], ...differences] },
           {
             text: several
-              ? 'Each seed is compared with itself: mean of the differences ± 95 % interval. An interval that contains 0: these seeds show no difference. One that does not is bold; by chance alone that happens to 1 line in 20.'
+              ? 'Each seed is compared with itself: mean of the differences ± 95 % interval. Where the interval contains 0, these seeds cannot tell whether there is a difference. Where it does not, the line is bold; by chance alone that happens to 1 line in 20.'
               : 'The same seed in both.',
           },
           { heading: 'Options that differ' },

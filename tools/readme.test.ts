@@ -7,6 +7,7 @@ import * as base from '../experiment_base/train.ts';
 import * as ddp from '../experiment_ddp/train.ts';
 import * as drgrpo from '../experiment_drgrpo/train.ts';
 import { command as pretrain } from '../models/tiny/pretrain.ts';
+import { createCommand as createCompare } from './compare.ts';
 
 const FOLDERS = [
   '.',
@@ -22,10 +23,10 @@ describe.each(READMES)('%s', (file) => {
 
   it('names no option that does not exist', () => {
     const experiments = [base, ddp, drgrpo].map(({ createCommand }) => createCommand());
-    const commands = [...experiments, allReduce, bench, pretrain];
+    const commands = [...experiments, createCompare(), allReduce, bench, pretrain];
     const known = new Set(commands.flatMap((command) => command.options.map(({ long }) => long)));
-    // Of commander, sync-copies, npm and mpirun.
-    for (const other of ['--help', '--check', '--omit', '--hostfile', '--mca']) known.add(other);
+    // Of commander, sync-copies, npm, mpirun and srun.
+    for (const other of ['--help', '--check', '--omit', '--hostfile', '--mca', '--mpi', '--bind-to']) known.add(other);
     const named = [...text.matchAll(/(?<![\w-])--[a-z][a-z-]*[a-z]/g)].map(([option]) => option);
     expect(named.filter((option) => !known.has(option))).toEqual([]);
   });

@@ -15,9 +15,10 @@ export const THREAD_VARIABLES = [
  * Environment variables for each of several processes that share this machine: its cores are divided among them.
  * Without that, every process would take all of them, and they would spend their time waiting for each other.
  * @param processes - how many run side by side on this machine
- * @returns only what the user has not set
+ * @returns only what the user has not set; nothing for a process that is alone
  */
 export function threadLimits(processes: number): Record<string, string> {
+  if (processes === 1) return {};
   const threads = String(Math.max(1, Math.floor(availableParallelism() / processes)));
   const unset = THREAD_VARIABLES.filter((name) => process.env[name] === undefined);
   return Object.fromEntries(unset.map((name) => [name, threads]));

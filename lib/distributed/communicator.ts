@@ -9,7 +9,7 @@ export type Communicator = {
   rank: number;
   /** how many processes there are */
   size: number;
-  /** Replaces the values by their sums over all ranks, which are the same to the last bit on each. */
+  /** Replaces the values by their sums over all ranks, the same on each (`checkInSync` finds out if an MPI differs). */
   allReduceSum: (values: Float32Array) => Promise<void>;
   /** Replaces the bytes by those of rank 0. */
   broadcast: (bytes: Uint8Array) => Promise<void>;

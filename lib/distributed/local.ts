@@ -1,9 +1,9 @@
 /** Ranks as processes of one machine, with nothing to install: a launcher starts them, adds what they send, and ends them. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { threadLimits } from '../backend/threads.ts';
-import { UserError } from '../run/errors.ts';
 import type { Rank } from './communicator.ts';
 
 /** A rank's pipe to the launcher, after stdin, stdout, stderr and Node's own channel. */
@@ -19,10 +19,17 @@ type Failure = { failed: string; exitCode: number };
 /** Whether {@link launchRanks} has started this process. */
 export const isLocalRank = (): boolean => process.env.GRPO_RANK !== undefined;
 
-/** GPU for a rank of this machine: the one of that number among those that the user allows. */
+/** GPU for a rank of this machine: the one of that number among those that there are, and that the user allows. */
 export function visibleDevice(localRank: number): string {
-  const allowed = process.env.CUDA_VISIBLE_DEVICES?.split(',').filter(Boolean) ?? [];
-  return allowed.length > 0 ? allowed[localRank % allowed.length] : String(localRank);
+  const allowed = process.env.CUDA_VISIBLE_DEVICES;
+  const devices = allowed === undefined ? presentDevices() : allowed.split(',');
+  return devices.length > 0 ? devices[localRank % devices.length] : String(localRank);
+}
+
+/** Numbers of NVIDIA's GPUs, as Linux lists them; none on other systems. */
+function presentDevices(): string[] {
+  const names = existsSync('/dev') ? readdirSync('/dev') : [];
+  return names.flatMap((name) => /^nvidia(\d+)$/.exec(name)?.[1] ?? []).sort((a, b) => Number(a) - Number(b));
 }
 
 /** Connects a process that {@link launchRanks} has started. */
@@ -113,8 +120,7 @@ async function serve(pipes: Socket[]): Promise<void> {
 /**
  * Starts this script once for each rank, with the same arguments, and serves them. Each gets its share of the cores and,
  * where there are GPUs, one of its own. Rank 0 has the terminal. Where one fails or dies, all are ended.
- * @returns when all have ended; the exit code is rank 0's
- * @throws {UserError} what the rank that failed has said, or how it ended
+ * @returns when all have ended; the exit code is rank 0's, or that of the rank that failed, whose error is on stderr
  */
 export async function launchRanks(size: number): Promise<void> {
   const ranks = Array.from({ length: size }, (_, rank) =>
@@ -128,12 +134,12 @@ export async function launchRanks(size: number): Promise<void> {
     }),
   );
   // A terminal sends Ctrl-C to the ranks as well. A message beside it does not count twice, and the others follow rank 0.
-  const passOn = () => void (ranks[0].connected && ranks[0].send('SIGINT'));
+  const passOn = () => void (ranks[0].connected && ranks[0].send('SIGINT', () => {})); // it may have ended just now
   for (const signal of ['SIGINT', 'SIGTERM', 'message']) process.on(signal, passOn);
   process.channel?.unref(); // listening for messages must not keep this process alive
   const failure = await untilAllEnd(ranks);
   for (const rank of ranks) rank.kill('SIGKILL');
-  if (failure?.failed) throw new UserError(failure.failed);
+  if (failure?.failed) console.error(`error: ${failure.failed}`);
   process.exitCode = failure?.exitCode ?? ranks[0].exitCode ?? 1;
 }
 
@@ -155,8 +161,8 @@ function untilAllEnd(ranks: ChildProcess[]): Promise<Failure | undefined> {
         if (left === 0 && failures.length === 0) resolve(undefined);
       });
     }
-    serve(ranks.map((child) => child.stdio[PIPE] as Socket)).catch((error) =>
-      fail(ranks.length, { failed: String(error), exitCode: 1 }),
+    serve(ranks.map((child) => child.stdio[PIPE] as Socket)).catch((error: Error) =>
+      fail(ranks.length, { failed: error.message, exitCode: 1 }),
     );
   });
 }

@@ -1,4 +1,5 @@
 /** Ranks that an MPI launcher (mpirun, srun) has started, on one machine or many: MPI's C library, through koffi. */
+import { availableParallelism, cpus } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { threadLimits } from '../backend/threads.ts';
 import { UserError } from '../run/errors.ts';
@@ -9,7 +10,7 @@ import { visibleDevice } from './local.ts';
 const RANK_VARIABLES = ['OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK'];
 const SIZE_VARIABLES = ['OMPI_COMM_WORLD_SIZE', 'PMI_SIZE', 'SLURM_NTASKS'];
 const LOCAL_RANK_VARIABLES = ['OMPI_COMM_WORLD_LOCAL_RANK', 'MPI_LOCALRANKID', 'SLURM_LOCALID'];
-const LOCAL_SIZE_VARIABLES = ['OMPI_COMM_WORLD_LOCAL_SIZE', 'MPI_LOCALNRANKS', 'SLURM_NTASKS_PER_NODE'];
+const LOCAL_SIZE_VARIABLES = ['OMPI_COMM_WORLD_LOCAL_SIZE', 'MPI_LOCALNRANKS', 'SLURM_TASKS_PER_NODE'];
 
 const variable = (names: string[]): number | undefined => {
   const text = names.map((name) => process.env[name]).find((value) => value !== undefined);
@@ -61,7 +62,10 @@ export async function connectMpi(): Promise<Rank> {
     );
   }
   const localRank = variable(LOCAL_RANK_VARIABLES) ?? rank;
-  Object.assign(process.env, threadLimits(variable(LOCAL_SIZE_VARIABLES) ?? 1));
+  // A launcher that has bound this rank to some of the cores has divided them already.
+  if (availableParallelism() === cpus().length) {
+    Object.assign(process.env, threadLimits(variable(LOCAL_SIZE_VARIABLES) ?? 1));
+  }
   process.env.CUDA_VISIBLE_DEVICES = visibleDevice(localRank);
   return {
     rank,

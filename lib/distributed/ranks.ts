@@ -22,6 +22,11 @@ export function runRanks(
 ): Promise<void> {
   return runMain(url, async () => {
     if (mpiRank() === undefined && !isLocalRank()) {
+      if (Number(process.env.SLURM_STEP_NUM_TASKS) > 1) {
+        throw new UserError(
+          'Slurm has started several tasks, but without MPI between them: start them with `srun --mpi=pmix` (or another of `srun --mpi=list`)',
+        );
+      }
       const size = nproc();
       return size > 1 ? launchRanks(size) : main(soloCommunicator());
     }

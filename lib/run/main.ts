@@ -40,7 +40,7 @@ function runBelow(execArgv: string[]): void {
     stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
   });
   // A terminal sends Ctrl-C to the process below as well, so a signal is passed on as a message, which counts once.
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.send(signal));
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.send(signal, () => {}));
   const parent = process.ppid;
   setInterval(() => {
     if (process.ppid === parent) return;

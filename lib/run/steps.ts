@@ -63,6 +63,7 @@ export async function runSteps(
       if (step === options.maxSteps || stop || due(options.saveSteps)) {
         const save = (folder: string) => saveTrainingState(folder, state, options.modelName);
         await run.saveCheckpoint(step, save, { limit: options.saveTotalLimit });
+        stop = await agree(interrupt?.requested() ?? false);
       }
       done = step;
     }

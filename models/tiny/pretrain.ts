@@ -3,7 +3,8 @@
  * do. Seeded; needs no download and no GPU.
  *
  *   npm run pretrain                                                        writes models/tiny
- *   npm run pretrain -- --pupil guessing --output-dir runs/guesser …        another pupil, see experiment_drgrpo
+ *   npm run pretrain -- --pupil guessing --init models/tiny --steps 500 --batch-size 64 --learning-rate 1.5e-3 \
+ *     --output-dir runs/guesser                                             another pupil, for experiment_drgrpo
  */
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -68,7 +69,7 @@ const PUPILS: Record<'sloppy' | 'guessing', Pupil> = {
 };
 
 export const command = new Command('pretrain')
-  .description('Trains a tiny Llama from random weights to imitate the sloppy pupil.')
+  .description('Trains a tiny Llama to imitate a pupil, the sloppy one from random weights.')
   .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced', 'models/tiny')
   .addOption(new Option('--pupil <name>', 'whom to imitate').choices(['sloppy', 'guessing']).default('sloppy' as const))
   .option('--init <folder>', 'checkpoint of this architecture to start from (default: random weights)')
