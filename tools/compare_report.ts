@@ -91,9 +91,15 @@ function quantities(maxSteps: number): Quantity[] {
       of: (run) => late('completions/mean_wrong_length', run),
     },
     {
-      name: 'wrong minus right, tokens\u00a0*',
+      name: 'wrong minus right answers, tokens, mean over all steps',
       digits: 1,
-      of: (run) => late('completions/mean_wrong_length', run) - late('completions/mean_right_length', run),
+      of: ({ rows }) => {
+        const both = ['wrong', 'right'].map((kind) => `completions/mean_${kind}_length`);
+        const pairs = rows
+          .map((row) => numbers(both.map((metric) => row[metric])))
+          .filter(({ length }) => length === 2);
+        return mean(pairs.map(([wrong, right]) => wrong - right));
+      },
     },
     { name: 'entropy, nats / token\u00a0*', digits: 3, of: (run) => late('entropy', run) },
     { name: 'training time, minutes', digits: 2, of: ({ seconds }) => seconds / 60 },
