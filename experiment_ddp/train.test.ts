@@ -44,6 +44,7 @@ const TINY =
   );
 const DDP = [...NODE, 'experiment_ddp/train.ts', ...TINY];
 const nproc = (count: number) => ['--nproc', String(count)];
+const TSX = join(REPOSITORY, 'node_modules/.bin/tsx');
 /** Open MPI refuses to run as root, as in a container, unless told so. */
 const MPI = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' };
 const MPIRUN = ['mpirun', '--oversubscribe', '-np', '2'];
@@ -240,7 +241,7 @@ describe.concurrent('Ctrl-C', PATIENT, () => {
 
   it.each([
     ['node --import tsx', NODE],
-    ['tsx', [join(REPOSITORY, 'node_modules/.bin/tsx')]],
+    ['tsx', [TSX]],
   ])('finishes the step, saves and says how to resume, which any number of ranks can: %s', async (name, command) => {
     const folder = at(`interrupted ${name}`);
     const ddp = [...command, ...DDP.slice(NODE.length)];
@@ -277,6 +278,24 @@ describe.concurrent('Ctrl-C', PATIENT, () => {
     };
     const { code } = await runProcess([...DDP, ...LONG, '--output-dir', folder], { during });
     expect(code).toBe(130);
+    expect(performance.now() - pressed).toBeLessThan(2000);
+    expect(holds(folder, /checkpoint/)).toBe(false);
+  });
+
+  it('pressed twice stops at once, also in training, which lets no signal through', async () => {
+    const folder = at('stopped in training');
+    let pressed = 0;
+    const during: During = async (child, ended) => {
+      await until(() => lastStep(folder) >= 0, ended);
+      await sleep(3000); // sampling is over, and a hundred passes take longer than this test
+      interrupt(child);
+      await sleep(600);
+      interrupt(child);
+      pressed = performance.now();
+    };
+    const long = [...LONG, '--num-iterations', '100', '--output-dir', folder];
+    const { code, stderr } = await runProcess([TSX, ...DDP.slice(NODE.length), ...long], { during });
+    expect({ code, errors: stderr.match(/^error/gm) }).toEqual({ code: 130, errors: null });
     expect(performance.now() - pressed).toBeLessThan(2000);
     expect(holds(folder, /checkpoint/)).toBe(false);
   });

@@ -26,7 +26,17 @@ describe.each(READMES)('%s', (file) => {
     const commands = [...experiments, createCompare(), allReduce, bench, pretrain];
     const known = new Set(commands.flatMap((command) => command.options.map(({ long }) => long)));
     // Of commander, sync-copies, npm, mpirun and srun.
-    for (const other of ['--help', '--check', '--omit', '--hostfile', '--mca', '--mpi', '--bind-to']) known.add(other);
+    for (const other of [
+      '--help',
+      '--check',
+      '--omit',
+      '--hostfile',
+      '--mca',
+      '--mpi',
+      '--bind-to',
+      '--allow-run-as-root',
+    ])
+      known.add(other);
     const named = [...text.matchAll(/(?<![\w-])--[a-z][a-z-]*[a-z]/g)].map(([option]) => option);
     expect(named.filter((option) => !known.has(option))).toEqual([]);
   });

@@ -4,6 +4,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { threadLimits } from '../backend/threads.ts';
+import { SAME_PRESS } from '../run/main.ts';
 import type { Rank } from './communicator.ts';
 
 /** A rank's pipe to the launcher, after stdin, stdout, stderr and Node's own channel. */
@@ -134,13 +135,21 @@ export async function launchRanks(size: number): Promise<void> {
     }),
   );
   // A terminal sends Ctrl-C to the ranks as well. A message beside it does not count twice, and the others follow rank 0.
-  const passOn = () => void (ranks[0].connected && ranks[0].send('SIGINT', () => {})); // it may have ended just now
+  // The second time they are to stop at once, also in the middle of a step that lets no signal through.
+  let pressed = 0;
+  let stopped = false;
+  const passOn = () => {
+    stopped ||= pressed > 0 && performance.now() - pressed > SAME_PRESS;
+    if (stopped) for (const rank of ranks) rank.kill('SIGKILL');
+    else if (ranks[0].connected) ranks[0].send('SIGINT', () => {}); // it may have ended just now
+    pressed ||= performance.now();
+  };
   for (const signal of ['SIGINT', 'SIGTERM', 'message']) process.on(signal, passOn);
   process.channel?.unref(); // listening for messages must not keep this process alive
   const failure = await untilAllEnd(ranks);
   for (const rank of ranks) rank.kill('SIGKILL');
-  if (failure?.failed) console.error(`error: ${failure.failed}`);
-  process.exitCode = failure?.exitCode ?? ranks[0].exitCode ?? 1;
+  if (failure?.failed && !stopped) console.error(`error: ${failure.failed}`);
+  process.exitCode = stopped ? 130 : (failure?.exitCode ?? ranks[0].exitCode ?? 1);
 }
 
 /** Waits for the end of all ranks, or the failure of one. */
@@ -171,5 +180,8 @@ function ending(rank: number, code: number | null, signal: NodeJS.Signals | null
   // Ctrl-C a second time: nobody needs to be told.
   if (rank === 0 && (signal === 'SIGINT' || signal === 'SIGTERM')) return { failed: '', exitCode: 130 };
   const how = signal ? `was ended by ${signal}` : `ended with exit code ${code}`;
-  return { failed: `rank ${rank} ${how}, so all ranks were stopped: --resume continues the run`, exitCode: 1 };
+  return {
+    failed: `rank ${rank} ${how}, so all ranks were stopped: --resume and the run's folder continue it`,
+    exitCode: 1,
+  };
 }

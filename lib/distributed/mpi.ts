@@ -67,6 +67,8 @@ export async function connectMpi(): Promise<Rank> {
     Object.assign(process.env, threadLimits(variable(LOCAL_SIZE_VARIABLES) ?? 1));
   }
   process.env.CUDA_VISIBLE_DEVICES = visibleDevice(localRank);
+  // Open MPI gives every rank a terminal of its own, wherever the output goes: lines are what suits both.
+  process.stdout.isTTY = false;
   return {
     rank,
     size,

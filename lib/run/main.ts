@@ -5,6 +5,9 @@ import { constants } from 'node:os';
 import { pathToFileURL } from 'node:url';
 import { UserError } from './errors.ts';
 
+/** Milliseconds within which all that comes of one Ctrl-C arrives: signals, and messages about them. */
+export const SAME_PRESS = 300;
+
 /**
  * Runs a script's `main()`, unless the script was only imported. A {@link UserError} ends it with its one sentence on
  * stderr and exit code 2.
@@ -40,12 +43,22 @@ function runBelow(execArgv: string[]): void {
     stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
   });
   // A terminal sends Ctrl-C to the process below as well, so a signal is passed on as a message, which counts once.
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.send(signal, () => {}));
+  let pressed = 0;
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(signal, () => {
+      child.send(signal, () => {});
+      // The second time it is to stop at once, also in the middle of a step that lets no signal through.
+      if (pressed > 0 && performance.now() - pressed > SAME_PRESS) setTimeout(() => child.kill('SIGKILL'), SAME_PRESS);
+      pressed ||= performance.now();
+    });
+  }
   const parent = process.ppid;
   setInterval(() => {
     if (process.ppid === parent) return;
     child.kill('SIGKILL'); // tsx was killed, and can pass nothing on any more
     process.exit(1);
   }, 500);
-  child.on('exit', (code, signal) => process.exit(code ?? 128 + constants.signals[signal!]));
+  child.on('exit', (code, signal) => {
+    process.exit(code ?? (pressed > 0 ? 130 : 128 + constants.signals[signal!]));
+  });
 }
