@@ -15,7 +15,7 @@ import { appendFileSync, closeSync, existsSync, mkdirSync, openSync, readdirSync
 import { dirname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
-import { Command, InvalidArgumentError } from '@commander-js/extra-typings';
+import { Command, InvalidArgumentError, Option } from '@commander-js/extra-typings';
 import type * as Experiment from '../experiment_base/train.ts';
 // biome-ignore format: a list
 import {
@@ -53,7 +53,11 @@ export const createCommand = () =>
   new Command('compare')
     .usage('--experiments <variants> [options] [-- options for all runs]')
     .option('--experiments <variants>', 'comma-separated: <name> of experiment_<name>, with options', list(variant))
-    .option('--seeds <list>', 'comma-separated, for each variant', list(integer({ min: 0 })), [0, 1, 2])
+    .addOption(
+      new Option('--seeds <list>', 'comma-separated, for each variant')
+        .argParser(list(integer({ min: 0 })))
+        .default([0, 1, 2] as number[], '0,1,2'),
+    )
     .option('--max-steps <n>', 'steps of each run', integer({ min: 1 }), 200)
     .option('--jobs <n>', 'runs side by side: they share the cores', integer({ min: 1 }), 1)
     .option('--output-dir <folder>', "the comparison's folder (default: runs/compare-<time>)")
