@@ -78,8 +78,9 @@ export async function connectMpi(): Promise<Rank> {
     barrier: async () => barrier(handles.world),
     close: async () => call('int MPI_Finalize()')(),
     fail: async (message, exitCode) => {
-      if (rank > 0) await sleep(300); // the same mistake stops all of them: rank 0 says so first
+      if (rank > 0) await sleep(600); // the same mistake stops all of them: rank 0 says so first
       console.error(`error: ${message}`);
+      await sleep(300); // MPICH's launcher drops what it has not passed on by then
       call(`int MPI_Abort(${handle} comm, int code)`)(handles.world, exitCode);
     },
   };
