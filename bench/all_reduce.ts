@@ -7,6 +7,7 @@
  */
 import { Command } from '@commander-js/extra-typings';
 import { integer, parseOptions, runRanks } from '../lib/index.ts';
+import { median } from './bench.ts';
 
 export const command = new Command('all_reduce')
   .option('--nproc <n>', 'local ranks (below mpirun or srun: as many as these start)', integer({ min: 1 }), 2)
@@ -32,12 +33,12 @@ await runRanks(
           await allReduceSum(values.subarray(begin, begin + bucket));
         seconds.push((performance.now() - began) / 1000);
       }
-      const sorted = seconds.slice(1).sort((a, b) => a - b);
-      const median = sorted[Math.floor(sorted.length / 2)];
-      const [shown, low, high] = [median, sorted[0], sorted[sorted.length - 1]].map((s) => s.toPrecision(2));
+      const timed = seconds.slice(1);
+      const middle = median(timed);
+      const [shown, low, high] = [middle, Math.min(...timed), Math.max(...timed)].map((s) => s.toPrecision(2));
       const megabytes = (4 * numbers) / 1e6;
       if (rank === 0)
-        console.log(`| ${name} | ${megabytes} | ${shown} (${low} to ${high}) | ${(megabytes / median).toFixed(0)} |`);
+        console.log(`| ${name} | ${megabytes} | ${shown} (${low} to ${high}) | ${(megabytes / middle).toFixed(0)} |`);
     }
   },
   () => parseOptions(command).nproc,

@@ -116,7 +116,8 @@ function runPeer(script: string, checkpoint: string, args: Arguments): Times & {
   throw new UserError(`--peer ${script} did not run (${reason}): it needs python3 with torch and numpy`);
 }
 
-const median = (values: number[]): number => {
+/** The middle value; of an even number of values, the mean of both in the middle. */
+export const median = (values: number[]): number => {
   const sorted = values.toSorted((a, b) => a - b);
   return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
 };

@@ -490,8 +490,7 @@ async function main(communicator: Communicator): Promise<void> {
   if (!reference) tf.dispose(initial.params);
   const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
   if (leads) {
-    console.log(`backend: ${backend}
-ranks: ${communicator.size}`);
+    console.log(`backend: ${backend}\nranks: ${communicator.size}`);
     console.log(`run: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
     console.log(`${train.length} problems to train on, ${test.length} held out`);
     if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });

@@ -1,6 +1,6 @@
 /** Starting a script as one rank or several, and ending all of them together. */
 import { debuglog } from 'node:util';
-import { UserError } from '../run/errors.ts';
+import { mistakeIn, UserError } from '../run/errors.ts';
 import { runMain } from '../run/main.ts';
 import { type Communicator, type Rank, soloCommunicator } from './communicator.ts';
 import { connectLocal, isLocalRank, launchRanks } from './local.ts';
@@ -36,9 +36,9 @@ export function runRanks(
       await main(traced(rank));
       await rank.close();
     } catch (error) {
-      const { syscall, message, stack } = error as NodeJS.ErrnoException;
-      const expected = error instanceof UserError || syscall !== undefined;
-      await rank.fail(expected ? message : `rank ${rank.rank}: ${stack}`, expected ? 2 : 1);
+      const mistake = mistakeIn(error);
+      if (mistake === undefined) await rank.fail(`rank ${rank.rank}: ${(error as Error).stack}`, 1);
+      else await rank.fail(mistake, 2);
     }
   });
 }

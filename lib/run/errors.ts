@@ -5,3 +5,12 @@
 export class UserError extends Error {
   override name = 'UserError';
 }
+
+/**
+ * What to tell the user of an error that is no bug of ours: of a {@link UserError}, or of what the system refuses (a full
+ * disk, say). Undefined for a bug.
+ */
+export function mistakeIn(error: unknown): string | undefined {
+  const { syscall, message } = error as NodeJS.ErrnoException;
+  return error instanceof UserError || syscall !== undefined ? message : undefined;
+}

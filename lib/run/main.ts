@@ -3,13 +3,13 @@ import { spawn } from 'node:child_process';
 import { existsSync, realpathSync } from 'node:fs';
 import { constants } from 'node:os';
 import { pathToFileURL } from 'node:url';
-import { UserError } from './errors.ts';
+import { mistakeIn } from './errors.ts';
 
 /** Milliseconds within which all that comes of one Ctrl-C arrives: signals, and messages about them. */
 export const SAME_PRESS = 300;
 
 /**
- * Runs a script's `main()`, unless the script was only imported. A {@link UserError} ends it with its one sentence on
+ * Runs a script's `main()`, unless the script was only imported. A user's mistake ({@link mistakeIn}) ends it with its one sentence on
  * stderr and exit code 2.
  * @param url - the script's `import.meta.url`
  */
@@ -24,10 +24,9 @@ export async function runMain(url: string, main: () => void | Promise<void>): Pr
   try {
     await main();
   } catch (error) {
-    // What the system refuses (a full disk, say) is not our bug either.
-    const { syscall, message } = error as NodeJS.ErrnoException;
-    if (!(error instanceof UserError) && syscall === undefined) throw error;
-    console.error(`error: ${message}`);
+    const mistake = mistakeIn(error);
+    if (mistake === undefined) throw error;
+    console.error(`error: ${mistake}`);
     process.exitCode = 2;
   }
 }

@@ -43,11 +43,12 @@ import { answerLikeGuesser } from './guesser.ts';
 import { answerLikePupil } from './pupil.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
-/** What a pupil is asked, what it writes, and what would have been right. */
-type Demonstration = { question: string; text: string; answer: string };
+/** What a pupil is asked, and what is right; with what it writes. */
+type Question = { question: string; answer: string };
+type Demonstration = Question & { text: string };
 
 /** A pupil: draws a question and answers it, and has questions that it is never asked here. */
-type Pupil = { demonstrate: (random: () => number) => Demonstration; heldOut: () => Omit<Demonstration, 'text'>[] };
+type Pupil = { demonstrate: (random: () => number) => Demonstration; heldOut: () => Question[] };
 
 const sum = (terms: Sum) => ({ question: sumText(terms), answer: String(terms.reduce((a, b) => a + b)) });
 const choice = ({ text, right }: Choice) => ({ question: text, answer: String(right) });
@@ -128,12 +129,7 @@ function loss(model: Model, batch: Homework[], count: number): tf.Scalar {
 }
 
 /** Share of held-out questions answered rightly: greedy, sampled, and by at least one of eight samples. */
-async function evaluate(
-  model: Model,
-  tokenizer: Tokenizer,
-  asked: Omit<Demonstration, 'text'>[],
-  seed: number,
-): Promise<string> {
+async function evaluate(model: Model, tokenizer: Tokenizer, asked: Question[], seed: number): Promise<string> {
   const prompts = asked.map(({ question }) => promptOf(tokenizer, question));
   const right = async (temperature: number, count: number) => {
     const completions = await generate(model, prompts, count, {
