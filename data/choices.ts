@@ -5,10 +5,8 @@
  *
  *   npx tsx data/choices.ts
  */
-import { writeFileSync } from 'node:fs';
 import { runMain } from '../lib/run/main.ts';
-import { uniform } from '../lib/run/random.ts';
-import { drawSum, type Sum, sumText } from './sums.ts';
+import { drawSum, drawTask, type Sum, sumText, type Task, writeTask } from './sums.ts';
 
 /** A sum, its value, and another that is 10 more or less; `text` is the question. */
 export type Choice = { terms: Sum; right: number; wrong: number; text: string };
@@ -30,23 +28,12 @@ export function drawChoice(random: () => number): Choice {
   }
 }
 
-/** @returns choices of distinct sums: the first TEST_SIZE are the held-out ones, TRAIN_SIZE follow */
-export function taskChoices(): { test: Choice[]; train: Choice[] } {
-  const choices = new Map<string, Choice>();
-  for (let i = 0; choices.size < TEST_SIZE + TRAIN_SIZE; i++) {
-    let draw = 0;
-    const choice = drawChoice(() => uniform(SEED, i, draw++));
-    choices.set(sumText(choice.terms), choice);
-  }
-  const all = [...choices.values()];
-  return { test: all.slice(0, TEST_SIZE), train: all.slice(TEST_SIZE) };
-}
+/** Choices whose sums are all different. */
+export const taskChoices = (): Task<Choice> =>
+  drawTask(SEED, drawChoice, ({ terms }) => sumText(terms), { test: TEST_SIZE, train: TRAIN_SIZE });
 
 function main(): void {
-  for (const [split, choices] of Object.entries(taskChoices())) {
-    const lines = choices.map(({ text, right }) => JSON.stringify({ question: text, answer: right }));
-    writeFileSync(`data/choices_${split}.jsonl`, `${lines.join('\n')}\n`);
-  }
+  writeTask('choices', taskChoices(), ({ text, right }) => ({ question: text, answer: right }));
 }
 
 await runMain(import.meta.url, main);
