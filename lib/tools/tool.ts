@@ -1,0 +1,61 @@
+/**
+ * Tools that a policy may call in the middle of what it writes. A tool is part of the environment: whatever it does, it
+ * answers with a short text, and never stops the training.
+ */
+import { type Schema, Validator } from '@cfworker/json-schema';
+
+/** What a tool answers. `ok` says whether it worked: nobody has to search the text for the word "error". */
+export type ToolResult = { ok: boolean; text: string };
+
+export type Tool = {
+  /** As the policy writes it: `<tool:NAME>…</tool>`. */
+  name: string;
+  /** One line for the prompt. */
+  description: string;
+  /** JSON schema of the arguments, which are then written as JSON; without it the tool takes plain text. */
+  parameters?: Schema;
+  /**
+   * Does the work.
+   * @param args - the text between the tags, trimmed; or what its JSON stands for, if the tool has `parameters`
+   * @param signal - aborts when the time is over
+   */
+  call: (args: never, signal: AbortSignal) => Promise<ToolResult>;
+};
+
+/**
+ * Calls a tool. It never throws: arguments that do not fit, an exception and a time-out all come back as `ok: false`.
+ * @param body - what the policy wrote between the tags
+ * @param options.toolTimeout - seconds that the tool may take
+ */
+export async function callTool(tool: Tool, body: string, { toolTimeout }: { toolTimeout: number }): Promise<ToolResult> {
+  const control = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<ToolResult>((resolve) => {
+    timer = setTimeout(() => {
+      resolve({ ok: false, text: `error: no answer within ${toolTimeout} s` });
+      control.abort();
+    }, 1000 * toolTimeout);
+  });
+  try {
+    const args = parseArguments(tool, body);
+    return await Promise.race([tool.call(args as never, control.signal), timeout]);
+  } catch (error) {
+    return { ok: false, text: `error: ${error instanceof Error ? error.message : error}` };
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function parseArguments({ parameters }: Tool, body: string): unknown {
+  if (parameters === undefined) return body.trim();
+  let args: unknown;
+  try {
+    args = JSON.parse(body);
+  } catch {
+    throw new Error('the arguments are not valid JSON');
+  }
+  const { valid, errors } = new Validator(parameters).validate(args);
+  // The last error is the one deepest in the schema: the first ones only say that something below is wrong.
+  if (!valid) throw new Error(`the arguments do not fit: ${errors.at(-1)!.error}`);
+  return args;
+}
