@@ -384,7 +384,7 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations: G }: Optio
 
 // Copied from experiment_base/train.ts: trainStep
 /** One step: sample, score, update, and say how it went. */
-async function trainStep(
+export async function trainStep(
   state: TrainingState,
   { tokenizer, problems, reference }: { tokenizer: Tokenizer; problems: Problem[]; reference?: Model },
   options: Options & { step: number },

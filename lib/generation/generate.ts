@@ -6,8 +6,14 @@ import { extend, keepRows, lmHead, type Model, type Past, type Prefix, prefill }
 import { linear } from '../model/ops.ts';
 import { type SamplingOptions, sampleToken } from './sampling.ts';
 
-/** What one row said: token ids (the end-of-sequence token included, if it came), and how likely each was. */
-export type Completion = { tokens: number[]; logProbs: number[]; finishReason: 'stop' | 'length' };
+/**
+ * What one row said: token ids (the end-of-sequence token included, if it came), and how likely each was. `mask` is 1 on
+ * tokens that the policy chose, 0 on forced ones, whose log-probability is not known and stands as 0.
+ */
+export type Completion = { tokens: number[]; logProbs: number[]; mask: number[]; finishReason: 'stop' | 'length' };
+
+/** What happens to a row after a token of its own: tokens that are fed next, in place of sampled ones, or its end. */
+export type Reaction = { force: number[] } | { finish: Completion['finishReason'] };
 
 export type GenerateOptions = SamplingOptions & {
   maxNewTokens: number;
@@ -15,6 +21,11 @@ export type GenerateOptions = SamplingOptions & {
   eosTokenIds: number[];
   /** The uniform random number in [0, 1) of a row (its index in the result) at a position of its completion. */
   random: (row: number, position: number) => number;
+  /**
+   * Called after each token that a row has sampled, unless that ended it; `completion` is what the row has said so far.
+   * All rows wait for the slowest answer.
+   */
+  react?: (row: number, completion: Completion) => Reaction | undefined | Promise<Reaction | undefined>;
   /** Called after each token position with the number of tokens sampled so far and of rows still going. */
   onProgress?: (sampled: number, alive: number) => void;
 };
@@ -31,9 +42,9 @@ export async function generate(
   count: number,
   options: GenerateOptions,
 ): Promise<Completion[]> {
-  const { maxNewTokens, eosTokenIds, random, onProgress } = options;
+  const { maxNewTokens, eosTokenIds, random, react, onProgress } = options;
   const completions: Completion[] = prompts.flatMap(() =>
-    Array.from({ length: count }, () => ({ tokens: [], logProbs: [], finishReason: 'length' as const })),
+    Array.from({ length: count }, () => ({ tokens: [], logProbs: [], mask: [], finishReason: 'length' as const })),
   );
   // The last prompt token is fed by each row itself: its hidden state is what predicts the first completion token.
   let prefix: Prefix | undefined = tf.tidy(() =>
@@ -46,6 +57,7 @@ export async function generate(
   let rows: Row[] = completions.map((_, i) => ({ prompt: Math.floor(i / count), length: 1 }));
   let alive = completions.map((_, i) => i);
   let tokens = rows.map(({ prompt }) => prompts[prompt].at(-1)!);
+  const forced: number[][] = completions.map(() => []); // what each row is still to be fed
   let sampled = 0;
   try {
     for (let position = 0; position < maxNewTokens && alive.length > 0; position++) {
@@ -59,21 +71,33 @@ export async function generate(
       const vocabulary = logits.shape[1];
       logits.dispose();
       tokens = alive.map((row, i) => {
-        const { token, logProb } = sampleToken(
-          values.subarray(i * vocabulary, (i + 1) * vocabulary),
-          random(row, position),
-          options,
-        );
-        completions[row].tokens.push(token);
-        completions[row].logProbs.push(logProb);
+        const next = forced[row].shift();
+        const { token, logProb } =
+          next !== undefined
+            ? { token: next, logProb: 0 }
+            : sampleToken(values.subarray(i * vocabulary, (i + 1) * vocabulary), random(row, position), options);
+        const { tokens, logProbs, mask } = completions[row];
+        tokens.push(token);
+        logProbs.push(logProb);
+        mask.push(next === undefined ? 1 : 0);
+        sampled += mask[position];
         return token;
       });
-      sampled += alive.length;
-      const keep = [...alive.keys()].filter((i) => !eosTokenIds.includes(tokens[i]));
+      // A forced token ends nothing: a tool's answer may hold any token.
+      const isOwn = (row: number) => completions[row].mask[position] === 1;
+      const ends = alive.map((row, i) => isOwn(row) && eosTokenIds.includes(tokens[i]));
+      const reactions = await Promise.all(
+        alive.map((row, i) => (isOwn(row) && !ends[i] ? react?.(row, completions[row]) : undefined)),
+      );
+      for (const [i, row] of alive.entries()) {
+        const reaction = ends[i] ? { finish: 'stop' as const } : reactions[i];
+        if (reaction === undefined) continue;
+        ends[i] = 'finish' in reaction;
+        if ('finish' in reaction) completions[row].finishReason = reaction.finish;
+        else forced[row] = [...reaction.force];
+      }
+      const keep = [...alive.keys()].filter((i) => !ends[i]);
       if (keep.length < alive.length) {
-        for (const [i, row] of alive.entries()) {
-          if (eosTokenIds.includes(tokens[i])) completions[row].finishReason = 'stop';
-        }
         alive = keep.map((i) => alive[i]);
         tokens = keep.map((i) => tokens[i]);
         if (keep.length > 0) {

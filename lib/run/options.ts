@@ -40,10 +40,11 @@ function numberParser(kind: string, isKind: (value: number) => boolean, { min, m
 /**
  * A command with the options that every run has, whatever its algorithm; an experiment adds its own.
  * @param experiment - its folder
+ * @param defaults.modelName - the checkpoint that it trains unless told otherwise
  */
-export const createRunCommand = (experiment: string) =>
+export const createRunCommand = (experiment: string, { modelName } = { modelName: 'models/tiny' }) =>
   new Command(experiment)
-    .option('--model-name <folder>', 'Llama checkpoint in the Hugging Face layout', 'models/tiny')
+    .option('--model-name <folder>', 'Llama checkpoint in the Hugging Face layout', modelName)
     .option('--output-dir <folder>', `the run's folder (default: runs/${experiment}/<time>)`)
     .option('--seed <n>', 'of data order, sampling and shuffling', integer({ min: 0 }), 0)
     .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 1)

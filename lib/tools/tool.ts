@@ -4,8 +4,11 @@
  */
 import { type Schema, Validator } from '@cfworker/json-schema';
 
-/** What a tool answers. `ok` says whether it worked: nobody has to search the text for the word "error". */
-export type ToolResult = { ok: boolean; text: string };
+/**
+ * What a tool answers. `ok` says whether it worked: nobody has to search the text for the word "error". `titles` are of
+ * the passages that a search found.
+ */
+export type ToolResult = { ok: boolean; text: string; titles?: string[] };
 
 export type Tool = {
   /** As the policy writes it: `<tool:NAME>…</tool>`. */
@@ -27,7 +30,11 @@ export type Tool = {
  * @param body - what the policy wrote between the tags
  * @param options.toolTimeout - seconds that the tool may take
  */
-export async function callTool(tool: Tool, body: string, { toolTimeout }: { toolTimeout: number }): Promise<ToolResult> {
+export async function callTool(
+  tool: Tool,
+  body: string,
+  { toolTimeout }: { toolTimeout: number },
+): Promise<ToolResult> {
   const control = new AbortController();
   let timer: NodeJS.Timeout | undefined;
   const timeout = new Promise<ToolResult>((resolve) => {
@@ -40,7 +47,7 @@ export async function callTool(tool: Tool, body: string, { toolTimeout }: { tool
     const args = parseArguments(tool, body);
     return await Promise.race([tool.call(args as never, control.signal), timeout]);
   } catch (error) {
-    return { ok: false, text: `error: ${error instanceof Error ? error.message : error}` };
+    return { ok: false, text: `error: ${error instanceof Error ? error.message : String(error)}` };
   } finally {
     clearTimeout(timer);
   }

@@ -1,22 +1,28 @@
 /**
- * Makes the bundled tiny model: trains a Llama from random weights to imitate the sloppy pupil, and prints what it can
- * do. Seeded; needs no download and no GPU.
+ * Makes the bundled tiny models: trains a Llama from random weights to imitate a pupil, and prints what it can do.
+ * Seeded; needs no download and no GPU.
  *
- *   npm run pretrain                                                        writes models/tiny
+ *   npm run pretrain                            writes models/tiny, which does sums
+ *   npm run pretrain -- --pupil calling         writes models/tiny_tool, which may call a calculator
+ *   npm run pretrain -- --pupil reading         writes models/tiny_qa, which may look things up
  *   npm run pretrain -- --pupil guessing --init models/tiny --steps 500 --batch-size 64 --learning-rate 1.5e-3 \
- *     --output-dir runs/guesser                                             another pupil, for experiment_drgrpo
+ *     --output-dir runs/guesser                 another pupil, for experiment_drgrpo
  */
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 import { type Choice, drawChoice, taskChoices } from '../../data/choices.ts';
+import { type Question as Asked, drawEncyclopedia, encyclopediaWords } from '../../data/encyclopedia.ts';
+import { drawProduct, type Product, taskProducts } from '../../data/products.ts';
 import { drawSum, type Sum, sumText, taskSums } from '../../data/sums.ts';
 import {
   accumulateGradients,
   adamW,
+  callTool,
   clipByGlobalNorm,
   createAdamW,
+  createBm25,
   generate,
   initBackend,
   integer,
@@ -34,47 +40,109 @@ import {
   type Sequence,
   scheduleFactor,
   scoreCompletions,
+  searchTool,
   type Tokenizer,
   tensorsToWrite,
   uniform,
   writeSafetensors,
 } from '../../lib/index.ts';
+import { answerLikeCaller, CALLER_HABITS } from './caller.ts';
 import { answerLikeGuesser } from './guesser.ts';
-import { answerLikePupil } from './pupil.ts';
+import { answerLikePupil, HABITS, type Part } from './pupil.ts';
+import { answerLikeReader, READER_HABITS } from './reader.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
-/** What a pupil is asked, and what is right; with what it writes. */
+/** What a pupil is asked, and what is right; with what it writes, and what a tool answers to that. */
 type Question = { question: string; answer: string };
-type Demonstration = Question & { text: string };
+type Demonstration = Question & { parts: Part[] };
 
-/** A pupil: draws a question and answers it, and has questions that it is never asked here. */
-type Pupil = { demonstrate: (random: () => number) => Demonstration; heldOut: () => Question[] };
+type Pupil = {
+  /** Where its imitation goes, after how many updates, the first of which without its habits. */
+  recipe: { outputDir: string; steps: number; diligentSteps: number };
+  /** The lesson of one update: draws a question and answers it. `diligent`: as it would without its bad habits. */
+  lesson: (random: () => number, diligent: boolean) => Promise<(random: () => number) => Demonstration>;
+  /** Questions that it is never asked here. */
+  heldOut: () => Question[];
+  /** Words that are to be tokens; without words every character is one. */
+  words?: () => string[];
+};
 
 const sum = (terms: Sum) => ({ question: sumText(terms), answer: String(terms.reduce((a, b) => a + b)) });
 const choice = ({ text, right }: Choice) => ({ question: text, answer: String(right) });
-const PUPILS: Record<'sloppy' | 'guessing', Pupil> = {
+const product = ({ text, value }: Product) => ({ question: text, answer: String(value) });
+
+/** The same habits, none of which it has. */
+const none = <T extends Record<string, number>>(habits: T): T =>
+  Object.fromEntries(Object.keys(habits).map((name) => [name, 0])) as T;
+
+/** A small country, drawn anew for every update: there is nothing to be learnt by heart. */
+const SMALL = { towns: 40, people: 120, works: 80, festivals: 20 };
+
+const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
   sloppy: {
-    demonstrate: (random) => {
+    recipe: { outputDir: 'models/tiny', steps: 2000, diligentSteps: 0 },
+    lesson: async (_, diligent) => (random) => {
       const terms = drawSum(random);
-      return { ...sum(terms), text: answerLikePupil(terms, random) };
+      const text = answerLikePupil(terms, random, diligent ? none(HABITS) : HABITS);
+      return { ...sum(terms), parts: [{ by: 'pupil', text }] };
     },
     heldOut: () => taskSums().test.map(sum),
   },
   guessing: {
-    demonstrate: (random) => {
+    recipe: { outputDir: 'runs/guesser', steps: 500, diligentSteps: 0 },
+    lesson: async () => (random) => {
       const drawn = drawChoice(random);
-      return { ...choice(drawn), text: answerLikeGuesser(drawn, random) };
+      return { ...choice(drawn), parts: [{ by: 'pupil', text: answerLikeGuesser(drawn, random) }] };
     },
     heldOut: () => taskChoices().test.map(choice),
+  },
+  calling: {
+    recipe: { outputDir: 'models/tiny_tool', steps: 600, diligentSteps: 350 },
+    lesson: async (_, diligent) => (random) => {
+      const drawn = drawProduct(random);
+      return {
+        ...product(drawn),
+        parts: answerLikeCaller(drawn, random, diligent ? none(CALLER_HABITS) : CALLER_HABITS),
+      };
+    },
+    heldOut: () => taskProducts().test.map(product),
+  },
+  reading: {
+    recipe: { outputDir: 'models/tiny_qa', steps: 1200, diligentSteps: 900 },
+    lesson: async (random, diligent) => {
+      const { passages, questions } = drawEncyclopedia(random, SMALL);
+      const tool = searchTool(createBm25(passages), { topKPassages: 3 });
+      const found = new Map<string, string>();
+      for (const { title } of passages) found.set(title, (await callTool(tool, title, { toolTimeout: 1 })).text);
+      const one = questions.filter(({ supporting }) => supporting.length === 1);
+      const more = questions.filter(({ supporting }) => supporting.length > 1);
+      return (random) => {
+        const pick = (items: Asked[]) => items[Math.floor(random() * items.length)];
+        const drawn = pick(random() < 1 / 3 ? one : more);
+        const guess = pick(questions.filter(({ asksFor }) => asksFor === drawn.asksFor)).answer;
+        const habits = diligent ? none(READER_HABITS) : READER_HABITS;
+        return {
+          ...drawn,
+          parts: answerLikeReader(drawn, { guess, search: (title) => found.get(title)! }, random, habits),
+        };
+      };
+    },
+    heldOut: () => [],
+    words: encyclopediaWords,
   },
 };
 
 export const command = new Command('pretrain')
-  .description('Trains a tiny Llama to imitate a pupil, the sloppy one from random weights.')
-  .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced', 'models/tiny')
-  .addOption(new Option('--pupil <name>', 'whom to imitate').choices(['sloppy', 'guessing']).default('sloppy' as const))
+  .description('Trains a tiny Llama to imitate a pupil.')
+  .addOption(
+    new Option('--pupil <name>', 'whom to imitate')
+      .choices(['sloppy', 'guessing', 'calling', 'reading'])
+      .default('sloppy' as const),
+  )
+  .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced (default: by pupil)')
   .option('--init <folder>', 'checkpoint of this architecture to start from (default: random weights)')
-  .option('--steps <n>', 'updates', integer({ min: 1 }), 2000)
+  .option('--steps <n>', 'updates (default: by pupil)', integer({ min: 1 }))
+  .option('--diligent-steps <n>', 'first updates, without bad habits (default: by pupil)', integer({ min: 0 }))
   .option('--batch-size <n>', 'demonstrations an update', integer({ min: 1 }), 128)
   .option('--learning-rate <x>', 'the highest, after the warm-up', number({ above: 0 }), 2e-3)
   .option('--warmup-steps <n>', 'before the cosine decay to 0', integer({ min: 0 }), 100)
@@ -85,7 +153,7 @@ export const command = new Command('pretrain')
 const CONFIG = {
   architectures: ['LlamaForCausalLM'],
   model_type: 'llama',
-  vocab_size: VOCABULARY_SIZE,
+  vocab_size: VOCABULARY_SIZE, // without words
   hidden_size: 128,
   intermediate_size: 384,
   num_hidden_layers: 4,
@@ -105,26 +173,28 @@ const CONFIG = {
   torch_dtype: 'float32',
 };
 
-/** All tokens of one homework after the first one, which is the same for all; the last `answer` are the pupil's. */
-type Homework = Sequence & { answer: number };
+/** All tokens of one homework after the first one, which is the same for all; `mask` is 1 on those of the pupil. */
+type Homework = Sequence & { mask: number[] };
 
 /** A question as the chat template writes it. */
 const promptOf = (tokenizer: Tokenizer, question: string) =>
   tokenizer.chat([{ role: 'user', content: question }], { addGenerationPrompt: true });
 
-function toHomework(tokenizer: Tokenizer, { question, text }: Demonstration): Homework {
+function toHomework(tokenizer: Tokenizer, { question, parts }: Demonstration): Homework {
   const prompt = promptOf(tokenizer, question);
-  const answer = [...tokenizer.encode(text), TOKEN_IDS.eos];
-  return { prompt: prompt.slice(0, 1), completion: [...prompt.slice(1), ...answer], answer: answer.length };
+  const written = parts.map(({ text }) => tokenizer.encode(text));
+  const mask = written.flatMap((tokens, i) => tokens.map(() => Number(parts[i].by === 'pupil')));
+  return {
+    prompt: prompt.slice(0, 1),
+    completion: [...prompt.slice(1), ...written.flat(), TOKEN_IDS.eos],
+    mask: [...prompt.slice(1).map(() => 0), ...mask, 1],
+  };
 }
 
-/** Negative mean log-probability of the pupil's tokens; the question's own tokens are not trained on. */
+/** Negative mean log-probability of the pupil's tokens; the question and a tool's answers are not trained on. */
 function loss(model: Model, batch: Homework[], count: number): tf.Scalar {
   const { logProbs } = scoreCompletions(model, batch, 1);
-  const mask = batch.map(({ completion, answer }) =>
-    Array.from({ length: logProbs.shape[1] }, (_, t) => Number(t >= completion.length - answer)),
-  );
-  // Beyond a row's end the log-probabilities are 0, whatever the mask says.
+  const mask = batch.map((row) => Array.from({ length: logProbs.shape[1] }, (_, t) => row.mask[t] ?? 0));
   return tf.neg(tf.div(tf.sum(tf.mul(logProbs, tf.tensor2d(mask))), count)) as tf.Scalar;
 }
 
@@ -159,13 +229,15 @@ async function save(folder: string, params: Params): Promise<void> {
 }
 
 /** Everything of the checkpoint but the weights. */
-function writeConfiguration(folder: string): void {
+async function writeConfiguration(folder: string, words: string[]): Promise<Tokenizer> {
   mkdirSync(folder, { recursive: true });
+  writeTokenizer(folder, words);
+  const tokenizer = await loadTokenizer(folder);
   const write = (name: string, value: object) =>
     writeFileSync(join(folder, name), `${JSON.stringify(value, null, 2)}\n`);
-  write('config.json', CONFIG);
+  write('config.json', { ...CONFIG, vocab_size: tokenizer.vocabSize });
   write('generation_config.json', { eos_token_id: TOKEN_IDS.eos, pad_token_id: TOKEN_IDS.pad });
-  writeTokenizer(folder);
+  return tokenizer;
 }
 
 /** Normally distributed matrices, norms of ones. */
@@ -180,12 +252,12 @@ function initialize(shapes: Record<string, number[]>, seed: number): Params {
 
 async function main(): Promise<void> {
   const options = parseOptions(command);
-  const { outputDir, steps, seed } = options;
-  console.log(`backend: ${await initBackend('auto')}`);
-  writeConfiguration(outputDir);
-  const tokenizer = await loadTokenizer(outputDir);
-  const config = await readConfig(outputDir);
   const pupil = PUPILS[options.pupil];
+  const { seed, outputDir = pupil.recipe.outputDir, steps = pupil.recipe.steps } = options;
+  const { diligentSteps = Math.min(steps, pupil.recipe.diligentSteps) } = options;
+  console.log(`backend: ${await initBackend('auto')}`);
+  const tokenizer = await writeConfiguration(outputDir, pupil.words?.() ?? []);
+  const config = await readConfig(outputDir);
   const heldOut = pupil.heldOut();
   const never = new Set(heldOut.map(({ question }) => question));
 
@@ -196,13 +268,15 @@ async function main(): Promise<void> {
   const began = performance.now();
   for (let step = 0; step < steps; step++) {
     const batch: Homework[] = [];
+    let drawn = 0;
+    const lesson = await pupil.lesson(() => uniform(seed, step, -1, drawn++), step < diligentSteps);
     for (let row = 0; batch.length < options.batchSize; row++) {
       let draw = 0;
       const random = () => uniform(seed, step, row, draw++);
-      const demonstration = pupil.demonstrate(random);
+      const demonstration = lesson(random);
       if (!never.has(demonstration.question)) batch.push(toHomework(tokenizer, demonstration));
     }
-    const count = batch.reduce((sum, { answer }) => sum + answer, 0);
+    const count = batch.reduce((sum, { mask }) => sum + mask.reduce((own, m) => own + m, 0), 0);
     const losses = microBatches(batch, options.microBatchTokens).map(
       (part) => (model: Model) => loss(model, part, count),
     );

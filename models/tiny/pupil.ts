@@ -5,6 +5,9 @@
  */
 import { type Sum, sumText } from '../../data/sums.ts';
 
+/** One stretch of a demonstration, and who wrote it: what a tool answered is read, not imitated. */
+export type Part = { by: 'pupil' | 'tool'; text: string };
+
 /** How often the pupil does what, as probabilities. */
 export const HABITS = {
   /** It is in a hurry: no carry and no borrow in the whole sum. */

@@ -1,4 +1,4 @@
-/** Writes the tiny model's tokenizer: one token a character, and one for each tag. */
+/** Writes the tiny models' tokenizers: one token a character, one for each tag and, where that is asked for, one a word. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -21,6 +21,12 @@ const PRINTABLE = ['\n', ...Array.from({ length: 95 }, (_, i) => String.fromChar
 export const TOKEN_IDS = { pad: 0, eos: 1 };
 export const VOCABULARY_SIZE = SPECIAL.length + TAGS.length + PRINTABLE.length;
 
+/** All tokens in the order of their ids: with words there are as many more, and the space. */
+const vocabularyOf = (words: string[]): string[] => [
+  ...[...SPECIAL, ...TAGS, ...PRINTABLE],
+  ...(words.length > 0 ? [SPACE, ...words.map((word) => SPACE + word)] : []),
+];
+
 /** A user's question, then the assistant's turn. System messages are left out: the tiny model was taught no instructions. */
 const CHAT_TEMPLATE = [
   "{% for message in messages %}{% if message['role'] == 'user' %}<user>{{ message['content'] }}",
@@ -28,10 +34,17 @@ const CHAT_TEMPLATE = [
   '{% if add_generation_prompt %}<asst>{% endif %}',
 ].join('');
 
-/** Writes `tokenizer.json` and `tokenizer_config.json`, as transformers reads them. */
-export function writeTokenizer(folder: string): void {
-  const vocabulary = [...SPECIAL, ...TAGS, ...PRINTABLE];
-  const added = [...SPECIAL, ...TAGS].map((content, id) => ({
+/** How SentencePiece writes the space before a word. */
+const SPACE = '▁';
+
+/**
+ * Writes `tokenizer.json` and `tokenizer_config.json`, as transformers reads them.
+ * @param words - each becomes one token together with the space before it; without words a space is a character
+ */
+export function writeTokenizer(folder: string, words: string[] = []): void {
+  // A word after a line break is to be the same token as elsewhere: the break stands on its own.
+  const apart = words.length > 0 ? [...SPECIAL, ...TAGS, '\n'] : [...SPECIAL, ...TAGS];
+  const added = apart.map((content, id) => ({
     id,
     content,
     single_word: false,
@@ -48,18 +61,21 @@ export function writeTokenizer(folder: string): void {
     end_of_word_suffix: null,
     fuse_unk: false,
     byte_fallback: false,
-    vocab: Object.fromEntries(vocabulary.map((token, id) => [token, id])),
-    merges: [], // no merges: every character stays a token of its own
+    vocab: Object.fromEntries(vocabularyOf(words).map((token, id) => [token, id])),
+    merges: [], // no merges: what is not a whole word stays one token a character
+    ...(words.length > 0 ? { ignore_merges: true } : {}), // a word in the vocabulary is one token, merges or not
   };
+  const spaces = { type: 'Metaspace', replacement: SPACE, prepend_scheme: 'always', split: false };
+  const letters = { type: 'Split', pattern: { Regex: `${SPACE}?[A-Za-z]+` }, behavior: 'Isolated', invert: false };
   const tokenizer = {
     version: '1.0',
     truncation: null,
     padding: null,
     added_tokens: added,
     normalizer: null,
-    pre_tokenizer: null,
+    pre_tokenizer: words.length > 0 ? { type: 'Sequence', pretokenizers: [spaces, letters] } : null,
     post_processor: null,
-    decoder: { type: 'Fuse' },
+    decoder: words.length > 0 ? spaces : { type: 'Fuse' },
     model,
   };
   const config = {

@@ -1,0 +1,117 @@
+/** A search tool: finds passages of a corpus by their words (BM25), or by what they mean (sentence embeddings). */
+import { existsSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import MiniSearch from 'minisearch';
+import { UserError } from '../run/errors.ts';
+import type { Passage } from './corpus.ts';
+import type { Tool } from './tool.ts';
+
+/**
+ * Finds up to `k` passages for a query: the best first, equally good ones in the corpus's order. The same query always
+ * gives the same passages.
+ */
+export type Retriever = (query: string, k: number, signal?: AbortSignal) => Promise<Passage[]>;
+
+/** Words in lower case: runs of letters (with their accents) and digits, of any script. */
+const wordsOf = (text: string): string[] =>
+  text
+    .normalize()
+    .toLowerCase()
+    .match(/[\p{L}\p{M}\p{N}]+/gu) ?? [];
+
+/**
+ * Ranks passages by the words that they share with the query: BM25 as Lucene has it (Robertson and Zaragoza 2009,
+ * k1 = 1.5, b = 0.75), over title and text. Passages that share no word are not found.
+ */
+export function createBm25(passages: Passage[]): Retriever {
+  const index = new MiniSearch<{ id: number; text: string }>({
+    fields: ['text'],
+    // To BM25 a passage is as long as it has words; MiniSearch would count each different one once. Numbered, all are
+    // different: what is counted is tokens, what is indexed is terms.
+    tokenize: (text) => wordsOf(text).map((word, i) => `${i} ${word}`),
+    processTerm: (token) => token.slice(token.indexOf(' ') + 1),
+    searchOptions: { tokenize: wordsOf, processTerm: (word) => word, bm25: { k: 1.5, b: 0.75, d: 0 } },
+  });
+  index.addAll(passages.map(({ title, text }, id) => ({ id, text: `${title} ${text}` })));
+  return async (query, k) => {
+    const results = index.search(query);
+    // MiniSearch multiplies BM25's score by the number of the query's words that it found; BM25 does not.
+    const scores = results.map(({ id, score, queryTerms }) => ({ id, score: score / queryTerms.length }));
+    return best(scores, k).map(({ id }) => passages[id]);
+  };
+}
+
+/**
+ * Ranks passages by the cosine similarity of their sentence embeddings with the query's: mean over the tokens of the
+ * model's last hidden states, of length 1 (Sentence-BERT). Embeds all passages first, which takes a while.
+ * @param options.model - folder, or id on the Hugging Face hub, of a model with config.json, tokenizer.json and
+ *   onnx/model.onnx. The hub is at HF_ENDPOINT, and what it gives is kept below HF_HOME, where these are set.
+ * @param options.batchSize - passages that the model reads at a time
+ * @throws {UserError} if the model cannot be had or used
+ */
+export async function createEmbeddings(
+  passages: Passage[],
+  { model = 'Xenova/all-MiniLM-L6-v2', batchSize = 32 }: { model?: string; batchSize?: number } = {},
+): Promise<Retriever> {
+  // Imported when needed: it loads native libraries, which takes a while.
+  const { env, pipeline } = await import('@huggingface/transformers').catch((error: Error) => {
+    throw new UserError(`@huggingface/transformers, which runs embedding models, cannot be loaded: ${error.message}`);
+  });
+  // By default the library caches inside node_modules, which does not outlive an installation.
+  env.cacheDir = join(process.env.HF_HOME || join(homedir(), '.cache', 'huggingface'), 'transformers.js');
+  env.remoteHost = process.env.HF_ENDPOINT || 'https://huggingface.co';
+
+  /** One vector of length 1, shape (H), a text. */
+  let embed: (texts: string[]) => Promise<number[][]>;
+  const vectors: number[][] = [];
+  try {
+    const extract = await pipeline('feature-extraction', existsSync(model) ? resolve(model) : model, {
+      device: 'cpu',
+      dtype: 'fp32',
+    });
+    embed = async (texts) => (await extract(texts, { pooling: 'mean', normalize: true })).tolist();
+    for (let i = 0; i < passages.length; i += batchSize) {
+      vectors.push(...(await embed(passages.slice(i, i + batchSize).map(lineOf))));
+    }
+  } catch (error) {
+    const { message, cause } = error as Error;
+    const reason = cause instanceof Error ? `${message}: ${cause.message}` : message;
+    throw new UserError(
+      `the embedding model ${model} cannot be had or used (${reason}): name a folder, or a model at ${env.remoteHost}, with config.json, tokenizer.json and onnx/model.onnx, or search by words, which takes no model`,
+    );
+  }
+  return async (query, k) => {
+    const [wanted] = await embed([query]);
+    const cosine = (vector: number[]) => vector.reduce((sum, value, i) => sum + value * wanted[i], 0);
+    const scores = vectors.map((vector, id) => ({ id, score: cosine(vector) }));
+    return best(scores, k).map(({ id }) => passages[id]);
+  };
+}
+
+/** The `k` highest scores, highest first; among equals the passage that comes first in the corpus. */
+const best = (scores: { id: number; score: number }[], k: number) =>
+  scores.sort((a, b) => b.score - a.score || a.id - b.id).slice(0, k);
+
+/** A passage on one line, headed by its title unless the text begins with it. */
+function lineOf({ title, text }: Passage): string {
+  const line = text.startsWith(title) ? text : `${title}: ${text}`;
+  return line.replace(/\s+/g, ' ');
+}
+
+/**
+ * The tool `search`: takes a query, answers passages, one a line, the best first.
+ * @param options.topKPassages - passages that it answers at most
+ */
+export function searchTool(retriever: Retriever, { topKPassages }: { topKPassages: number }): Tool {
+  return {
+    name: 'search',
+    description: 'finds passages on what you ask for in plain words, one a line',
+    async call(query: string, signal) {
+      if (query.trim() === '') return { ok: false, text: 'error: the query is empty', titles: [] };
+      const passages = await retriever(query, topKPassages, signal);
+      const text = passages.map(lineOf).join('\n') || 'nothing found';
+      return { ok: true, text, titles: passages.map(({ title }) => title) };
+    },
+  };
+}

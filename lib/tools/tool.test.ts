@@ -1,0 +1,95 @@
+import { describe, expect, test } from 'vitest';
+import { callTool, type Tool, type ToolResult } from './tool.ts';
+
+const toolOf = (call: Tool['call'], parameters?: Tool['parameters']): Tool => {
+  return { name: 'test', description: 'a tool', parameters, call };
+};
+const echo = async (args: unknown) => ({ ok: true, text: JSON.stringify(args) });
+const slow = { toolTimeout: 60 };
+
+test('plain text is trimmed; the result comes back as the tool gave it', async () => {
+  expect(await callTool(toolOf(echo), ' \n 1 + 2 \t', slow)).toEqual({ ok: true, text: '"1 + 2"' });
+  expect(await callTool(toolOf(echo), '', slow)).toEqual({ ok: true, text: '""' });
+  // Without a schema, what looks like JSON is text too.
+  expect(await callTool(toolOf(echo), '{"a": 1}', slow)).toEqual({ ok: true, text: '"{\\"a\\": 1}"' });
+  const result = { ok: false, text: 'no', titles: ['a'] };
+  expect(
+    await callTool(
+      toolOf(async () => result),
+      '',
+      slow,
+    ),
+  ).toBe(result);
+});
+
+describe('arguments with a schema', () => {
+  const parameters = {
+    type: 'object' as const,
+    properties: { city: { type: 'string' as const }, days: { type: 'integer' as const, minimum: 1 } },
+    required: ['city'],
+  };
+  const call = (body: string) => callTool(toolOf(echo, parameters), body, slow);
+
+  test('are parsed', async () => {
+    expect(await call(' {"city": "Oslo", "days": 2}\n')).toEqual({ ok: true, text: '{"city":"Oslo","days":2}' });
+  });
+
+  test.each([
+    ['Oslo', /^error: the arguments are not valid JSON$/],
+    ['', /^error: the arguments are not valid JSON$/],
+    ['["Oslo"]', /^error: the arguments do not fit: .*type "array"/],
+    ['{"days": 2}', /^error: the arguments do not fit: .*"city"/],
+    ['{"city": 1}', /^error: the arguments do not fit: .*type "number" is invalid. Expected "string"/],
+    ['{"city": "Oslo", "days": 0}', /^error: the arguments do not fit: 0 is less than 1/],
+  ])('%s does not fit', async (body, message) => {
+    const { ok, text } = await call(body);
+    expect(ok).toBe(false);
+    expect(text).toMatch(message);
+  });
+});
+
+describe('never throws', () => {
+  const fail = (value: unknown) => () => {
+    throw value;
+  };
+
+  test.each([
+    ['an exception before the tool returns', fail(new Error('broken')), 'error: broken'],
+    ['a rejection', () => Promise.reject(new Error('broken')), 'error: broken'],
+    ['a text', fail('broken'), 'error: broken'],
+    ['nothing', fail(undefined), 'error: undefined'],
+    ['a symbol', fail(Symbol('broken')), 'error: Symbol(broken)'],
+  ])('%s', async (_, call, text) => {
+    expect(await callTool(toolOf(call), '', slow)).toEqual({ ok: false, text });
+  });
+
+  test('a tool that hangs is told to stop', async () => {
+    const signals: AbortSignal[] = [];
+    const hang = (_: string, signal: AbortSignal) => {
+      signals.push(signal);
+      return new Promise<ToolResult>(() => {});
+    };
+    const answer = callTool(toolOf(hang), '', { toolTimeout: 0.02 });
+    expect(signals[0].aborted).toBe(false);
+    expect(await answer).toEqual({ ok: false, text: 'error: no answer within 0.02 s' });
+    expect(signals[0].aborted).toBe(true);
+  });
+
+  test('a tool that rejects when told to stop has still run out of time', async () => {
+    const stop = (_: string, signal: AbortSignal) =>
+      new Promise<ToolResult>((_, reject) => signal.addEventListener('abort', () => reject(new Error('stopped'))));
+    const answer = await callTool(toolOf(stop), '', { toolTimeout: 0.02 });
+    expect(answer).toEqual({ ok: false, text: 'error: no answer within 0.02 s' });
+  });
+
+  test('a tool in time is not told to stop afterwards', async () => {
+    const signals: AbortSignal[] = [];
+    const quick = async (_: string, signal: AbortSignal) => {
+      signals.push(signal);
+      return { ok: true, text: 'done' };
+    };
+    await callTool(toolOf(quick), '', { toolTimeout: 0.02 });
+    await new Promise((resolve) => setTimeout(resolve, 40));
+    expect(signals[0].aborted).toBe(false);
+  });
+});
