@@ -204,10 +204,10 @@ export function converse(tokenizer: Tokenizer, rowCount: number, options: Option
 /** A tool's answer as the tokens that are fed: tokenised here, once. */
 export function resultTokens(tokenizer: Tokenizer, text: string, { maxToolTokens }: Pick<Options, 'maxToolTokens'>) {
   const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
-  // A token is at most so many characters long: more of a megabyte is not looked at.
-  const tokens = encode(text.slice(0, 100 * maxToolTokens));
-  const cut = tokens.length > maxToolTokens;
-  return [...encode('<result>'), ...tokens.slice(0, maxToolTokens), ...encode(cut ? ' …[cut]</result>' : '</result>')];
+  const start = text.slice(0, 100 * maxToolTokens); // of a megabyte, more than can be shown
+  const tokens = encode(start);
+  const isCut = tokens.length > maxToolTokens || start.length < text.length;
+  return [...encode('<result>'), ...tokens.slice(0, maxToolTokens), ...encode(isCut ? ' [cut]</result>' : '</result>')];
 }
 
 /** Who wrote what, in order. */

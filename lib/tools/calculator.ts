@@ -6,7 +6,7 @@ import { all, type BigNumber, create, type MathNode } from 'mathjs';
 import type { Tool, ToolResult } from './tool.ts';
 
 // 128 digits, of which a result shows 62 at most: 1/3*3 - 1 is then 0. What is within the tolerance of a whole number is
-// taken for it, or else floor(1/3*3) would be 0; the usual tolerance, 1e-12, would round floor(pi*10^13) up.
+// taken for it, or else floor(1/3*3) would be 0; the usual tolerance, 1e-12, would round floor(pi*10^11) up.
 const math = create(all!, { number: 'BigNumber', precision: 128, relTol: 1e-100, absTol: 1e-100 });
 
 const MAX_LENGTH = 200;
