@@ -171,11 +171,13 @@ export type Rollout = Sequence & {
   advantage: number;
 };
 
+type ConversationOptions = Pick<Options, 'tools' | 'toolTimeout' | 'maxTurns' | 'maxTurnTokens' | 'maxToolTokens'>;
+
 /**
  * The tool's side of all conversations of a batch: `react` is asked after each token that a row has sampled. A row
  * goes on after a call that worked; it ends with an answer, a call that failed, or a budget that is spent.
  */
-export function converse(tokenizer: Tokenizer, rowCount: number, options: Options) {
+export function converse(tokenizer: Tokenizer, rowCount: number, options: ConversationOptions) {
   const calls = Array.from({ length: rowCount }, (): Call[] => []);
   const begins = calls.map(() => 0); // where each row's turn begins among its tokens
   const react = async (row: number, { tokens }: Pick<Completion, 'tokens'>): Promise<Reaction | undefined> => {
@@ -230,7 +232,7 @@ export async function rollout(
   { step, numGenerations: G, ...options }: Options & { step: number },
 ): Promise<Rollout[]> {
   const prompts = problems.map((problem) => buildPrompt(tokenizer, problem, options.tools));
-  const { calls, react } = converse(tokenizer, problems.length * G, { ...options, numGenerations: G });
+  const { calls, react } = converse(tokenizer, problems.length * G, options);
   const completions = await generate(model, prompts, G, {
     ...options,
     react,

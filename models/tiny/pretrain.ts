@@ -13,12 +13,20 @@ import { join } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 import { type Choice, drawChoice, taskChoices } from '../../data/choices.ts';
-import { type Question as Asked, drawEncyclopedia, encyclopediaWords } from '../../data/encyclopedia.ts';
+import {
+  type Question as Asked,
+  drawEncyclopedia,
+  encyclopediaWords,
+  splitQuestions,
+  taskEncyclopedia,
+} from '../../data/encyclopedia.ts';
 import { drawProduct, type Product, taskProducts } from '../../data/products.ts';
 import { drawSum, type Sum, sumText, taskSums } from '../../data/sums.ts';
+import { converse } from '../../experiment_multiturn_tool/train.ts';
 import {
   accumulateGradients,
   adamW,
+  calculator,
   callTool,
   clipByGlobalNorm,
   createAdamW,
@@ -42,6 +50,7 @@ import {
   scoreCompletions,
   searchTool,
   type Tokenizer,
+  type Tool,
   tensorsToWrite,
   uniform,
   writeSafetensors,
@@ -63,6 +72,8 @@ type Pupil = {
   lesson: (random: () => number, diligent: boolean) => Promise<(random: () => number) => Demonstration>;
   /** Questions that it is never asked here. */
   heldOut: () => Question[];
+  /** Tools that it may call. */
+  tools?: () => Tool[];
   /** Words that are to be tokens; without words every character is one. */
   words?: () => string[];
 };
@@ -74,6 +85,8 @@ const product = ({ text, value }: Product) => ({ question: text, answer: String(
 /** The same habits, none of which it has. */
 const none = <T extends Record<string, number>>(habits: T): T =>
   Object.fromEntries(Object.keys(habits).map((name) => [name, 0])) as T;
+
+const FOUND = { topKPassages: 3 };
 
 /** A small country, drawn anew for every update: there is nothing to be learnt by heart. */
 const SMALL = { towns: 40, people: 120, works: 80, festivals: 20 };
@@ -106,12 +119,13 @@ const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
       };
     },
     heldOut: () => taskProducts().test.map(product),
+    tools: () => [calculator],
   },
   reading: {
     recipe: { outputDir: 'models/tiny_qa', steps: 1200, diligentSteps: 900 },
     lesson: async (random, diligent) => {
       const { passages, questions } = drawEncyclopedia(random, SMALL);
-      const tool = searchTool(createBm25(passages), { topKPassages: 3 });
+      const tool = searchTool(createBm25(passages), FOUND);
       const found = new Map<string, string>();
       for (const { title } of passages) found.set(title, (await callTool(tool, title, { toolTimeout: 1 })).text);
       const one = questions.filter(({ supporting }) => supporting.length === 1);
@@ -127,7 +141,9 @@ const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
         };
       };
     },
-    heldOut: () => [],
+    // Its own countries are others: all that can be asked about the bundled one is new to it.
+    heldOut: () => splitQuestions(taskEncyclopedia()).test,
+    tools: () => [searchTool(createBm25(taskEncyclopedia().passages), FOUND)],
     words: encyclopediaWords,
   },
 };
@@ -149,6 +165,9 @@ export const command = new Command('pretrain')
   .option('--seed <n>', 'of the weights and the demonstrations', integer({ min: 0 }), 7)
   .option('--micro-batch-tokens <n>', 'tokens in memory at once', integer({ min: 1 }), 8192)
   .option('--eval-steps <n>', 'evaluate and save every so many updates', integer({ min: 1 }), 500);
+
+/** Of a conversation with tools. */
+const LIMITS = { maxTurns: 4, maxTurnTokens: 128, maxToolTokens: 48, toolTimeout: 5 };
 
 const CONFIG = {
   architectures: ['LlamaForCausalLM'],
@@ -198,10 +217,19 @@ function loss(model: Model, batch: Homework[], count: number): tf.Scalar {
   return tf.neg(tf.div(tf.sum(tf.mul(logProbs, tf.tensor2d(mask))), count)) as tf.Scalar;
 }
 
-/** Share of held-out questions answered rightly: greedy, sampled, and by at least one of eight samples. */
-async function evaluate(model: Model, tokenizer: Tokenizer, asked: Question[], seed: number): Promise<string> {
+/**
+ * Share of held-out questions answered rightly: greedy, sampled, and by at least one of eight samples.
+ * @param options.tools - what it may call; without tools, an answer is all that it can write
+ */
+async function evaluate(
+  model: Model,
+  tokenizer: Tokenizer,
+  asked: Question[],
+  { seed, tools }: { seed: number; tools?: Tool[] },
+): Promise<string> {
   const prompts = asked.map(({ question }) => promptOf(tokenizer, question));
   const right = async (temperature: number, count: number) => {
+    const { react } = converse(tokenizer, asked.length * count, { ...LIMITS, tools: tools ?? [] });
     const completions = await generate(model, prompts, count, {
       temperature,
       topK: 0,
@@ -209,10 +237,11 @@ async function evaluate(model: Model, tokenizer: Tokenizer, asked: Question[], s
       maxNewTokens: 128,
       eosTokenIds: [TOKEN_IDS.eos],
       random: (row, position) => uniform(seed, row, position),
+      react: tools && react,
     });
-    return completions.map(({ tokens }, i) => {
-      const given = tokenizer.decode(tokens).match(/<answer>(.*?)<\/answer>/)?.[1];
-      return given === asked[Math.floor(i / count)].answer;
+    return completions.map(({ tokens, mask }, i) => {
+      const own = tokenizer.decode(tokens.filter((_, t) => mask[t] === 1));
+      return own.match(/<answer>(.*?)<\/answer>/)?.[1].trim() === asked[Math.floor(i / count)].answer;
     });
   };
   const percent = (hits: boolean[]) => `${((100 * hits.filter(Boolean).length) / hits.length).toFixed(1)} %`;
@@ -259,6 +288,7 @@ async function main(): Promise<void> {
   const tokenizer = await writeConfiguration(outputDir, pupil.words?.() ?? []);
   const config = await readConfig(outputDir);
   const heldOut = pupil.heldOut();
+  const tools = pupil.tools?.();
   const never = new Set(heldOut.map(({ question }) => question));
 
   let { params } = options.init
@@ -291,7 +321,7 @@ async function main(): Promise<void> {
     if (step % 50 === 0) console.log(`step ${step + 1}/${steps}  loss ${value.toFixed(4)}  ${minutes} min`);
     if ((step + 1) % options.evalSteps !== 0 && step + 1 !== steps) continue;
     const size = step + 1 === steps ? heldOut.length : 100;
-    const skills = await evaluate({ config, params }, tokenizer, heldOut.slice(0, size), seed);
+    const skills = await evaluate({ config, params }, tokenizer, heldOut.slice(0, size), { seed, tools });
     console.log(`step ${step + 1}/${steps}  ${size} held-out questions: ${skills}  ${minutes} min`);
     await save(outputDir, params);
   }
