@@ -122,7 +122,7 @@ const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
     tools: () => [calculator],
   },
   reading: {
-    recipe: { outputDir: 'models/tiny_qa', steps: 1200, diligentSteps: 900 },
+    recipe: { outputDir: 'models/tiny_qa', steps: 900, diligentSteps: 600 },
     lesson: async (random, diligent) => {
       const { passages, questions } = drawEncyclopedia(random, SMALL);
       const tool = searchTool(createBm25(passages), FOUND);
@@ -320,10 +320,10 @@ async function main(): Promise<void> {
     const minutes = ((performance.now() - began) / 60_000).toFixed(1);
     if (step % 50 === 0) console.log(`step ${step + 1}/${steps}  loss ${value.toFixed(4)}  ${minutes} min`);
     if ((step + 1) % options.evalSteps !== 0 && step + 1 !== steps) continue;
+    await save(outputDir, params);
     const size = step + 1 === steps ? heldOut.length : 100;
     const skills = await evaluate({ config, params }, tokenizer, heldOut.slice(0, size), { seed, tools });
     console.log(`step ${step + 1}/${steps}  ${size} held-out questions: ${skills}  ${minutes} min`);
-    await save(outputDir, params);
   }
 }
 
