@@ -175,7 +175,7 @@ export const normalizeAnswer = (text: string): string =>
   text
     .toLowerCase()
     .replace(/[!-/:-@[-`{-~]/g, '')
-    .replace(/\b(a|an|the)\b/g, ' ')
+    .replace(/(?<![\p{L}\p{N}_])(a|an|the)(?![\p{L}\p{N}_])/gu, ' ')
     .split(/\s+/)
     .filter(Boolean)
     .join(' ');

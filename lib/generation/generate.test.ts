@@ -160,3 +160,78 @@ test('no tensor is left behind, not even when a callback throws', async () => {
   await expect(generate(model, prompts, 3, { ...options, random })).rejects.toThrow('no more');
   expect(tf.memory().numTensors).toBe(before);
 });
+
+describe('forced tokens', () => {
+  /** After a row's third token it is fed a list of its own length; after its first token from then on it is asked again. */
+  const lists = [[], [7], [8, 9, 10, 20], Array.from({ length: 30 }, (_, i) => i)];
+  const asked: [row: number, length: number][] = [];
+  const react: GenerateOptions['react'] = (row, { tokens }) => {
+    asked.push([row, tokens.length]);
+    return tokens.length === 3 ? { force: lists[row % lists.length] } : undefined;
+  };
+
+  test('are fed in place of sampled ones, up to the limit; end tokens among them end nothing', async () => {
+    asked.length = 0;
+    const completions = await generate(model, prompts, 4, { ...options, eosTokenIds: [10, 20], react });
+    for (const [row, { tokens, logProbs, mask, finishReason }] of completions.entries()) {
+      const list = lists[row % 4];
+      const own = tokens.filter((_, t) => mask[t] === 1);
+      if (own.slice(0, 3).some((id) => [10, 20].includes(id))) continue;
+      expect(tokens.slice(3, 3 + list.length)).toEqual(list.slice(0, 9));
+      expect(mask.slice(0, 3 + list.length)).toEqual([1, 1, 1, ...list.map(() => 0)].slice(0, 12));
+      expect(logProbs.map((logProb) => logProb === 0)).toEqual(mask.map((m) => m === 0));
+      expect([10, 20].includes(own.at(-1)!)).toBe(finishReason === 'stop');
+      // Asked after every token of its own, with nothing in between, and after no other.
+      const lengths = asked.filter(([r]) => r === row).map(([, length]) => length);
+      const ends = finishReason === 'stop' ? [tokens.length] : [];
+      expect([...lengths, ...ends]).toEqual(tokens.flatMap((_, t) => (mask[t] === 1 ? [t + 1] : [])));
+    }
+  });
+
+  test('condition what follows: the recorded log-probabilities are those of a full forward pass', async () => {
+    const completions = await generate(model, prompts, 4, { ...options, eosTokenIds: [], react });
+    const sequences = completions.map(({ tokens }, row) => ({
+      prompt: prompts[Math.floor(row / 4)],
+      completion: tokens,
+    }));
+    const scores = tf.tidy(() => scoreCompletions(model, sequences, 1.2).logProbs.arraySync() as number[][]);
+    for (const [row, { logProbs, mask }] of completions.entries()) {
+      mask.forEach((m, t) => {
+        if (m === 1) expect(Math.abs(logProbs[t] - scores[row][t])).toBeLessThan(1e-4);
+      });
+    }
+  });
+
+  test('leave other rows as they are, however slow the answer', async () => {
+    const slow: GenerateOptions['react'] = async (row, completion) => {
+      await new Promise((resolve) => setTimeout(resolve, (row * 7) % 3));
+      return react(row, completion);
+    };
+    const some: GenerateOptions['react'] = (row, completion) => (row === 2 ? undefined : react(row, completion));
+    const free = await generate(model, prompts, 4, options);
+    const all = await generate(model, prompts, 4, { ...options, react });
+    expect(await generate(model, prompts, 4, { ...options, react: slow })).toEqual(all);
+    const mixed = await generate(model, prompts, 4, { ...options, react: some });
+    expect(mixed[2].tokens).toEqual(free[2].tokens);
+    expect(mixed[6].tokens).toEqual(all[6].tokens);
+  });
+
+  test('a reaction may end the row, for either reason', async () => {
+    const reasons = ['stop', 'length'] as const;
+    const finish: GenerateOptions['react'] = (row, { tokens }) =>
+      tokens.length === 2 ? { finish: reasons[row % 2] } : undefined;
+    const completions = await generate(model, prompts, 2, { ...options, eosTokenIds: [], react: finish });
+    expect(completions.map(({ tokens, finishReason }) => [tokens.length, finishReason])).toEqual(
+      completions.map((_, row) => [2, reasons[row % 2]]),
+    );
+  });
+
+  test('an error in a reaction ends the call and leaves no tensor behind', async () => {
+    const before = tf.memory().numTensors;
+    const fail = async () => {
+      throw new Error('broken');
+    };
+    await expect(generate(model, prompts, 2, { ...options, react: fail })).rejects.toThrow('broken');
+    expect(tf.memory().numTensors).toBe(before);
+  });
+});

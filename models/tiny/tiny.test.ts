@@ -2,10 +2,13 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { encyclopediaWords } from '../../data/encyclopedia.ts';
 import { drawSum } from '../../data/sums.ts';
 import { loadTokenizer, readConfig, uniform } from '../../lib/index.ts';
+import { answerLikeCaller, CALLER_HABITS } from './caller.ts';
 import { AGAIN, answerLikeGuesser } from './guesser.ts';
-import { addForgettingCarry, answerLikePupil, HABITS, subtractForgettingBorrow } from './pupil.ts';
+import { addForgettingCarry, answerLikePupil, HABITS, type Part, subtractForgettingBorrow } from './pupil.ts';
+import { answerLikeReader, READER_HABITS } from './reader.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
 const tiny = 'models/tiny';
@@ -58,6 +61,77 @@ describe('the guessing pupil', () => {
   });
 });
 
+/** What a pupil writes, drawn many times. */
+const draws = <T>(answer: (random: () => number) => T): T[] =>
+  Array.from({ length: 4000 }, (_, i) => {
+    let draw = 0;
+    return answer(() => uniform(1, i, draw++));
+  });
+const share = <T>(all: T[], holds: (item: T) => boolean) => all.filter(holds).length / all.length;
+const text = (parts: Part[]) => parts.map(({ text }) => text).join('');
+
+describe('the pupil with a calculator', () => {
+  const product = { text: '12*345+6', value: 4146 };
+
+  it('calls, waits and copies when it is at its best', () => {
+    const none = { guesses: 0, breaksOff: 0, truncates: 0, ignores: 0, noTags: 0 };
+    expect(answerLikeCaller(product, () => 0.5, none)).toEqual([
+      { by: 'pupil', text: '<tool:calc>12*345+6</tool>' },
+      { by: 'tool', text: '<result>4146</result>' },
+      { by: 'pupil', text: '<answer>4146</answer>' },
+    ]);
+  });
+
+  it('is as sloppy as it is said to be', () => {
+    const all = draws((random) => answerLikeCaller(product, random));
+    expect(share(all, (parts) => !text(parts).includes('<tool:'))).toBeCloseTo(CALLER_HABITS.guesses, 1);
+    const calls = all.filter((parts) => text(parts).includes('<tool:'));
+    expect(share(calls, (parts) => !text(parts).includes('</tool>'))).toBeCloseTo(CALLER_HABITS.breaksOff, 1);
+    const results = all.filter((parts) => parts.some(({ by }) => by === 'tool'));
+    const ignored = share(results, (parts) => !parts.at(-1)!.text.includes('4146'));
+    expect(ignored).toBeCloseTo(CALLER_HABITS.ignores, 1);
+    expect(share(results, (parts) => !text(parts).includes('<answer>'))).toBeCloseTo(CALLER_HABITS.noTags, 1);
+  });
+});
+
+describe('the reader', () => {
+  const question = {
+    ...{ question: 'Where was the author of Silver Lantern born?', answer: 'Orvale', asksFor: 'town' as const },
+    supporting: ['Silver Lantern', 'Mira Tolen'],
+  };
+  const tools = { guess: 'Velvale', search: (query: string) => `about ${query}` };
+
+  it('searches, reads and searches again when it is at its best', () => {
+    const none = { guesses: 0, breaksOff: 0, hasty: 0, ignores: 0, noTags: 0 };
+    expect(text(answerLikeReader(question, tools, () => 0.5, none))).toBe(
+      '<tool:search>Silver Lantern</tool><result>about Silver Lantern</result>' +
+        '<tool:search>Mira Tolen</tool><result>about Mira Tolen</result><answer>Orvale</answer>',
+    );
+  });
+
+  it('is as sloppy as it is said to be', () => {
+    const all = draws((random) => text(answerLikeReader(question, tools, random)));
+    expect(share(all, (answer) => !answer.includes('<tool:'))).toBeCloseTo(READER_HABITS.guesses, 1);
+    const searched = all.filter((answer) => answer.includes('about Silver Lantern'));
+    expect(share(searched, (answer) => !answer.includes('<tool:search>Mira'))).toBeCloseTo(READER_HABITS.hasty, 1);
+  });
+});
+
+describe('a tokenizer with words', () => {
+  it('has one token for each word with the space before it, wherever it stands, and characters for other words', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tiny-'));
+    writeTokenizer(folder, ['Orvale', 'lies', 'where']);
+    const tokenizer = await loadTokenizer(folder);
+    const pieces = (written: string) => tokenizer.encode(written).map((id) => tokenizer.decode([id]));
+    expect(pieces('<answer>Orvale</answer>')).toEqual(['<answer>', 'Orvale', '</answer>']);
+    expect(pieces('Orvale lies\nOrvale.')).toEqual(['Orvale', 'lies', '\n', 'Orvale', '.']);
+    expect(pieces('lies so')).toEqual(['lies', '', 's', 'o']);
+    const written = '<tool:search> Orvale lies, so. 12</tool>';
+    expect(tokenizer.decode(tokenizer.encode(written))).toBe(written);
+    rmSync(folder, { recursive: true });
+  });
+});
+
 describe('the tiny model', () => {
   it('has a token for every digit and every tag, and keeps the tags when it decodes', async () => {
     const tokenizer = await loadTokenizer(tiny);
@@ -76,13 +150,18 @@ describe('the tiny model', () => {
     expect(tokenizer.decode(tokenizer.chat(messages, { addGenerationPrompt: true }))).toBe('<user>1+2<asst>');
   });
 
-  it('has the tokenizer that its script writes, and a vocabulary as large', async () => {
+  it.each([
+    [tiny, []],
+    ['models/tiny_tool', []],
+    ['models/tiny_qa', encyclopediaWords()],
+  ])('in %s has the tokenizer that its script writes, and a vocabulary as large', async (model, words) => {
     const folder = mkdtempSync(join(tmpdir(), 'tiny-'));
-    writeTokenizer(folder);
+    writeTokenizer(folder, words);
     for (const name of ['tokenizer.json', 'tokenizer_config.json']) {
-      expect(readFileSync(join(tiny, name), 'utf8')).toBe(readFileSync(join(folder, name), 'utf8'));
+      expect(readFileSync(join(model, name), 'utf8')).toBe(readFileSync(join(folder, name), 'utf8'));
     }
     rmSync(folder, { recursive: true });
-    expect((await readConfig(tiny)).vocabSize).toBe(VOCABULARY_SIZE);
+    expect((await readConfig(model)).vocabSize).toBe((await loadTokenizer(model)).vocabSize);
+    if (words.length === 0) expect((await readConfig(model)).vocabSize).toBe(VOCABULARY_SIZE);
   });
 });

@@ -1,0 +1,235 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import * as calculating from '../experiment_multiturn_tool/train.ts';
+import {
+  type BackendName,
+  createBm25,
+  createTrainingState,
+  initBackend,
+  loadCheckpoint,
+  loadCorpus,
+  loadQuestions,
+  loadTokenizer,
+  openRun,
+  type Passage,
+  parseOptions,
+  runSteps,
+  searchTool,
+  type Tool,
+  uniform,
+} from '../lib/index.ts';
+import { writeTestModel } from '../tools/test_model.ts';
+import { jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
+import {
+  correctnessReward,
+  createCommand,
+  exactMatch,
+  normalizeAnswer,
+  type Options,
+  REWARDS,
+  rollout,
+  rolloutMetrics,
+  trainStep,
+} from './train.ts';
+
+const temp = mkdtempSync(join(tmpdir(), 'grpo-qa-'));
+const at = (...names: string[]) => join(temp, ...names);
+afterAll(() => rmSync(temp, { recursive: true, force: true }));
+beforeAll(async () => void (await initBackend((process.env.TFJS_BACKEND as BackendName) ?? 'wasm')));
+
+const SHARED = join(import.meta.dirname, '../../shared');
+const shared = (path: string) => join(SHARED, path);
+
+const optionsOf = (flags = '', tools: Tool[] = []): Options => ({
+  ...parseOptions(createCommand(), ['node', 'train.ts', ...flags.split(' ').filter(Boolean)]),
+  tools,
+});
+
+describe('exact match', () => {
+  it.each([
+    ['The Silver  Lantern.', 'silver lantern'],
+    ['an "A" and the B!', 'and b'],
+    ['theatre', 'theatre'],
+    ['U.S.', 'us'],
+    ['  ', ''],
+    ['Āthe é', 'āthe é'],
+  ])('%j is %j', (text, normalized) => expect(normalizeAnswer(text)).toBe(normalized));
+
+  it('is enough with one of the expected answers', () => {
+    expect(exactMatch('the yes', ['no', 'Yes'])).toBe(true);
+    expect(exactMatch('yes and no', ['no', 'yes'])).toBe(false);
+  });
+
+  const file = shared('oracles/grpo/qa_em.json');
+  it.skipIf(!existsSync(file))("agrees with Search-R1's in all cases (skipped where ../shared is absent)", () => {
+    type Check = { prediction: string; targets: string[]; normalized: string; em: number };
+    type Solution = { solution: string; targets: string[]; extracted: string | null; score_em: number };
+    const { checks, solutions }: { checks: Check[]; solutions: Solution[] } = JSON.parse(readFileSync(file, 'utf8'));
+    expect([checks.length, solutions.length]).toEqual([500, 100]);
+    for (const { prediction, targets, normalized, em } of checks) {
+      expect(normalizeAnswer(prediction), prediction).toBe(normalized);
+      expect(Number(exactMatch(prediction, targets)), prediction).toBe(em);
+    }
+    // What it takes out of a solution is the last answer; here a conversation ends with its first.
+    for (const { extracted, targets, score_em } of solutions) {
+      const turns = ['<tool:search>x</tool>', `<answer>${extracted ?? ''}</answer>`];
+      const reward = correctnessReward(
+        { turns, calls: [{ tool: 'search', body: 'x', ok: true, text: '' }] },
+        { answers: targets },
+      );
+      expect(reward === 1).toBe(score_em === 1);
+    }
+  });
+});
+
+it('the rewards are those of experiment_multiturn_tool, with another notion of what is right', () => {
+  const calls = [{ tool: 'search', body: 'x', ok: true, text: '' }];
+  const total = (turns: string[], called = calls) =>
+    Object.values(REWARDS).reduce((sum, reward) => sum + reward({ turns, calls: called }, { answers: ['Orvale'] }), 0);
+  const call = '<tool:search>x</tool>';
+  expect(total([call, '<answer>the orvale.</answer>'])).toBeCloseTo(2, 12);
+  expect(total([call, '<answer>Velvale</answer>'])).toBeCloseTo(0.5, 12);
+  expect(total([call, 'Orvale'])).toBeCloseTo(-0.1, 12);
+  expect(total([call], [{ ...calls[0], ok: false }])).toBeCloseTo(-0.8, 12);
+  expect(total(['<answer>Orvale</answer>'], [])).toBeCloseTo(-0.5, 12);
+  expect(Object.keys(REWARDS)).toEqual(Object.keys(calculating.REWARDS));
+});
+
+it('recall is the share of the supporting passages that the searches found', () => {
+  const row = (supporting: string[] | undefined, ...found: string[][]) => ({
+    ...{ prompt: [1], completion: [1], mask: [1], transcript: [], finishReason: 'stop' as const, oldLogProbs: [0] },
+    ...{ rewards: [0, 0, 0, 0], reward: 0, right: false, advantage: 0 },
+    problem: { question: '', answers: [''], source: '', supporting },
+    calls: found.map((titles) => ({ tool: 'search', body: '', ok: true, text: '', titles })),
+  });
+  const rows = [row(['A', 'B'], ['A', 'C'], ['D']), row(['A'], ['A']), row(['A']), row(undefined, ['A'])];
+  const metrics = rolloutMetrics(rows, { ...optionsOf(), numGenerations: 2 });
+  expect(metrics['tools/recall']).toBeCloseTo((0.5 + 1 + 0) / 3, 12);
+  expect(metrics['tools/call_frequency']).toBe(1);
+});
+
+describe('the bundled task', () => {
+  const passages = loadCorpus('data/encyclopedia.jsonl');
+  const questions = [
+    ...loadQuestions('data/encyclopedia_train.jsonl'),
+    ...loadQuestions('data/encyclopedia_test.jsonl'),
+  ];
+
+  it('can be solved: whoever searches for the title gets the passage, and the last one holds the answer', async () => {
+    const retrieve = createBm25(passages);
+    for (const { question, answers, supporting } of questions) {
+      for (const title of supporting!) {
+        const titles = (await retrieve(title, 3)).map((passage) => passage.title);
+        expect(titles, question).toContain(title);
+      }
+      const { text } = passages.find(({ title }) => title === supporting!.at(-1))!;
+      expect(text).toContain(answers[0]);
+      expect(question).toContain(supporting![0]);
+    }
+  });
+});
+
+describe('a search tool that is out of order', () => {
+  const passages: Passage[] = [{ title: 'Orvale', text: 'Orvale lies on the river Tessin.' }];
+  const good = searchTool(createBm25(passages), { topKPassages: 3 });
+
+  /** On a third of the calls it throws, hangs, or answers a megabyte. */
+  const faulty = (counts: Record<string, number>): Tool => {
+    let calls = 0;
+    const fault = (name: string) => {
+      counts[name] = (counts[name] ?? 0) + 1;
+    };
+    return {
+      ...good,
+      call: async (query, signal) => {
+        const draw = uniform(7, calls++);
+        fault('calls');
+        if (draw > 1 / 3) return good.call(query, signal);
+        if (draw < 1 / 9) {
+          fault('thrown');
+          throw new Error('the index is gone');
+        }
+        if (draw < 2 / 9) {
+          fault('hanging');
+          return new Promise<never>(() => {});
+        }
+        fault('megabytes');
+        return { ok: true, text: 'Orvale '.repeat(150_000), titles: ['Orvale'] };
+      },
+    };
+  };
+
+  it('stops nothing: training goes on, the failures are counted, and the run ends with a checkpoint', async () => {
+    await writeTestModel(at('model'), { favoured: [10, 11, 32], bias: 22, context: 160 });
+    const counts: Record<string, number> = {};
+    const flags = `--model-name ${at('model')} --batch-size 3 --num-generations 6 --max-steps 5 --tool-timeout 0.05 --max-new-tokens 60 --max-turns 5 --max-tool-tokens 8 --learning-rate 0.0001 --output-dir ${at('run')}`;
+    const options = optionsOf(flags, [faulty(counts)]);
+    const initial = await loadCheckpoint(at('model'));
+    const tokenizer = await loadTokenizer(at('model'));
+    const problems = [1, 2, 3].map((i) => ({ question: `${i}`, answers: ['1'], source: '' }));
+    const state = await createTrainingState(initial, { tokens: 0, skipped: 0 });
+    const { tools, ...saved } = options;
+    const place = { experiment: 'experiment_multiturn_qa', outputDir: options.outputDir };
+    // Silent: signals and messages of this process are those of the tests.
+    const run = { ...openRun({ ...place, options: saved }), silent: true };
+    const finished = await runSteps(run, state, { ...options, shown: {} }, async (step) => {
+      const { metrics } = await trainStep(state, { tokenizer, problems }, { ...options, step });
+      return { metrics, samples: [] };
+    });
+    expect(finished).toBe(true);
+
+    expect(counts.thrown * counts.hanging * counts.megabytes).toBeGreaterThan(0);
+    const metrics = jsonLines(join(options.outputDir!, 'metrics.jsonl'));
+    const rows = 18;
+    const called = metrics.map((row) => Math.round(rows * Number(row['tools/call_frequency'])));
+    const failed = metrics.map((row, i) => Math.round(called[i] * Number(row['tools/failure_frequency'])));
+    const sum = (values: number[]) => values.reduce((a, b) => a + b);
+    // Empty queries fail as well, and are counted as calls of a tool that answered.
+    expect(sum(called)).toBe(counts.calls);
+    expect(sum(failed)).toBeGreaterThanOrEqual(counts.thrown + counts.hanging);
+    expect(existsSync(at('run', 'checkpoint-5'))).toBe(true);
+  });
+});
+
+describe.skipIf(!existsSync(shared('data/hotpotqa')))('HotpotQA (skipped where ../shared is absent)', () => {
+  it('loads, and a conversation about it can be held', async () => {
+    const passages = loadCorpus(shared('data/hotpotqa/hotpotqa_train_corpus.json'));
+    const questions = loadQuestions(shared('data/hotpotqa/hotpotqa_train.json'));
+    expect([passages.length, questions.length]).toEqual([994, 100]);
+    const tool = searchTool(createBm25(passages), { topKPassages: 3 });
+    await writeTestModel(at('hotpot'), { favoured: [10, 11, 32], bias: 22, context: 512 });
+    const [model, tokenizer] = [await loadCheckpoint(at('hotpot')), await loadTokenizer(at('hotpot'))];
+    const rows = await rollout(model, tokenizer, questions.slice(0, 4), { ...optionsOf('', [tool]), step: 1 });
+    expect(rows.some(({ calls }) => calls.some(({ ok }) => ok))).toBe(true);
+  });
+});
+
+describe.concurrent('the script', { timeout: 240_000 }, () => {
+  const run = (flags: string) =>
+    runProcess([...NODE, 'experiment_multiturn_qa/train.ts', ...`--backend wasm ${flags}`.split(' ')]);
+  const SHORT = '--batch-size 2 --num-generations 8 --eval-size 4 --learning-rate 0.001';
+
+  it('stopped and resumed ends as if it never was', async () => {
+    const [whole, halves] = [at('whole'), at('halves')];
+    const flags = `${SHORT} --save-steps 2 --max-steps 4`;
+    expect(await run(`${flags} --output-dir ${whole}`)).toMatchObject({ code: 0, stderr: '' });
+    expect(await run(`${flags} --output-dir ${halves}`)).toMatchObject({ code: 0, stderr: '' });
+    expect(await run(`--resume ${join(halves, 'checkpoint-2')}`)).toMatchObject({ code: 0, stderr: '' });
+    expect(results(halves)).toEqual(results(whole));
+  });
+
+  it.each([
+    ['--corpus nowhere.jsonl', /nowhere\.jsonl \(ENOENT\): name a JSONL file/],
+    ['--corpus data/sums_test.jsonl', /sums_test\.jsonl:1: "title" must be a text, found nothing/],
+    ['--dataset data/encyclopedia.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
+    ['--retriever bm52', /--retriever.* is invalid.*Allowed choices are bm25, embeddings|argument 'bm52' is invalid/],
+    ['--top-k-passages 0', /--top-k-passages.*an integer of at least 1/],
+  ])('refuses %s in a sentence', async (flags, message) => {
+    const { code, stderr } = await run(flags);
+    expect(code).not.toBe(0);
+    expect(stderr.trim().split('\n')).toHaveLength(1);
+    expect(stderr).toMatch(message);
+  });
+});
