@@ -21,7 +21,7 @@ type Kind = 'river' | 'person' | 'profession' | 'town' | 'month';
 export type Encyclopedia = { passages: Passage[]; questions: Question[] };
 
 const SEED = 24;
-const TRAIN_SIZE = 2000;
+const TRAIN_SIZE = 900;
 const TEST_SIZE = 200;
 
 /** How many questions can be answered from one passage. */
@@ -160,8 +160,10 @@ function main(): void {
   const write = (name: string, items: object[]) =>
     writeFileSync(`data/${name}.jsonl`, items.map((item) => `${JSON.stringify(item)}\n`).join(''));
   write('encyclopedia', encyclopedia.passages);
-  for (const [split, questions] of Object.entries(splitQuestions(encyclopedia)))
-    write(`encyclopedia_${split}`, questions);
+  for (const [split, questions] of Object.entries(splitQuestions(encyclopedia))) {
+    const lines = questions.map(({ question, answer, supporting }) => ({ question, answer, supporting }));
+    write(`encyclopedia_${split}`, lines);
+  }
 }
 
 await runMain(import.meta.url, main);
