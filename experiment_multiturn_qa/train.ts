@@ -510,19 +510,23 @@ function callMetrics(rollouts: Pick<Rollout, 'calls' | 'problem'>[]): Record<str
 // Copied from experiment_multiturn_tool/train.ts: rolloutMetrics
 /** What the rollouts of a step say of the policy. Lengths are of what the policy wrote, without the tools' answers. */
 export function rolloutMetrics(rollouts: Rollout[], { numGenerations: G }: Options): Record<string, number> {
+  const length = (rows: Rollout[]) => mean(rows.map(({ mask }) => mask.reduce((sum, own) => sum + own)));
   const rewards = rollouts.map((row) => row.reward);
   const groups = rewards.flatMap((_, i) => (i % G === 0 ? [rewards.slice(i, i + G)] : []));
   const parts = Object.keys(REWARDS).map((name, i) => [
-    [`rewards/${name}/mean`, mean(rollouts.map((row) => row.rewards[i]))],
+    `rewards/${name}/mean`,
+    mean(rollouts.map((row) => row.rewards[i])),
   ]);
   return {
     reward: mean(rewards),
     reward_std: mean(groups.map(std)),
     frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
-    ...Object.fromEntries(parts.flat()),
+    ...Object.fromEntries(parts),
     'rewards/accuracy/mean': mean(rollouts.map(({ right }) => Number(right))),
     ...callMetrics(rollouts),
-    'completions/mean_length': mean(rollouts.map(({ mask }) => mask.filter((own) => own === 1).length)),
+    'completions/mean_length': length(rollouts),
+    'completions/mean_right_length': length(rollouts.filter(({ right }) => right)),
+    'completions/mean_wrong_length': length(rollouts.filter(({ right }) => !right)),
     'completions/clipped_ratio': mean(rollouts.map(({ finishReason }) => Number(finishReason === 'length'))),
   };
 }
@@ -556,8 +560,10 @@ export async function trainStep(
 
 /** A line of completions.jsonl. */
 const toSample = ({ problem: { question, answers }, ...row }: Rollout) => {
-  const { transcript, calls, completion, reward, rewards, advantage } = row;
-  return { question, answers, transcript, calls, tokens: completion.length, reward, rewards, advantage };
+  const { transcript, calls, reward, rewards, advantage } = row;
+  const completion = transcript.map(({ text }) => text).join('');
+  const answer = answers.join(' / ');
+  return { question, answer, completion, tokens: row.completion.length, reward, rewards, advantage, transcript, calls };
 };
 
 /** What finds passages: see {@link createBm25} and {@link createEmbeddings}. */

@@ -21,6 +21,15 @@ export type Panel = {
 export const PANELS: Panel[] = [
   { metric: 'reward', title: 'Reward', unit: 'batch mean' },
   { metric: 'eval/accuracy', title: 'Held-out accuracy', unit: 'correct', format: '.0%', domain: [0, 1] },
+  { metric: 'tools/call_frequency', title: 'Tool calls', unit: 'per conversation', zero: true },
+  {
+    metric: 'tools/failure_frequency',
+    title: 'Failed tool calls',
+    unit: 'of all calls',
+    format: '.0%',
+    domain: [0, 1],
+  },
+  { metric: 'tools/recall', title: 'Supporting passages found', unit: 'of all', format: '.0%', domain: [0, 1] },
   { metric: 'completions/mean_length', title: 'Completion length', unit: 'tokens' },
   { metric: 'entropy', title: 'Entropy of the policy', unit: 'nats / token', zero: true },
   { metric: 'kl', title: 'KL to the reference', unit: 'nats / token', zero: true },
