@@ -34,13 +34,13 @@ export const createCommand = () =>
     .option('--dataset <file>', 'JSONL with "question" and "answer" a line', PRODUCTS.train)
     .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
     .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 100)
-    .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 32)
+    .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 16)
     .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2 }), 8)
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
     .option('--micro-batch-tokens <n>', 'completion tokens in memory at once', integer({ min: 1 }), 8192)
-    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2.5e-4)
+    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 1e-4)
     .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
     .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
     .option('--weight-decay <x>', 'decoupled; norms do not decay', number({ min: 0 }), 0)
@@ -63,7 +63,7 @@ export const createCommand = () =>
       integer({ min: 1 }),
       10,
     )
-    .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 25)
+    .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 10)
     .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200);
 
 /** Parses the weights of the rewards, as in 1,1,1,0.5. */

@@ -6,6 +6,8 @@ import { command as bench } from '../bench/bench.ts';
 import * as base from '../experiment_base/train.ts';
 import * as ddp from '../experiment_ddp/train.ts';
 import * as drgrpo from '../experiment_drgrpo/train.ts';
+import * as qa from '../experiment_multiturn_qa/train.ts';
+import * as tool from '../experiment_multiturn_tool/train.ts';
 import { command as pretrain } from '../models/tiny/pretrain.ts';
 import { createCommand as createCompare } from './compare.ts';
 
@@ -22,7 +24,7 @@ describe.each(READMES)('%s', (file) => {
   const text = readFileSync(file, 'utf8');
 
   it('names no option that does not exist', () => {
-    const experiments = [base, ddp, drgrpo].map(({ createCommand }) => createCommand());
+    const experiments = [base, ddp, drgrpo, tool, qa].map(({ createCommand }) => createCommand());
     const commands = [...experiments, createCompare(), allReduce, bench, pretrain];
     const known = new Set(commands.flatMap((command) => command.options.map(({ long }) => long)));
     // Of commander, sync-copies, npm, mpirun and srun.
