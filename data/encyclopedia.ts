@@ -1,7 +1,8 @@
 /**
- * Writes the encyclopedia of a country that does not exist, and questions about it: `data/encyclopedia.jsonl` (a passage
+ * Writes an encyclopedia of two countries that do not exist, and questions about them: `data/encyclopedia.jsonl` (a passage
  * a line), `data/encyclopedia_train.jsonl` and `data/encyclopedia_test.jsonl`. A third of the questions are answered by
- * one passage, the others by two or three: the first names what to look up next. Nobody can know the answers by heart.
+ * one passage, the others by two: the first names what to look up next. Nobody can know the
+ * answers by heart, and what is learnt about the one country in training is of no use in the other, which is held out.
  *
  *   npx tsx data/encyclopedia.ts
  */
@@ -16,12 +17,12 @@ export type Passage = { title: string; text: string };
  * the order of the search.
  */
 export type Question = { question: string; answer: string; asksFor: Kind; supporting: string[] };
-type Kind = 'river' | 'person' | 'profession' | 'town' | 'month';
+type Kind = 'person' | 'town';
 
 export type Encyclopedia = { passages: Passage[]; questions: Question[] };
 
 const SEED = 24;
-const TRAIN_SIZE = 900;
+const TRAIN_SIZE = 700;
 const TEST_SIZE = 200;
 
 /** How many questions can be answered from one passage. */
@@ -48,30 +49,36 @@ const PROFESSIONS = 'painter baker sailor teacher weaver doctor farmer singer sm
 const KINDS = 'novel song play poem'.split(' ');
 const MONTHS = 'January February March April May June July August September October November December'.split(' ');
 
-export const SIZES = { towns: 60, people: 180, works: 120, festivals: 30 };
+/** How many of each a country has. */
+export type Sizes = { towns: number; people: number; works: number; festivals: number };
+const HOME: Sizes = { towns: 36, people: 130, works: 80, festivals: 20 };
+const ABROAD: Sizes = { towns: 24, people: 60, works: 40, festivals: 12 };
 
 type Town = { name: string; river: string; mayor: Person };
-type Person = { name: string; profession: string; birthplace: Town };
+type Person = { name: string; profession: string; birthplace: Town; teacher: Person };
 
 /**
  * Draws a country: towns, people, works and festivals with their passages, and every question that can be asked.
  * @param random - uniform numbers in [0, 1)
- * @param sizes - how many of each; at most {@link SIZES}' order of magnitude: names are combined from lists
+ * @param taken - names that other countries have; those of this one are added
  */
-export function drawEncyclopedia(random: () => number, sizes = SIZES): Encyclopedia {
+export function drawEncyclopedia(random: () => number, sizes: Sizes, taken = new Set<string>()): Encyclopedia {
   const pick = <T>(items: T[]): T => items[Math.floor(random() * items.length)];
   const distinct = (count: number, draw: () => string): string[] => {
     const names = new Set<string>();
-    while (names.size < count) names.add(draw());
+    while (names.size < count) {
+      const name = draw();
+      if (!taken.has(name)) names.add(name);
+    }
+    for (const name of names) taken.add(name);
     return [...names];
   };
   const towns = distinct(sizes.towns, () => pick(TOWNS)).map((name) => ({ name, river: pick(RIVERS) }) as Town);
-  const people: Person[] = distinct(sizes.people, () => `${pick(FIRST_NAMES)} ${pick(LAST_NAMES)}`).map((name) => ({
-    name,
-    profession: pick(PROFESSIONS),
-    birthplace: pick(towns),
-  }));
+  const people = distinct(sizes.people, () => `${pick(FIRST_NAMES)} ${pick(LAST_NAMES)}`).map(
+    (name) => ({ name, profession: pick(PROFESSIONS), birthplace: pick(towns) }) as Person,
+  );
   for (const town of towns) town.mayor = pick(people);
+  for (const person of people) person.teacher = pick(people.filter((other) => other !== person));
   const works = distinct(sizes.works, () => `${pick(ADJECTIVES)} ${pick(NOUNS)}`).map((name) => ({
     name,
     kind: pick(KINDS),
@@ -85,82 +92,77 @@ export function drawEncyclopedia(random: () => number, sizes = SIZES): Encyclope
 
   const passages = [
     ...towns.map(({ name, river, mayor }) => [name, `lies on the river ${river} . Its mayor is ${mayor.name} .`]),
-    ...people.map(({ name, profession, birthplace }) => [name, `is a ${profession} born in ${birthplace.name} .`]),
+    ...people.map(({ name, profession, birthplace, teacher }) => [
+      name,
+      `is a ${profession} born in ${birthplace.name} , a pupil of ${teacher.name} .`,
+    ]),
     ...works.map(({ name, kind, author }) => [name, `is a ${kind} by ${author.name} .`]),
     ...festivals.map(({ name, town, month }) => [name, `is held in ${town.name} every ${month} .`]),
-  ].map(([title, text]) => ({ title, text: `${title} ${text}`.replaceAll(' .', '.') }));
+  ].map(([title, text]) => ({ title, text: `${title} ${text}`.replaceAll(/ ([.,])/g, '$1') }));
 
   const questions: Question[] = [];
   const ask = (asksFor: Kind, question: string, answer: string, ...path: { name: string }[]) =>
     questions.push({ question, answer, asksFor, supporting: path.map(({ name }) => name) });
   for (const town of towns) {
-    const { name, river, mayor } = town;
-    ask('river', `On which river does ${name} lie?`, river, town);
+    const { name, mayor } = town;
     ask('person', `Who is the mayor of ${name}?`, mayor.name, town);
-    ask('profession', `What is the profession of the mayor of ${name}?`, mayor.profession, town, mayor);
     ask('town', `Where was the mayor of ${name} born?`, mayor.birthplace.name, town, mayor);
   }
   for (const person of people) {
-    const { name, profession, birthplace } = person;
-    ask('profession', `What is the profession of ${name}?`, profession, person);
+    const { name, birthplace, teacher } = person;
     ask('town', `Where was ${name} born?`, birthplace.name, person);
-    ask('river', `On which river does the birthplace of ${name} lie?`, birthplace.river, person, birthplace);
+    ask('person', `Who was the teacher of ${name}?`, teacher.name, person);
+    ask('town', `Where was the teacher of ${name} born?`, teacher.birthplace.name, person, teacher);
     ask('person', `Who is the mayor of the birthplace of ${name}?`, birthplace.mayor.name, person, birthplace);
   }
   for (const work of works) {
     const { name, author } = work;
     ask('person', `Who wrote ${name}?`, author.name, work);
-    ask('profession', `What is the profession of the author of ${name}?`, author.profession, work, author);
     ask('town', `Where was the author of ${name} born?`, author.birthplace.name, work, author);
+    ask('person', `Who was the teacher of the author of ${name}?`, author.teacher.name, work, author);
   }
   for (const festival of festivals) {
-    const { name, town, month } = festival;
+    const { name, town } = festival;
     ask('town', `Where is the ${name} held?`, town.name, festival);
-    ask('month', `In which month is the ${name} held?`, month, festival);
-    ask('river', `On which river is the ${name} held?`, town.river, festival, town);
     ask('person', `Who is the mayor of the town that holds the ${name}?`, town.mayor.name, festival, town);
   }
   return { passages, questions };
 }
 
+/** The bundled task: the questions to train on are about one country, the held-out ones about another. */
+export type EncyclopediaTask = { passages: Passage[]; train: Question[]; test: Question[] };
+
+export function taskEncyclopedia(): EncyclopediaTask {
+  let draw = 0;
+  const random = () => uniform(SEED, draw++);
+  const names = new Set<string>();
+  const [home, abroad] = [HOME, ABROAD].map((sizes) => drawEncyclopedia(random, sizes, names));
+  const take = ({ questions }: Encyclopedia, size: number) => {
+    const ones = Math.round(size * ONE_HOP_SHARE);
+    const shuffled = permutation(questions.length, SEED).map((i) => questions[i]);
+    const [one, two] = [1, 2].map((hops) => shuffled.filter(({ supporting }) => supporting.length === hops));
+    const taken = [...one.slice(0, ones), ...two.slice(0, size - ones)];
+    return permutation(taken.length, SEED).map((i) => taken[i]);
+  };
+  const passages = [...home.passages, ...abroad.passages];
+  return { passages, train: take(home, TRAIN_SIZE), test: take(abroad, TEST_SIZE) };
+}
+
 /** Every word that a passage or a question can hold: what a tokenizer of words must know. */
 export function encyclopediaWords(): string[] {
-  const { passages, questions } = taskEncyclopedia();
-  const texts = [...passages.map(({ text }) => text), ...[...questions].map(({ question }) => question)];
+  const { passages, train } = taskEncyclopedia();
+  const texts = [...passages.map(({ text }) => text), ...train.map(({ question }) => question)];
   const names = [FIRST_NAMES, LAST_NAMES, TOWNS, RIVERS, ADJECTIVES, NOUNS, SEASONS, OCCASIONS];
   const lists = [...names, PROFESSIONS, KINDS, MONTHS];
   return [...new Set([...texts, ...lists.flat()].join(' ').match(/[A-Za-z]+/g))].sort();
 }
 
-/** A sequence of uniform numbers. */
-function stream(seed: number): () => number {
-  let draw = 0;
-  return () => uniform(seed, draw++);
-}
-
-export const taskEncyclopedia = (): Encyclopedia => drawEncyclopedia(stream(SEED));
-
-/** Held-out questions and those to train on, no question in both. */
-export function splitQuestions({ questions }: Encyclopedia): { train: Question[]; test: Question[] } {
-  const shuffled = permutation(questions.length, SEED).map((i) => questions[i]);
-  const [one, more] = [1, 2].map((hops) =>
-    shuffled.filter(({ supporting }) => Math.min(2, supporting.length) === hops),
-  );
-  const take = (from: number, size: number) => {
-    const ones = one.slice(Math.round(from * ONE_HOP_SHARE), Math.round((from + size) * ONE_HOP_SHARE));
-    const mores = more.slice(Math.round(from * (1 - ONE_HOP_SHARE)), Math.round((from + size) * (1 - ONE_HOP_SHARE)));
-    const both = [...ones, ...mores];
-    return permutation(both.length, SEED, from).map((i) => both[i]);
-  };
-  return { test: take(0, TEST_SIZE), train: take(TEST_SIZE, TRAIN_SIZE) };
-}
-
 function main(): void {
-  const encyclopedia = taskEncyclopedia();
+  const { passages, ...splits } = taskEncyclopedia();
   const write = (name: string, items: object[]) =>
     writeFileSync(`data/${name}.jsonl`, items.map((item) => `${JSON.stringify(item)}\n`).join(''));
-  write('encyclopedia', encyclopedia.passages);
-  for (const [split, questions] of Object.entries(splitQuestions(encyclopedia))) {
+  write('encyclopedia', passages);
+  for (const [split, questions] of Object.entries(splits)) {
     const lines = questions.map(({ question, answer, supporting }) => ({ question, answer, supporting }));
     write(`encyclopedia_${split}`, lines);
   }

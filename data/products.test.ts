@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { calculate } from '../lib/tools/calculator.ts';
+import { calculate } from '../lib/tools/arithmetic.ts';
 import { taskProducts } from './products.ts';
 
 const lines = (split: string): { question: string; answer: number }[] =>

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -25,12 +25,13 @@ import { jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
 import {
   correctnessReward,
   createCommand,
+  evaluate,
   exactMatch,
   normalizeAnswer,
   type Options,
   REWARDS,
-  rollout,
   rolloutMetrics,
+  toSample,
   trainStep,
 } from './train.ts';
 
@@ -135,7 +136,7 @@ describe('a search tool that is out of order', () => {
   const passages: Passage[] = [{ title: 'Orvale', text: 'Orvale lies on the river Tessin.' }];
   const good = searchTool(createBm25(passages), { topKPassages: 3 });
 
-  /** On a third of the calls it throws, hangs, or answers a megabyte. */
+  /** On a third of the calls it throws, hangs, rejects when it is too late, answers nothing, or a megabyte. */
   const faulty = (counts: Record<string, number>): Tool => {
     let calls = 0;
     const fault = (name: string) => {
@@ -147,13 +148,21 @@ describe('a search tool that is out of order', () => {
         const draw = uniform(7, calls++);
         fault('calls');
         if (draw > 1 / 3) return good.call(query, signal);
-        if (draw < 1 / 9) {
+        if (draw < 1 / 15) {
           fault('thrown');
           throw new Error('the index is gone');
         }
-        if (draw < 2 / 9) {
+        if (draw < 2 / 15) {
           fault('hanging');
           return new Promise<never>(() => {});
+        }
+        if (draw < 3 / 15) {
+          fault('late');
+          return new Promise<never>((_, reject) => setTimeout(() => reject(new Error('too late')), 80));
+        }
+        if (draw < 4 / 15) {
+          fault('nothing');
+          return undefined as never;
         }
         fault('megabytes');
         return { ok: true, text: 'Orvale '.repeat(150_000), titles: ['Orvale'] };
@@ -164,6 +173,7 @@ describe('a search tool that is out of order', () => {
   it('stops nothing: training goes on, the failures are counted, and the run ends with a checkpoint', async () => {
     await writeTestModel(at('model'), { favoured: [10, 11, 32], bias: 22, context: 160 });
     const counts: Record<string, number> = {};
+    let asked = counts; // without those of the evaluation
     const flags = `--model-name ${at('model')} --batch-size 3 --num-generations 6 --max-steps 5 --tool-timeout 0.05 --max-new-tokens 60 --max-turns 5 --max-tool-tokens 8 --learning-rate 0.0001 --output-dir ${at('run')}`;
     const options = optionsOf(flags, [faulty(counts)]);
     const initial = await loadCheckpoint(at('model'));
@@ -175,34 +185,24 @@ describe('a search tool that is out of order', () => {
     // Silent: signals and messages of this process are those of the tests.
     const run = { ...openRun({ ...place, options: saved }), silent: true };
     const finished = await runSteps(run, state, { ...options, shown: {} }, async (step) => {
-      const { metrics } = await trainStep(state, { tokenizer, problems }, { ...options, step });
-      return { metrics, samples: [] };
+      const { rollouts, metrics } = await trainStep(state, { tokenizer, problems }, { ...options, step });
+      asked = { ...counts };
+      const evaluation = step === 5 ? await evaluate(state.model, tokenizer, problems, { ...options, samples: 2 }) : {};
+      return { metrics: { ...metrics, ...evaluation }, samples: rollouts.map(toSample) };
     });
     expect(finished).toBe(true);
 
-    expect(counts.thrown * counts.hanging * counts.megabytes).toBeGreaterThan(0);
+    expect(counts.thrown * counts.hanging * counts.late * counts.nothing * counts.megabytes).toBeGreaterThan(0);
+    expect(statSync(join(options.outputDir!, 'completions.jsonl')).size).toBeLessThan(5e6);
     const metrics = jsonLines(join(options.outputDir!, 'metrics.jsonl'));
     const rows = 18;
     const called = metrics.map((row) => Math.round(rows * Number(row['tools/call_frequency'])));
     const failed = metrics.map((row, i) => Math.round(called[i] * Number(row['tools/failure_frequency'])));
     const sum = (values: number[]) => values.reduce((a, b) => a + b);
     // Empty queries fail as well, and are counted as calls of a tool that answered.
-    expect(sum(called)).toBe(counts.calls);
-    expect(sum(failed)).toBeGreaterThanOrEqual(counts.thrown + counts.hanging);
+    expect(sum(called)).toBe(asked.calls);
+    expect(sum(failed)).toBeGreaterThanOrEqual(asked.thrown + asked.hanging + asked.late + asked.nothing);
     expect(existsSync(at('run', 'checkpoint-5'))).toBe(true);
-  });
-});
-
-describe.skipIf(!existsSync(shared('data/hotpotqa')))('HotpotQA (skipped where ../shared is absent)', () => {
-  it('loads, and a conversation about it can be held', async () => {
-    const passages = loadCorpus(shared('data/hotpotqa/hotpotqa_train_corpus.json'));
-    const questions = loadQuestions(shared('data/hotpotqa/hotpotqa_train.json'));
-    expect([passages.length, questions.length]).toEqual([994, 100]);
-    const tool = searchTool(createBm25(passages), { topKPassages: 3 });
-    await writeTestModel(at('hotpot'), { favoured: [10, 11, 32], bias: 22, context: 512 });
-    const [model, tokenizer] = [await loadCheckpoint(at('hotpot')), await loadTokenizer(at('hotpot'))];
-    const rows = await rollout(model, tokenizer, questions.slice(0, 4), { ...optionsOf('', [tool]), step: 1 });
-    expect(rows.some(({ calls }) => calls.some(({ ok }) => ok))).toBe(true);
   });
 });
 
@@ -220,10 +220,25 @@ describe.concurrent('the script', { timeout: 240_000 }, () => {
     expect(results(halves)).toEqual(results(whole));
   });
 
+  it.skipIf(!existsSync(shared('data/hotpotqa')))('takes HotpotQA (skipped where ../shared is absent)', async () => {
+    const folder = at('hotpot');
+    const files = ['dataset', 'corpus'].map((option) => {
+      return `--${option} ${shared(`data/hotpotqa/hotpotqa_train${option === 'corpus' ? '_corpus' : ''}.json`)}`;
+    });
+    const flags = `${files.join(' ')} --eval-size 10 --batch-size 4 --num-generations 4 --max-steps 1`;
+    const { code, stdout, stderr } = await run(`${flags} --log-completions-interval 1 --output-dir ${folder}`);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toContain('90 questions to train on, 10 held out; 994 passages to search');
+    const [before, after] = jsonLines(join(folder, 'metrics.jsonl'));
+    expect(before['eval/tools/recall']).toBeGreaterThanOrEqual(0);
+    expect(after.reward).toBeLessThan(2);
+  });
+
   it.each([
     ['--corpus nowhere.jsonl', /nowhere\.jsonl \(ENOENT\): name a JSONL file/],
     ['--corpus data/sums_test.jsonl', /sums_test\.jsonl:1: "title" must be a text, found nothing/],
     ['--dataset data/encyclopedia.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
+    ['--eval-dataset data/encyclopedia.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
     ['--retriever bm52', /--retriever.* is invalid.*Allowed choices are bm25, embeddings|argument 'bm52' is invalid/],
     ['--top-k-passages 0', /--top-k-passages.*an integer of at least 1/],
   ])('refuses %s in a sentence', async (flags, message) => {

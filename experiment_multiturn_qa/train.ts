@@ -66,9 +66,9 @@ export const createCommand = () =>
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
     .option('--max-turns <n>', 'turns of the policy: all but the last may call a tool', integer({ min: 2 }), 4)
     .option('--max-turn-tokens <n>', 'tokens that the policy may write in a turn', integer({ min: 1 }), 16)
-    .option('--max-tool-tokens <n>', "tokens of a tool's answer; a longer one is cut, visibly", integer({ min: 1 }), 48)
-    .option('--max-new-tokens <n>', "tokens of a conversation, the tools' included", integer({ min: 1 }), 128)
-    .option('--tool-timeout <x>', 'seconds a tool may take', number({ above: 0 }), 5)
+    .option('--max-tool-tokens <n>', "tokens of a tool's answer; a longer one is cut, visibly", integer({ min: 1 }), 64)
+    .option('--max-new-tokens <n>', "tokens of a conversation, the tools' included", integer({ min: 1 }), 160)
+    .option('--tool-timeout <x>', 'seconds that a tool may take', number({ above: 0, max: 1e6 }), 5)
     .option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`, weights, [1, 1, 1, 1])
     .option(
       '--log-completions-interval <n>',
@@ -116,6 +116,21 @@ export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'q
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
+// Copied from experiment_multiturn_tool/train.ts: checkTags
+/**
+ * Refuses a tokenizer that cannot write what the conversations consist of: with it nothing would ever be learnt.
+ * @throws {UserError} naming what it cannot write
+ */
+export function checkTags(tokenizer: Tokenizer, tools: Tool[]): void {
+  const calls = tools.map(({ name }) => `<tool:${name}></tool>`);
+  const tags = [...calls, '<result></result>', '<answer></answer>', '[cut]'];
+  const broken = tags.find(
+    (tag) => tokenizer.decode(tokenizer.encode(tag, { addSpecialTokens: false })).trim() !== tag,
+  );
+  if (broken === undefined) return;
+  throw new UserError(`the model's tokenizer cannot write ${broken}, which conversations need: take another model`);
+}
+
 // Copied from experiment_multiturn_tool/train.ts: Call
 /** One call of a tool, and what came of it. */
 export type Call = ToolResult & { tool: string; body: string };
@@ -125,16 +140,18 @@ export type Call = ToolResult & { tool: string; body: string };
 export type Conversation = { turns: string[]; calls: Call[] };
 
 // Copied from experiment_multiturn_tool/train.ts: CALL
-const CALL = /<tool:(\w+)>(.*?)<\/tool>/s;
+const CALL = /<tool:([\w-]+)>(.*?)<\/tool>/s;
 // Copied from experiment_multiturn_tool/train.ts: ANSWER
 const ANSWER = /<answer>(.*?)<\/answer>/s;
 
-// Copied from experiment_multiturn_tool/train.ts: finalAnswer
-/** The policy's final answer, if it called a tool that worked, as it should, and then wrote one in its tags. */
-function finalAnswer({ turns, calls }: Conversation): string | undefined {
-  if (calls.length === 0 || calls.some(({ ok }) => !ok)) return undefined;
-  return ANSWER.exec(turns.at(-1)!)?.[1].trim() || undefined;
-}
+// Copied from experiment_multiturn_tool/train.ts: answerOf
+/** What the policy answered at the end, if it did. */
+const answerOf = ({ turns }: Pick<Conversation, 'turns'>): string | undefined =>
+  ANSWER.exec(turns.at(-1)!)?.[1].trim() || undefined;
+
+/** Whether an answer was given, and is right. */
+export const isRight = (given: string | undefined, { answers }: Pick<Problem, 'answers'>): boolean =>
+  given !== undefined && exactMatch(given, answers);
 
 // Copied from experiment_multiturn_tool/train.ts: callReward
 /** +0.2 if the first turn is a call; if not, −0.5, and there the episode ends. */
@@ -146,15 +163,13 @@ export const executionReward = ({ calls }: Conversation): number =>
   calls.length === 0 ? 0 : calls.every(({ ok }) => ok) ? 0.5 : -1;
 
 // Copied from experiment_multiturn_tool/train.ts: formatReward
-/** +0.3 if an answer in its tags follows, −0.8 if not. */
+/** +0.3 if an answer in its tags follows, −0.8 if not; 0 if the episode has ended before. */
 export const formatReward = (conversation: Conversation): number =>
-  executionReward(conversation) <= 0 ? 0 : finalAnswer(conversation) !== undefined ? 0.3 : -0.8;
+  executionReward(conversation) <= 0 ? 0 : answerOf(conversation) !== undefined ? 0.3 : -0.8;
 
-/** +1 if that answer is right, −0.5 if it is wrong. */
-export function correctnessReward(conversation: Conversation, { answers }: Pick<Problem, 'answers'>): number {
-  const given = finalAnswer(conversation);
-  return given === undefined ? 0 : exactMatch(given, answers) ? 1 : -0.5;
-}
+/** +1 if that answer is right, −0.5 if it is wrong; 0 if there is none. */
+export const correctnessReward = (conversation: Conversation, problem: Parameters<typeof isRight>[1]): number =>
+  formatReward(conversation) <= 0 ? 0 : isRight(answerOf(conversation), problem) ? 1 : -0.5;
 
 // Copied from experiment_multiturn_tool/train.ts: REWARDS
 /** In the order of the episode; `--reward-weights` is in this order too. Together from −0.8 to 2. */
@@ -198,7 +213,7 @@ export type Rollout = Sequence & {
   refLogProbs?: number[]; // the same under the reference policy; only if β > 0
   rewards: number[]; // in the order of REWARDS
   reward: number; // their weighted sum
-  right: boolean;
+  right: boolean; // whether the policy's answer is, with or without a tool
   advantage: number;
 };
 
@@ -240,19 +255,19 @@ export function converse(tokenizer: Tokenizer, rowCount: number, options: Conver
 /** A tool's answer as the tokens that are fed: tokenised here, once. */
 export function resultTokens(tokenizer: Tokenizer, text: string, { maxToolTokens }: Pick<Options, 'maxToolTokens'>) {
   const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
-  const start = text.slice(0, 100 * maxToolTokens); // of a megabyte, more than can be shown
-  const tokens = encode(start);
-  const isCut = tokens.length > maxToolTokens || start.length < text.length;
+  // Parted after each "<", no tag in it and no special token (the end of a turn, say) becomes one.
+  const tokens = text.split(/(?<=<)/).flatMap(encode);
+  const isCut = tokens.length > maxToolTokens;
   return [...encode('<result>'), ...tokens.slice(0, maxToolTokens), ...encode(isCut ? ' [cut]</result>' : '</result>')];
 }
 
 // Copied from experiment_multiturn_tool/train.ts: transcribe
-/** Who wrote what, in order. */
+/** Who wrote what, in order, special tokens included. */
 function transcribe(tokenizer: Tokenizer, { tokens, mask }: Pick<Completion, 'tokens' | 'mask'>): Stretch[] {
   const begins = [...mask.keys()].filter((i) => i === 0 || mask[i] !== mask[i - 1]);
   return begins.map((begin, i) => ({
     by: mask[begin] === 1 ? 'policy' : 'tool',
-    text: tokenizer.decode(tokens.slice(begin, begins[i + 1]), { skipSpecialTokens: true }),
+    text: tokenizer.decode(tokens.slice(begin, begins[i + 1])),
   }));
 }
 
@@ -279,9 +294,10 @@ export async function rollout(
     const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
     const transcript = transcribe(tokenizer, { tokens, mask });
     const turns = transcript.filter(({ by }) => by === 'policy').map(({ text }) => text);
-    const rewards = Object.values(REWARDS).map((reward) => reward({ turns, calls: calls[row] }, problem));
+    const conversation = { turns, calls: calls[row] };
+    const rewards = Object.values(REWARDS).map((reward) => reward(conversation, problem));
     const total = rewards.reduce((sum, reward, i) => sum + options.rewardWeights[i] * reward, 0);
-    const scores = { rewards, reward: total, right: rewards[3] > 0 };
+    const scores = { rewards, reward: total, right: isRight(answerOf(conversation), problem) };
     const sampled = { prompt, completion: tokens, mask, oldLogProbs: logProbs, finishReason };
     return { problem, ...sampled, transcript, calls: calls[row], ...scores };
   });
@@ -491,8 +507,9 @@ export async function evaluate(
 }
 
 /**
- * Calls a conversation, the share of calls that failed, and the recall: how many of the passages that the answer takes
- * were found. NaN where there was no call, and where nobody says what the answer takes.
+ * Calls a conversation, the share of calls that failed (NaN if there was none), and the recall: how many of the passages
+ * that the answer takes were among those that the searches found, be it that an answer was cut before them (NaN if
+ * nobody says what the answers take).
  */
 function callMetrics(rollouts: Pick<Rollout, 'calls' | 'problem'>[]): Record<string, number> {
   const calls = rollouts.flatMap((row) => row.calls);
@@ -559,12 +576,29 @@ export async function trainStep(
 }
 
 /** A line of completions.jsonl. */
-const toSample = ({ problem: { question, answers }, ...row }: Rollout) => {
+export const toSample = ({ problem: { question, answers }, ...row }: Rollout) => {
   const { transcript, calls, reward, rewards, advantage } = row;
   const completion = transcript.map(({ text }) => text).join('');
   const answer = answers.join(' / ');
   return { question, answer, completion, tokens: row.completion.length, reward, rewards, advantage, transcript, calls };
 };
+
+/**
+ * Refuses a corpus that is not that of the questions, where they say what they need.
+ * @throws {UserError} if it holds none of the passages that any question needs
+ */
+function checkCorpus(
+  questions: Problem[],
+  passages: Passage[],
+  { dataset, corpus }: Pick<Options, 'dataset' | 'corpus'>,
+) {
+  const titles = new Set(passages.map(({ title }) => title));
+  const needed = questions.flatMap(({ supporting }) => supporting ?? []);
+  if (needed.length === 0 || needed.some((title) => titles.has(title))) return;
+  throw new UserError(
+    `${corpus} holds no passage that the questions of ${dataset} need, such as "${needed[0]}": name theirs with --corpus`,
+  );
+}
 
 /** What finds passages: see {@link createBm25} and {@link createEmbeddings}. */
 const createRetriever = async (
@@ -578,11 +612,13 @@ async function main(): Promise<void> {
   const passages = loadCorpus(parsed.corpus);
   const evalDataset = parsed.evalDataset ?? (parsed.dataset === COUNTRY.train ? COUNTRY.test : undefined);
   const { train, test } = loadSplits(loadQuestions, { ...parsed, evalDataset });
+  checkCorpus([...train, ...test], passages, parsed);
+  checkOptions({ ...parsed, tools: [] });
+  const backend = await initBackend(parsed.backend, parsed);
+  const initial = await loadCheckpoint(parsed.modelName);
+  const tokenizer = await loadTokenizer(parsed.modelName);
   const options = { ...parsed, tools: [searchTool(await createRetriever(passages, parsed), parsed)] };
-  checkOptions(options);
-  const backend = await initBackend(options.backend, options);
-  const initial = await loadCheckpoint(options.modelName);
-  const tokenizer = await loadTokenizer(options.modelName);
+  checkTags(tokenizer, options.tools);
   const prompts = [...train, ...test].map((problem) => {
     return { ...problem, prompt: buildPrompt(tokenizer, problem, options.tools) };
   });

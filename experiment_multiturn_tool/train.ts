@@ -12,11 +12,11 @@ import { InvalidArgumentError, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, type Completion, calculator, callTool, checkPrompts, createRunCommand, createTrainingState,
-  findRun, finishRun, generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadProblems, loadSplits,
-  loadTokenizer, type Model, microBatches, number, openRun, optimizerStep, type Problem, parseRunOptions, permutation,
-  type Reaction, runMain, runSteps, SCHEDULES, type Sequence, scheduleFactor, scoreCompletions, type Tokenizer,
-  type Tool, type ToolResult, type TrainingState, UserError, uniform,
+  accumulateGradients, type Completion, callTool, checkPrompts, createCalculator, createRunCommand,
+  createTrainingState, findRun, finishRun, generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadProblems,
+  loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep, type Problem, parseRunOptions,
+  permutation, type Reaction, runMain, runSteps, SCHEDULES, type Sequence, scheduleFactor, scoreCompletions,
+  type Tokenizer, type Tool, type ToolResult, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -55,7 +55,7 @@ export const createCommand = () =>
     .option('--max-turn-tokens <n>', 'tokens that the policy may write in a turn', integer({ min: 1 }), 32)
     .option('--max-tool-tokens <n>', "tokens of a tool's answer; a longer one is cut, visibly", integer({ min: 1 }), 24)
     .option('--max-new-tokens <n>', "tokens of a conversation, the tools' included", integer({ min: 1 }), 80)
-    .option('--tool-timeout <x>', 'seconds a tool may take', number({ above: 0 }), 5)
+    .option('--tool-timeout <x>', 'seconds that a tool may take', number({ above: 0, max: 1e6 }), 5)
     .option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`, weights, [1, 1, 1, 1])
     .option(
       '--log-completions-interval <n>',
@@ -100,20 +100,36 @@ export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'q
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
+/**
+ * Refuses a tokenizer that cannot write what the conversations consist of: with it nothing would ever be learnt.
+ * @throws {UserError} naming what it cannot write
+ */
+export function checkTags(tokenizer: Tokenizer, tools: Tool[]): void {
+  const calls = tools.map(({ name }) => `<tool:${name}></tool>`);
+  const tags = [...calls, '<result></result>', '<answer></answer>', '[cut]'];
+  const broken = tags.find(
+    (tag) => tokenizer.decode(tokenizer.encode(tag, { addSpecialTokens: false })).trim() !== tag,
+  );
+  if (broken === undefined) return;
+  throw new UserError(`the model's tokenizer cannot write ${broken}, which conversations need: take another model`);
+}
+
 /** One call of a tool, and what came of it. */
 export type Call = ToolResult & { tool: string; body: string };
 
 /** What rewards look at: what the policy wrote in each of its turns, and its calls. What a tool wrote is no answer. */
 export type Conversation = { turns: string[]; calls: Call[] };
 
-const CALL = /<tool:(\w+)>(.*?)<\/tool>/s;
+const CALL = /<tool:([\w-]+)>(.*?)<\/tool>/s;
 const ANSWER = /<answer>(.*?)<\/answer>/s;
 
-/** The policy's final answer, if it called a tool that worked, as it should, and then wrote one in its tags. */
-function finalAnswer({ turns, calls }: Conversation): string | undefined {
-  if (calls.length === 0 || calls.some(({ ok }) => !ok)) return undefined;
-  return ANSWER.exec(turns.at(-1)!)?.[1].trim() || undefined;
-}
+/** What the policy answered at the end, if it did. */
+const answerOf = ({ turns }: Pick<Conversation, 'turns'>): string | undefined =>
+  ANSWER.exec(turns.at(-1)!)?.[1].trim() || undefined;
+
+/** Whether an answer was given, and is right. */
+export const isRight = (given: string | undefined, { answer }: Pick<Problem, 'answer'>): boolean =>
+  given !== undefined && sameAnswer(given, answer);
 
 /** +0.2 if the first turn is a call; if not, −0.5, and there the episode ends. */
 export const callReward = ({ calls }: Conversation): number => (calls.length > 0 ? 0.2 : -0.5);
@@ -122,15 +138,13 @@ export const callReward = ({ calls }: Conversation): number => (calls.length > 0
 export const executionReward = ({ calls }: Conversation): number =>
   calls.length === 0 ? 0 : calls.every(({ ok }) => ok) ? 0.5 : -1;
 
-/** +0.3 if an answer in its tags follows, −0.8 if not. */
+/** +0.3 if an answer in its tags follows, −0.8 if not; 0 if the episode has ended before. */
 export const formatReward = (conversation: Conversation): number =>
-  executionReward(conversation) <= 0 ? 0 : finalAnswer(conversation) !== undefined ? 0.3 : -0.8;
+  executionReward(conversation) <= 0 ? 0 : answerOf(conversation) !== undefined ? 0.3 : -0.8;
 
-/** +1 if that answer is right, −0.5 if it is wrong. */
-export function correctnessReward(conversation: Conversation, { answer }: Pick<Problem, 'answer'>): number {
-  const given = finalAnswer(conversation);
-  return given === undefined ? 0 : sameAnswer(given, answer) ? 1 : -0.5;
-}
+/** +1 if that answer is right, −0.5 if it is wrong; 0 if there is none. */
+export const correctnessReward = (conversation: Conversation, problem: Parameters<typeof isRight>[1]): number =>
+  formatReward(conversation) <= 0 ? 0 : isRight(answerOf(conversation), problem) ? 1 : -0.5;
 
 /** In the order of the episode; `--reward-weights` is in this order too. Together from −0.8 to 2. */
 export const REWARDS = {
@@ -167,7 +181,7 @@ export type Rollout = Sequence & {
   refLogProbs?: number[]; // the same under the reference policy; only if β > 0
   rewards: number[]; // in the order of REWARDS
   reward: number; // their weighted sum
-  right: boolean;
+  right: boolean; // whether the policy's answer is, with or without a tool
   advantage: number;
 };
 
@@ -206,18 +220,18 @@ export function converse(tokenizer: Tokenizer, rowCount: number, options: Conver
 /** A tool's answer as the tokens that are fed: tokenised here, once. */
 export function resultTokens(tokenizer: Tokenizer, text: string, { maxToolTokens }: Pick<Options, 'maxToolTokens'>) {
   const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
-  const start = text.slice(0, 100 * maxToolTokens); // of a megabyte, more than can be shown
-  const tokens = encode(start);
-  const isCut = tokens.length > maxToolTokens || start.length < text.length;
+  // Parted after each "<", no tag in it and no special token (the end of a turn, say) becomes one.
+  const tokens = text.split(/(?<=<)/).flatMap(encode);
+  const isCut = tokens.length > maxToolTokens;
   return [...encode('<result>'), ...tokens.slice(0, maxToolTokens), ...encode(isCut ? ' [cut]</result>' : '</result>')];
 }
 
-/** Who wrote what, in order. */
+/** Who wrote what, in order, special tokens included. */
 function transcribe(tokenizer: Tokenizer, { tokens, mask }: Pick<Completion, 'tokens' | 'mask'>): Stretch[] {
   const begins = [...mask.keys()].filter((i) => i === 0 || mask[i] !== mask[i - 1]);
   return begins.map((begin, i) => ({
     by: mask[begin] === 1 ? 'policy' : 'tool',
-    text: tokenizer.decode(tokens.slice(begin, begins[i + 1]), { skipSpecialTokens: true }),
+    text: tokenizer.decode(tokens.slice(begin, begins[i + 1])),
   }));
 }
 
@@ -243,9 +257,10 @@ export async function rollout(
     const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
     const transcript = transcribe(tokenizer, { tokens, mask });
     const turns = transcript.filter(({ by }) => by === 'policy').map(({ text }) => text);
-    const rewards = Object.values(REWARDS).map((reward) => reward({ turns, calls: calls[row] }, problem));
+    const conversation = { turns, calls: calls[row] };
+    const rewards = Object.values(REWARDS).map((reward) => reward(conversation, problem));
     const total = rewards.reduce((sum, reward, i) => sum + options.rewardWeights[i] * reward, 0);
-    const scores = { rewards, reward: total, right: rewards[3] > 0 };
+    const scores = { rewards, reward: total, right: isRight(answerOf(conversation), problem) };
     const sampled = { prompt, completion: tokens, mask, oldLogProbs: logProbs, finishReason };
     return { problem, ...sampled, transcript, calls: calls[row], ...scores };
   });
@@ -511,7 +526,7 @@ export async function trainStep(
 }
 
 /** A line of completions.jsonl. */
-const toSample = ({ problem: { question, answer }, ...row }: Rollout) => {
+export const toSample = ({ problem: { question, answer }, ...row }: Rollout) => {
   const { transcript, calls, reward, rewards, advantage } = row;
   const completion = transcript.map(({ text }) => text).join('');
   return { question, answer, completion, tokens: row.completion.length, reward, rewards, advantage, transcript, calls };
@@ -519,13 +534,14 @@ const toSample = ({ problem: { question, answer }, ...row }: Rollout) => {
 
 async function main(): Promise<void> {
   const parsed = parseRunOptions(createCommand());
-  const options = { ...parsed, tools: [calculator] };
+  const options = { ...parsed, tools: [await createCalculator()] };
   checkOptions(options);
   const evalDataset = options.evalDataset ?? (options.dataset === PRODUCTS.train ? PRODUCTS.test : undefined);
   const { train, test } = loadSplits(loadProblems, { ...options, evalDataset });
   const backend = await initBackend(options.backend, options);
   const initial = await loadCheckpoint(options.modelName);
   const tokenizer = await loadTokenizer(options.modelName);
+  checkTags(tokenizer, options.tools);
   const prompts = [...train, ...test].map((problem) => {
     return { ...problem, prompt: buildPrompt(tokenizer, problem, options.tools) };
   });

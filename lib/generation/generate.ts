@@ -87,7 +87,7 @@ export async function generate(
       const isOwn = (row: number) => completions[row].mask[position] === 1;
       const ends = alive.map((row, i) => isOwn(row) && eosTokenIds.includes(tokens[i]));
       const reactions = await Promise.all(
-        alive.map((row, i) => (isOwn(row) && !ends[i] ? react?.(row, completions[row]) : undefined)),
+        alive.map(async (row, i) => (isOwn(row) && !ends[i] ? react?.(row, completions[row]) : undefined)),
       );
       for (const [i, row] of alive.entries()) {
         const reaction = ends[i] ? { finish: 'stop' as const } : reactions[i];

@@ -70,7 +70,7 @@ function parseQuestion(object: JsonObject): Omit<Question, 'source'> {
 }
 
 const isText = (value: unknown): value is string => typeof value === 'string' && value.trim() !== '';
-const found = (value: unknown) => `found ${JSON.stringify(value) ?? 'nothing'}`;
+const found = (value: unknown) => `found ${(JSON.stringify(value) ?? 'nothing').slice(0, 80)}`;
 
 /**
  * Reads JSONL, or, if the name ends in .json, one JSON value.

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import MiniSearch from 'minisearch';
 import { UserError } from '../run/errors.ts';
 import type { Passage } from './corpus.ts';
@@ -11,7 +12,7 @@ import type { Tool } from './tool.ts';
  * Finds up to `k` passages for a query: the best first, equally good ones in the corpus's order. The same query always
  * gives the same passages.
  */
-export type Retriever = (query: string, k: number, signal?: AbortSignal) => Promise<Passage[]>;
+export type Retriever = (query: string, k: number) => Promise<Passage[]>;
 
 /** Words in lower case: runs of letters (with their accents) and digits, of any script. */
 const wordsOf = (text: string): string[] =>
@@ -81,8 +82,20 @@ export async function createEmbeddings(
       `the embedding model ${model} cannot be had or used (${reason}): name a folder, or a model at ${env.remoteHost}, with config.json, tokenizer.json and onnx/model.onnx, or search by words, which takes no model`,
     );
   }
+  // The rows of a batch search at the same moment: what comes in one turn of the event loop is embedded together.
+  let asked: { queries: string[]; answers: Promise<number[][]> } | undefined;
+  const embedQuery = async (query: string): Promise<number[]> => {
+    const queries = asked?.queries ?? [];
+    const embedAll = () => {
+      asked = undefined;
+      return embed(queries);
+    };
+    asked ??= { queries, answers: setImmediate().then(embedAll) };
+    const at = queries.push(query) - 1;
+    return (await asked.answers)[at];
+  };
   return async (query, k) => {
-    const [wanted] = await embed([query]);
+    const wanted = await embedQuery(query);
     const cosine = (vector: number[]) => vector.reduce((sum, value, i) => sum + value * wanted[i], 0);
     const scores = vectors.map((vector, id) => ({ id, score: cosine(vector) }));
     return best(scores, k).map(({ id }) => passages[id]);
@@ -95,7 +108,8 @@ const best = (scores: { id: number; score: number }[], k: number) =>
 
 /** A passage on one line, headed by its title unless the text begins with it. */
 function lineOf({ title, text }: Passage): string {
-  const line = text.startsWith(title) ? text : `${title}: ${text}`;
+  const isHeaded = text.startsWith(title) && !/^[\p{L}\p{N}]/u.test(text.slice(title.length));
+  const line = isHeaded ? text : `${title}: ${text}`;
   return line.replace(/\s+/g, ' ');
 }
 
@@ -107,9 +121,9 @@ export function searchTool(retriever: Retriever, { topKPassages }: { topKPassage
   return {
     name: 'search',
     description: 'finds passages on what you ask for in plain words, one a line',
-    async call(query: string, signal) {
+    async call(query: string) {
       if (query.trim() === '') return { ok: false, text: 'error: the query is empty', titles: [] };
-      const passages = await retriever(query, topKPassages, signal);
+      const passages = await retriever(query, topKPassages);
       const text = passages.map(lineOf).join('\n') || 'nothing found';
       return { ok: true, text, titles: passages.map(({ title }) => title) };
     },

@@ -19,7 +19,7 @@ test('plain text is trimmed; the result comes back as the tool gave it', async (
       '',
       slow,
     ),
-  ).toBe(result);
+  ).toEqual(result);
 });
 
 describe('arguments with a schema', () => {
@@ -57,10 +57,24 @@ describe('never throws', () => {
     ['an exception before the tool returns', fail(new Error('broken')), 'error: broken'],
     ['a rejection', () => Promise.reject(new Error('broken')), 'error: broken'],
     ['a text', fail('broken'), 'error: broken'],
-    ['nothing', fail(undefined), 'error: undefined'],
-    ['a symbol', fail(Symbol('broken')), 'error: Symbol(broken)'],
+    ['nothing', fail(undefined), 'error: the tool failed'],
+    ['a symbol', fail(Symbol('broken')), 'error: the tool failed'],
+    ['an object that is no text', fail(Object.create(null)), 'error: the tool failed'],
+    ['a long message', fail(new Error('x'.repeat(1e6))), `error: ${'x'.repeat(200)} [cut]`],
+    ['no answer', async () => undefined as never, 'error: the tool gave no answer'],
+    ['an answer without a text', async () => ({ ok: true }) as never, 'error: the tool gave no answer'],
+    ['a number for a text', async () => ({ ok: true, text: 42 }) as never, 'error: the tool gave no answer'],
   ])('%s', async (_, call, text) => {
     expect(await callTool(toolOf(call), '', slow)).toEqual({ ok: false, text });
+  });
+
+  test('a megabyte is cut, visibly', async () => {
+    const answer = await callTool(
+      toolOf(async () => ({ ok: true, text: 'x'.repeat(1e6) })),
+      '',
+      slow,
+    );
+    expect(answer).toEqual({ ok: true, text: `${'x'.repeat(10_000)} [cut]` });
   });
 
   test('a tool that hangs is told to stop', async () => {

@@ -25,8 +25,14 @@ export type Tool = {
   call: (args: never, signal: AbortSignal) => Promise<ToolResult>;
 };
 
+/** What no policy reads to its end is not kept: characters of an answer, and of an error. */
+const MOST = { answer: 10_000, error: 200 };
+
+const cut = (text: string, most: number) => (text.length > most ? `${text.slice(0, most)} [cut]` : text);
+
 /**
- * Calls a tool. It never throws: arguments that do not fit, an exception and a time-out all come back as `ok: false`.
+ * Calls a tool. It never throws: arguments that do not fit, an exception, a time-out and an answer that is none all come
+ * back as `ok: false`. A tool that keeps the process busy all the time is not interrupted.
  * @param body - what the policy wrote between the tags
  * @param options.toolTimeout - seconds that the tool may take
  */
@@ -37,17 +43,24 @@ export async function callTool(
 ): Promise<ToolResult> {
   const control = new AbortController();
   let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<ToolResult>((resolve) => {
+  const timeout = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
-      resolve({ ok: false, text: `error: no answer within ${toolTimeout} s` });
+      reject(new Error(`no answer within ${toolTimeout} s`));
       control.abort();
     }, 1000 * toolTimeout);
   });
   try {
     const args = parseArguments(tool, body);
-    return await Promise.race([tool.call(args as never, control.signal), timeout]);
+    const result: Partial<ToolResult> | undefined = await Promise.race([
+      tool.call(args as never, control.signal),
+      timeout,
+    ]);
+    const { ok, text } = result ?? {};
+    if (typeof ok !== 'boolean' || typeof text !== 'string') throw new Error('the tool gave no answer');
+    return { ...result, ok, text: cut(text, MOST.answer) };
   } catch (error) {
-    return { ok: false, text: `error: ${error instanceof Error ? error.message : String(error)}` };
+    const message = error instanceof Error ? error.message : typeof error === 'string' ? error : 'the tool failed';
+    return { ok: false, text: `error: ${cut(message, MOST.error)}` };
   } finally {
     clearTimeout(timer);
   }

@@ -4,7 +4,7 @@
  * than the result, or leave out the tags.
  */
 import type { Product } from '../../data/products.ts';
-import { calculate } from '../../lib/tools/calculator.ts';
+import { calculate } from '../../lib/tools/arithmetic.ts';
 import type { Part } from './pupil.ts';
 
 /** How often the pupil does what, as probabilities. */

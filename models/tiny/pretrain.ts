@@ -17,7 +17,6 @@ import {
   type Question as Asked,
   drawEncyclopedia,
   encyclopediaWords,
-  splitQuestions,
   taskEncyclopedia,
 } from '../../data/encyclopedia.ts';
 import { drawProduct, type Product, taskProducts } from '../../data/products.ts';
@@ -26,11 +25,11 @@ import { converse } from '../../experiment_multiturn_tool/train.ts';
 import {
   accumulateGradients,
   adamW,
-  calculator,
   callTool,
   clipByGlobalNorm,
   createAdamW,
   createBm25,
+  createCalculator,
   generate,
   initBackend,
   integer,
@@ -73,9 +72,9 @@ type Pupil = {
   /** Questions that it is never asked here. */
   heldOut: () => Question[];
   /** Tools that it may call. */
-  tools?: () => Tool[];
-  /** Words that are to be tokens; without words every character is one. */
-  words?: () => string[];
+  tools?: () => Promise<Tool[]>;
+  /** Words that are to be tokens (without words every character is one), and how many tokens the model can read. */
+  vocabulary?: () => { words: string[]; context: number };
 };
 
 const sum = (terms: Sum) => ({ question: sumText(terms), answer: String(terms.reduce((a, b) => a + b)) });
@@ -119,10 +118,10 @@ const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
       };
     },
     heldOut: () => taskProducts().test.map(product),
-    tools: () => [calculator],
+    tools: async () => [await createCalculator()],
   },
   reading: {
-    recipe: { outputDir: 'models/tiny_qa', steps: 900, diligentSteps: 600 },
+    recipe: { outputDir: 'models/tiny_qa', steps: 750, diligentSteps: 500 },
     lesson: async (random, diligent) => {
       const { passages, questions } = drawEncyclopedia(random, SMALL);
       const tool = searchTool(createBm25(passages), FOUND);
@@ -141,10 +140,10 @@ const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
         };
       };
     },
-    // Its own countries are others: all that can be asked about the bundled one is new to it.
-    heldOut: () => splitQuestions(taskEncyclopedia()).test,
-    tools: () => [searchTool(createBm25(taskEncyclopedia().passages), FOUND)],
-    words: encyclopediaWords,
+    // Its own countries are others: all that can be asked about the bundled ones is new to it.
+    heldOut: () => taskEncyclopedia().test,
+    tools: async () => [searchTool(createBm25(taskEncyclopedia().passages), FOUND)],
+    vocabulary: () => ({ words: encyclopediaWords(), context: 512 }),
   },
 };
 
@@ -167,7 +166,7 @@ export const command = new Command('pretrain')
   .option('--eval-steps <n>', 'evaluate and save every so many updates', integer({ min: 1 }), 500);
 
 /** Of a conversation with tools. */
-const LIMITS = { maxTurns: 4, maxTurnTokens: 128, maxToolTokens: 48, toolTimeout: 5 };
+const LIMITS = { maxTurns: 4, maxTurnTokens: 128, maxToolTokens: 64, toolTimeout: 5 };
 
 const CONFIG = {
   architectures: ['LlamaForCausalLM'],
@@ -234,7 +233,7 @@ async function evaluate(
       temperature,
       topK: 0,
       topP: 1,
-      maxNewTokens: 128,
+      maxNewTokens: 160,
       eosTokenIds: [TOKEN_IDS.eos],
       random: (row, position) => uniform(seed, row, position),
       react: tools && react,
@@ -258,13 +257,14 @@ async function save(folder: string, params: Params): Promise<void> {
 }
 
 /** Everything of the checkpoint but the weights. */
-async function writeConfiguration(folder: string, words: string[]): Promise<Tokenizer> {
+async function writeConfiguration(folder: string, { vocabulary }: Pupil): Promise<Tokenizer> {
+  const { words, context } = vocabulary?.() ?? { words: [], context: CONFIG.max_position_embeddings };
   mkdirSync(folder, { recursive: true });
-  writeTokenizer(folder, words);
+  writeTokenizer(folder, { words, context });
   const tokenizer = await loadTokenizer(folder);
   const write = (name: string, value: object) =>
     writeFileSync(join(folder, name), `${JSON.stringify(value, null, 2)}\n`);
-  write('config.json', { ...CONFIG, vocab_size: tokenizer.vocabSize });
+  write('config.json', { ...CONFIG, vocab_size: tokenizer.vocabSize, max_position_embeddings: context });
   write('generation_config.json', { eos_token_id: TOKEN_IDS.eos, pad_token_id: TOKEN_IDS.pad });
   return tokenizer;
 }
@@ -285,10 +285,10 @@ async function main(): Promise<void> {
   const { seed, outputDir = pupil.recipe.outputDir, steps = pupil.recipe.steps } = options;
   const { diligentSteps = Math.min(steps, pupil.recipe.diligentSteps) } = options;
   console.log(`backend: ${await initBackend('auto')}`);
-  const tokenizer = await writeConfiguration(outputDir, pupil.words?.() ?? []);
+  const tokenizer = await writeConfiguration(outputDir, pupil);
   const config = await readConfig(outputDir);
   const heldOut = pupil.heldOut();
-  const tools = pupil.tools?.();
+  const tools = await pupil.tools?.();
   const never = new Set(heldOut.map(({ question }) => question));
 
   let { params } = options.init

@@ -120,7 +120,7 @@ describe('the reader', () => {
 describe('a tokenizer with words', () => {
   it('has one token for each word with the space before it, wherever it stands, and characters for other words', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'tiny-'));
-    writeTokenizer(folder, ['Orvale', 'lies', 'where']);
+    writeTokenizer(folder, { words: ['Orvale', 'lies', 'where'] });
     const tokenizer = await loadTokenizer(folder);
     const pieces = (written: string) => tokenizer.encode(written).map((id) => tokenizer.decode([id]));
     expect(pieces('<answer>Orvale</answer>')).toEqual(['<answer>', 'Orvale', '</answer>']);
@@ -151,17 +151,17 @@ describe('the tiny model', () => {
   });
 
   it.each([
-    [tiny, []],
-    ['models/tiny_tool', []],
-    ['models/tiny_qa', encyclopediaWords()],
-  ])('in %s has the tokenizer that its script writes, and a vocabulary as large', async (model, words) => {
+    [tiny, {}],
+    ['models/tiny_tool', {}],
+    ['models/tiny_qa', { words: encyclopediaWords(), context: 512 }],
+  ])('in %s has the tokenizer that its script writes, and a vocabulary as large', async (model, options) => {
     const folder = mkdtempSync(join(tmpdir(), 'tiny-'));
-    writeTokenizer(folder, words);
+    writeTokenizer(folder, options);
     for (const name of ['tokenizer.json', 'tokenizer_config.json']) {
       expect(readFileSync(join(model, name), 'utf8')).toBe(readFileSync(join(folder, name), 'utf8'));
     }
     rmSync(folder, { recursive: true });
     expect((await readConfig(model)).vocabSize).toBe((await loadTokenizer(model)).vocabSize);
-    if (words.length === 0) expect((await readConfig(model)).vocabSize).toBe(VOCABULARY_SIZE);
+    if (!('words' in options)) expect((await readConfig(model)).vocabSize).toBe(VOCABULARY_SIZE);
   });
 });

@@ -39,9 +39,10 @@ const SPACE = '▁';
 
 /**
  * Writes `tokenizer.json` and `tokenizer_config.json`, as transformers reads them.
- * @param words - each becomes one token together with the space before it; without words a space is a character
+ * @param options.words - each becomes one token together with the space before it; without words a space is a character
+ * @param options.context - tokens that the model can read
  */
-export function writeTokenizer(folder: string, words: string[] = []): void {
+export function writeTokenizer(folder: string, { words = [] as string[], context = 256 } = {}): void {
   // A word after a line break is to be the same token as elsewhere: the break stands on its own.
   const apart = words.length > 0 ? [...SPECIAL, ...TAGS, '\n'] : [...SPECIAL, ...TAGS];
   const added = apart.map((content, id) => ({
@@ -84,7 +85,7 @@ export function writeTokenizer(folder: string, words: string[] = []): void {
     eos_token: '<eos>',
     unk_token: '<unk>',
     clean_up_tokenization_spaces: false,
-    model_max_length: 256,
+    model_max_length: context,
     chat_template: CHAT_TEMPLATE,
   };
   writeFileSync(join(folder, 'tokenizer.json'), `${JSON.stringify(tokenizer, null, 1)}\n`);

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { uniform } from '../run/random.ts';
-import { calculate, calculator } from './calculator.ts';
+import { calculate } from './arithmetic.ts';
+import { createCalculator } from './calculator.ts';
 import { callTool } from './tool.ts';
 
 const NUMBER = /^(?!-0$)-?(0|[1-9]\d*)(\.\d*[1-9])?$/;
@@ -169,6 +170,7 @@ describe('examples', () => {
   });
 
   test('the tool takes plain text', async () => {
+    const calculator = await createCalculator();
     expect(await callTool(calculator, ' 6 * 7\n', { toolTimeout: 1 })).toEqual({ ok: true, text: '42' });
     expect(await callTool(calculator, 'x', { toolTimeout: 1 })).toMatchObject({ ok: false });
   });
