@@ -2,6 +2,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { encyclopediaWords } from '../data/encyclopedia.ts';
 import * as calculating from '../experiment_multiturn_tool/train.ts';
 import {
   type BackendName,
@@ -21,6 +22,7 @@ import {
   uniform,
 } from '../lib/index.ts';
 import { writeTestModel } from '../tools/test_model.ts';
+import { writeTestEmbedder } from '../tools/test_onnx.ts';
 import { jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
 import {
   correctnessReward,
@@ -218,6 +220,14 @@ describe.concurrent('the script', { timeout: 240_000 }, () => {
     expect(await run(`${flags} --output-dir ${halves}`)).toMatchObject({ code: 0, stderr: '' });
     expect(await run(`--resume ${join(halves, 'checkpoint-2')}`)).toMatchObject({ code: 0, stderr: '' });
     expect(results(halves)).toEqual(results(whole));
+  });
+
+  it('searches by meaning where it is told to', async () => {
+    writeTestEmbedder(at('embedder'), encyclopediaWords());
+    const flags = `${SHORT} --max-steps 1 --retriever embeddings --embedding-model ${at('embedder')}`;
+    expect(await run(`${flags} --output-dir ${at('embedded')}`)).toMatchObject({ code: 0, stderr: '' });
+    const lost = await run(`${SHORT} --retriever embeddings --embedding-model ${at('nowhere')}`);
+    expect(lost.stderr).toMatch(/^error: the embedding model .*nowhere cannot be had or used .*\n$/);
   });
 
   it.skipIf(!existsSync(shared('data/hotpotqa')))('takes HotpotQA (skipped where ../shared is absent)', async () => {

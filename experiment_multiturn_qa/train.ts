@@ -44,7 +44,7 @@ export const createCommand = () =>
         .default('bm25'),
     )
     .option('--embedding-model <name>', 'folder or hub id, for --retriever embeddings', 'Xenova/all-MiniLM-L6-v2')
-    .option('--top-k-passages <n>', 'passages a search answers', integer({ min: 1 }), 3)
+    .option('--top-k-passages <n>', 'passages that a search returns', integer({ min: 1 }), 3)
     .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
     .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 100)
     .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 16)
@@ -66,7 +66,12 @@ export const createCommand = () =>
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
     .option('--max-turns <n>', 'turns of the policy: all but the last may call a tool', integer({ min: 2 }), 4)
     .option('--max-turn-tokens <n>', 'tokens that the policy may write in a turn', integer({ min: 1 }), 16)
-    .option('--max-tool-tokens <n>', "tokens of a tool's answer; a longer one is cut, visibly", integer({ min: 1 }), 64)
+    .option(
+      '--max-tool-tokens <n>',
+      "tokens of a tool's answer, without its tags; a longer one is cut, visibly",
+      integer({ min: 1 }),
+      64,
+    )
     .option('--max-new-tokens <n>', "tokens of a conversation, the tools' included", integer({ min: 1 }), 160)
     .option('--tool-timeout <x>', 'seconds that a tool may take', number({ above: 0, max: 1e6 }), 5)
     .option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`, weights, [1, 1, 1, 1])

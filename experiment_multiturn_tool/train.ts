@@ -53,7 +53,12 @@ export const createCommand = () =>
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
     .option('--max-turns <n>', 'turns of the policy: all but the last may call a tool', integer({ min: 2 }), 3)
     .option('--max-turn-tokens <n>', 'tokens that the policy may write in a turn', integer({ min: 1 }), 32)
-    .option('--max-tool-tokens <n>', "tokens of a tool's answer; a longer one is cut, visibly", integer({ min: 1 }), 24)
+    .option(
+      '--max-tool-tokens <n>',
+      "tokens of a tool's answer, without its tags; a longer one is cut, visibly",
+      integer({ min: 1 }),
+      24,
+    )
     .option('--max-new-tokens <n>', "tokens of a conversation, the tools' included", integer({ min: 1 }), 80)
     .option('--tool-timeout <x>', 'seconds that a tool may take', number({ above: 0, max: 1e6 }), 5)
     .option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`, weights, [1, 1, 1, 1])

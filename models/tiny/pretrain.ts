@@ -121,7 +121,7 @@ const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
     tools: async () => [await createCalculator()],
   },
   reading: {
-    recipe: { outputDir: 'models/tiny_qa', steps: 750, diligentSteps: 500 },
+    recipe: { outputDir: 'models/tiny_qa', steps: 700, diligentSteps: 450 },
     lesson: async (random, diligent) => {
       const { passages, questions } = drawEncyclopedia(random, SMALL);
       const tool = searchTool(createBm25(passages), FOUND);
