@@ -1,16 +1,15 @@
 /**
- * Writes an encyclopedia of two countries that do not exist, and questions about them: `data/encyclopedia.jsonl` (a passage
- * a line), `data/encyclopedia_train.jsonl` and `data/encyclopedia_test.jsonl`. A third of the questions are answered by
- * one passage, the others by two: the first names what to look up next. Nobody can know the
- * answers by heart, and what is learnt about the one country in training is of no use in the other, which is held out.
+ * Writes an encyclopedia of two countries that do not exist, and questions about them: `data/encyclopedia.jsonl` (a
+ * passage a line), `data/encyclopedia_train.jsonl` and `data/encyclopedia_test.jsonl`. A third of the questions are
+ * answered by one passage, the others by two: the first names what to look up next. Nobody can know the answers by heart,
+ * and what is learnt by heart about the one country in training is of no use in the other, which is held out.
  *
  *   npx tsx data/encyclopedia.ts
  */
 import { writeFileSync } from 'node:fs';
 import { runMain } from '../lib/run/main.ts';
 import { permutation, uniform } from '../lib/run/random.ts';
-
-export type Passage = { title: string; text: string };
+import type { Passage } from '../lib/tools/corpus.ts';
 
 /**
  * A question, and what kind of thing it asks for; `supporting` are the titles of the passages that lead to the answer, in
