@@ -64,7 +64,12 @@ export const createCommand = () =>
     .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ above: 0 }), 1)
     .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
-    .option('--max-turns <n>', 'turns of the policy: all but the last may call a tool', integer({ min: 2 }), 4)
+    .option(
+      '--max-turns <n>',
+      'turns of the policy, at least 2: all but the last may call a tool',
+      integer({ min: 2 }),
+      4,
+    )
     .option('--max-turn-tokens <n>', 'tokens that the policy may write in a turn', integer({ min: 1 }), 16)
     .option(
       '--max-tool-tokens <n>',
@@ -74,7 +79,11 @@ export const createCommand = () =>
     )
     .option('--max-new-tokens <n>', "tokens of a conversation, the tools' included", integer({ min: 1 }), 160)
     .option('--tool-timeout <x>', 'seconds that a tool may take', number({ above: 0, max: 1e6 }), 5)
-    .option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`, weights, [1, 1, 1, 1])
+    .addOption(
+      new Option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`)
+        .argParser(weights)
+        .default([1, 1, 1, 1], '1,1,1,1'),
+    )
     .option(
       '--log-completions-interval <n>',
       'a group in completions.jsonl every so many steps',
@@ -121,14 +130,18 @@ export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'q
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
-// Copied from experiment_multiturn_tool/train.ts: checkTags
+// Copied from experiment_multiturn_tool/train.ts: checkTools
 /**
- * Refuses a tokenizer that cannot write what the conversations consist of: with it nothing would ever be learnt.
- * @throws {UserError} naming what it cannot write
+ * Refuses tools that could not be called, and a tokenizer that cannot write what conversations consist of: with these
+ * nothing would ever be learnt.
+ * @throws {UserError} naming the tool, or what cannot be written
  */
-export function checkTags(tokenizer: Tokenizer, tools: Tool[]): void {
-  const calls = tools.map(({ name }) => `<tool:${name}></tool>`);
-  const tags = [...calls, '<result></result>', '<answer></answer>', '[cut]'];
+export function checkTools(tokenizer: Tokenizer, tools: Tool[]): void {
+  const names = tools.map(({ name }) => name);
+  const bad = names.find((name, i) => !/^[\w-]+$/.test(name) || names.indexOf(name) !== i);
+  if (bad !== undefined)
+    throw new UserError(`a tool needs a name of its own, of A-Z, a-z, 0-9, _ and -; found "${bad}"`);
+  const tags = [...names.map((name) => `<tool:${name}></tool>`), '<result></result>', '<answer></answer>', '[cut]'];
   const broken = tags.find(
     (tag) => tokenizer.decode(tokenizer.encode(tag, { addSpecialTokens: false })).trim() !== tag,
   );
@@ -590,18 +603,19 @@ export const toSample = ({ problem: { question, answers }, ...row }: Rollout) =>
 
 /**
  * Refuses a corpus that is not that of the questions, where they say what they need.
+ * @param file - that the questions come from
  * @throws {UserError} if it holds none of the passages that any question needs
  */
 function checkCorpus(
   questions: Problem[],
-  passages: Passage[],
-  { dataset, corpus }: Pick<Options, 'dataset' | 'corpus'>,
+  file: string,
+  { passages, corpus }: { passages: Passage[]; corpus: string },
 ) {
   const titles = new Set(passages.map(({ title }) => title));
   const needed = questions.flatMap(({ supporting }) => supporting ?? []);
   if (needed.length === 0 || needed.some((title) => titles.has(title))) return;
   throw new UserError(
-    `${corpus} holds no passage that the questions of ${dataset} need, such as "${needed[0]}": name theirs with --corpus`,
+    `${corpus} holds no passage that the questions of ${file} need, such as "${needed[0]}": name the corpus that belongs to the questions with --corpus, or questions that belong to the corpus with --dataset and --eval-dataset`,
   );
 }
 
@@ -617,13 +631,14 @@ async function main(): Promise<void> {
   const passages = loadCorpus(parsed.corpus);
   const evalDataset = parsed.evalDataset ?? (parsed.dataset === COUNTRY.train ? COUNTRY.test : undefined);
   const { train, test } = loadSplits(loadQuestions, { ...parsed, evalDataset });
-  checkCorpus([...train, ...test], passages, parsed);
+  checkCorpus(train, parsed.dataset, { ...parsed, passages });
+  checkCorpus(test, evalDataset ?? parsed.dataset, { ...parsed, passages });
   checkOptions({ ...parsed, tools: [] });
   const backend = await initBackend(parsed.backend, parsed);
   const initial = await loadCheckpoint(parsed.modelName);
   const tokenizer = await loadTokenizer(parsed.modelName);
   const options = { ...parsed, tools: [searchTool(await createRetriever(passages, parsed), parsed)] };
-  checkTags(tokenizer, options.tools);
+  checkTools(tokenizer, options.tools);
   const prompts = [...train, ...test].map((problem) => {
     return { ...problem, prompt: buildPrompt(tokenizer, problem, options.tools) };
   });

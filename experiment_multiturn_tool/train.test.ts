@@ -22,7 +22,7 @@ import { jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
 import {
   addReference,
   type Call,
-  checkTags,
+  checkTools,
   createCommand,
   evaluate,
   grpoLoss,
@@ -204,9 +204,12 @@ it('an answer is right with or without a tool; what is rewarded is another matte
 });
 
 it('a tokenizer that cannot write the tags is refused', () => {
-  checkTags(tokenizer, [calculator]);
+  checkTools(tokenizer, [calculator]);
   const without = { ...tokenizer, decode: () => '<<unk>tool>' };
-  expect(() => checkTags(without, [calculator])).toThrow(/cannot write <tool:calc><\/tool>.*take another model/);
+  expect(() => checkTools(without, [calculator])).toThrow(/cannot write <tool:calc><\/tool>.*take another model/);
+  const named = (name: string) => ({ ...calculator, name });
+  expect(() => checkTools(tokenizer, [named('my clock')])).toThrow(/found "my clock"/);
+  expect(() => checkTools(tokenizer, [calculator, calculator])).toThrow(/a name of its own.*found "calc"/);
 });
 
 describe('the loss', () => {

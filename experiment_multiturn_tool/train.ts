@@ -51,7 +51,12 @@ export const createCommand = () =>
     .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ above: 0 }), 1)
     .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
-    .option('--max-turns <n>', 'turns of the policy: all but the last may call a tool', integer({ min: 2 }), 3)
+    .option(
+      '--max-turns <n>',
+      'turns of the policy, at least 2: all but the last may call a tool',
+      integer({ min: 2 }),
+      3,
+    )
     .option('--max-turn-tokens <n>', 'tokens that the policy may write in a turn', integer({ min: 1 }), 32)
     .option(
       '--max-tool-tokens <n>',
@@ -61,7 +66,11 @@ export const createCommand = () =>
     )
     .option('--max-new-tokens <n>', "tokens of a conversation, the tools' included", integer({ min: 1 }), 80)
     .option('--tool-timeout <x>', 'seconds that a tool may take', number({ above: 0, max: 1e6 }), 5)
-    .option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`, weights, [1, 1, 1, 1])
+    .addOption(
+      new Option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`)
+        .argParser(weights)
+        .default([1, 1, 1, 1], '1,1,1,1'),
+    )
     .option(
       '--log-completions-interval <n>',
       'a group in completions.jsonl every so many steps',
@@ -106,12 +115,16 @@ export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'q
 }
 
 /**
- * Refuses a tokenizer that cannot write what the conversations consist of: with it nothing would ever be learnt.
- * @throws {UserError} naming what it cannot write
+ * Refuses tools that could not be called, and a tokenizer that cannot write what conversations consist of: with these
+ * nothing would ever be learnt.
+ * @throws {UserError} naming the tool, or what cannot be written
  */
-export function checkTags(tokenizer: Tokenizer, tools: Tool[]): void {
-  const calls = tools.map(({ name }) => `<tool:${name}></tool>`);
-  const tags = [...calls, '<result></result>', '<answer></answer>', '[cut]'];
+export function checkTools(tokenizer: Tokenizer, tools: Tool[]): void {
+  const names = tools.map(({ name }) => name);
+  const bad = names.find((name, i) => !/^[\w-]+$/.test(name) || names.indexOf(name) !== i);
+  if (bad !== undefined)
+    throw new UserError(`a tool needs a name of its own, of A-Z, a-z, 0-9, _ and -; found "${bad}"`);
+  const tags = [...names.map((name) => `<tool:${name}></tool>`), '<result></result>', '<answer></answer>', '[cut]'];
   const broken = tags.find(
     (tag) => tokenizer.decode(tokenizer.encode(tag, { addSpecialTokens: false })).trim() !== tag,
   );
@@ -546,7 +559,7 @@ async function main(): Promise<void> {
   const backend = await initBackend(options.backend, options);
   const initial = await loadCheckpoint(options.modelName);
   const tokenizer = await loadTokenizer(options.modelName);
-  checkTags(tokenizer, options.tools);
+  checkTools(tokenizer, options.tools);
   const prompts = [...train, ...test].map((problem) => {
     return { ...problem, prompt: buildPrompt(tokenizer, problem, options.tools) };
   });

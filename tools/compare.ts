@@ -30,13 +30,16 @@ import { type Comparison, readRun, runFolder, writeReport } from './compare_repo
 
 /** A parser of a comma-separated list of different things. */
 const list =
-  <T>(parse: (text: string) => T) =>
+  <T>(parse: (text: string) => T, separator: string | RegExp = ',') =>
   (text: string): T[] => {
-    const all = text.split(',').map((item) => parse(item.trim()));
+    const all = text.split(separator).map((item) => parse(item.trim()));
     const twice = all.find((item, i) => all.indexOf(item) !== i);
     if (twice !== undefined) throw new InvalidArgumentError(`'${twice}' occurs twice`);
     return all;
   };
+
+/** A comma, unless it stands between numbers: an option of a variant may be a list of these. */
+const BETWEEN_VARIANTS = /,(?!\s*[-.\d])/;
 
 const scriptOf = (experiment: string) => `experiment_${experiment}/train.ts`;
 
@@ -52,7 +55,11 @@ function variant(text: string): string {
 export const createCommand = () =>
   new Command('compare')
     .usage('--experiments <variants> [options] [-- options for all runs]')
-    .option('--experiments <variants>', 'comma-separated: <name> of experiment_<name>, with options', list(variant))
+    .option(
+      '--experiments <variants>',
+      'comma-separated: <name> of experiment_<name>, with options',
+      list(variant, BETWEEN_VARIANTS),
+    )
     .addOption(
       new Option('--seeds <list>', 'comma-separated, for each variant')
         .argParser(list(integer({ min: 0 })))

@@ -101,6 +101,12 @@ function quantities(maxSteps: number): Quantity[] {
         return mean(pairs.map(([wrong, right]) => wrong - right));
       },
     },
+    { name: 'tool calls a conversation\u00a0*', digits: 2, of: (run) => late('tools/call_frequency', run) },
+    {
+      name: 'failed tool calls, %\u00a0*',
+      digits: 1,
+      of: (run) => 100 * late('tools/failure_frequency', run),
+    },
     { name: 'entropy, nats / token\u00a0*', digits: 3, of: (run) => late('entropy', run) },
     { name: 'training time, minutes', digits: 2, of: ({ seconds }) => seconds / 60 },
     { name: 'tokens/s, median over steps', digits: 0, of: speed },

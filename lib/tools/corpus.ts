@@ -94,8 +94,7 @@ function readItems<T>(
     throw new UserError(`${file}: not valid JSON: ${message}; if it is JSON Lines, let its name end in .jsonl`);
   }
   const items = itemsOf(json);
-  if (items.length === 0)
-    throw new UserError(`${file} must hold ${expected}, found another kind of JSON, or none in it`);
+  if (items.length === 0) throw new UserError(`${file} must hold ${expected}, found something else, or nothing`);
   return items.map((item, i) => {
     const source = `${file}, item ${i + 1}`;
     try {

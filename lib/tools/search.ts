@@ -79,7 +79,7 @@ export async function createEmbeddings(
     const { message, cause } = error as Error;
     const reason = cause instanceof Error ? `${message}: ${cause.message}` : message;
     throw new UserError(
-      `the embedding model ${model} cannot be had or used (${reason}): name a folder, or a model at ${env.remoteHost}, with config.json, tokenizer.json and onnx/model.onnx, or search by words, which takes no model`,
+      `the embedding model ${model} cannot be had or used (${reason}): name a folder, or a model at ${env.remoteHost}, with config.json, tokenizer.json and onnx/model.onnx, or search by words with --retriever bm25, which takes no model`,
     );
   }
   // The rows of a batch search at the same moment: what comes in one turn of the event loop is embedded together.
