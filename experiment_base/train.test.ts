@@ -32,6 +32,7 @@ function randomModel(): Model {
     ...{ vocabSize: VOCABULARY_SIZE, hiddenSize: 32, intermediateSize: 64, numLayers: 2, numHeads: 4, numKvHeads: 2 },
     ...{ headDim: 8, rmsNormEps: 1e-5, ropeTheta: 10_000, ropeScaling: null, maxPositionEmbeddings: 64 },
     ...{ tieWordEmbeddings: false, bosTokenId: null, eosTokenIds: [TOKEN_IDS.eos], torchDtype: 'float32' },
+    ...{ biases: { qkv: false, o: false, mlp: false }, qkNorm: false },
   };
   const params = Object.entries(parameterShapes(config)).map(([name, shape], i) => {
     if (shape.length === 1) return [name, tf.ones(shape)];

@@ -47,6 +47,8 @@ test('reads config.json', async () => {
     },
     maxPositionEmbeddings: 512,
     tieWordEmbeddings: true,
+    biases: { qkv: false, o: false, mlp: false },
+    qkNorm: false,
     bosTokenId: 1,
     eosTokenIds: [2],
     torchDtype: 'float32',
@@ -80,16 +82,49 @@ test('end-of-text tokens: generation_config.json before config.json, one or seve
   expect((await readChanged({ eos_token_id: 7 }, { temperature: 1 })).eosTokenIds).toEqual([7]);
 });
 
+test.each([
+  [{}, { qkv: false, o: false, mlp: false }, false, 12],
+  [{ attention_bias: true }, { qkv: true, o: true, mlp: false }, false, 12],
+  [{ mlp_bias: true }, { qkv: false, o: false, mlp: true }, false, 12],
+  [{ architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2' }, { qkv: true, o: false, mlp: false }, false, 12],
+  [{ architectures: undefined, model_type: 'qwen3' }, { qkv: false, o: false, mlp: false }, true, 128],
+])('biases, norms of heads and their size: %j', async (changes, biases, qkNorm, headDim) => {
+  const config = await readChanged({ head_dim: undefined, num_attention_heads: 4, hidden_size: 48, ...changes });
+  expect(config).toMatchObject({ biases, qkNorm, headDim });
+  const names = Object.keys(parameterShapes(config));
+  for (const [name, has] of [
+    ['self_attn.q_proj.bias', biases.qkv],
+    ['self_attn.o_proj.bias', biases.o],
+    ['mlp.down_proj.bias', biases.mlp],
+    ['self_attn.k_norm.weight', qkNorm],
+  ] as const) {
+    expect(names.includes(`model.layers.1.${name}`)).toBe(has);
+  }
+});
+
+test('linear scaling: four times as many positions for the same turn', async () => {
+  const scaled = await readChanged({ rope_scaling: { type: 'linear', factor: 4 } });
+  const plain = await readChanged({ rope_scaling: null });
+  const expected = ropeInverseFrequencies(plain).map((frequency) => frequency / 4);
+  expect(ropeInverseFrequencies(scaled)).toEqual(expected);
+});
+
 describe('refuses', () => {
   const cases: [Record<string, unknown>, RegExp][] = [
-    [{ architectures: ['Qwen2ForCausalLM'] }, /architecture \["Qwen2ForCausalLM"\] is not supported/],
+    [{ architectures: ['MistralForCausalLM'] }, /architecture \["MistralForCausalLM"\] is not supported/],
+    [{ architectures: ['Qwen2ForCausalLM'] }, /"model_type": "llama" is not supported/],
+    [{ architectures: ['LlamaForCausalLM'], model_type: 'qwen2' }, /"model_type": "qwen2" is not supported/],
+    [{ architectures: undefined, model_type: 'gpt2' }, /architecture "gpt2"/],
+    [{ use_sliding_window: true }, /sliding-window attention is not supported/],
+    [{ layer_types: ['full_attention', 'sliding_attention'] }, /sliding-window attention is not supported/],
     [{ architectures: undefined, model_type: undefined }, /architecture null/],
     [{ model_type: 'mistral' }, /"mistral" is not supported/],
-    [{ attention_bias: true }, /attention_bias/],
-    [{ mlp_bias: true }, /mlp_bias/],
+    [{ attention_bias: 'yes' }, /"attention_bias" must be true or false/],
+    [{ mlp_bias: 1 }, /"mlp_bias" must be true or false/],
     [{ hidden_act: 'gelu' }, /"hidden_act": "gelu"/],
     [{ quantization_config: { bits: 4 } }, /quantization_config/],
-    [{ rope_scaling: { type: 'linear', factor: 4 } }, /RoPE of type "linear"/],
+    [{ rope_scaling: { type: 'dynamic', factor: 4 } }, /RoPE of type "dynamic"/],
+    [{ rope_scaling: { type: 'linear' } }, /"rope_scaling.factor" must be a positive number, found nothing/],
     [{ rope_scaling: { factor: 4 } }, /RoPE of type null/],
     [{ rope_scaling: 'yarn' }, /"rope_scaling" must be an object or null, found "yarn"/],
     [{ rope_scaling: { rope_type: 'llama3', factor: 4 } }, /"rope_scaling.low_freq_factor" .* found nothing/],

@@ -2,7 +2,10 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UserError } from '../run/errors.ts';
 
-export type RopeScaling = {
+/** How rotary frequencies are slowed down for contexts longer than those of pretraining. */
+export type RopeScaling = { type: 'linear'; factor: number } | Llama3Scaling;
+
+export type Llama3Scaling = {
   type: 'llama3';
   factor: number;
   lowFreqFactor: number;
@@ -10,7 +13,7 @@ export type RopeScaling = {
   originalMaxPositionEmbeddings: number;
 };
 
-/** What `config.json` says about a Llama, under the same names in camelCase (`numLayers` for `num_hidden_layers` etc.). */
+/** What `config.json` says about a Llama or Qwen, under the same names in camelCase (`numLayers` for `num_hidden_layers` etc.). */
 export type LlamaConfig = {
   vocabSize: number;
   hiddenSize: number;
@@ -24,6 +27,10 @@ export type LlamaConfig = {
   ropeScaling: RopeScaling | null;
   maxPositionEmbeddings: number;
   tieWordEmbeddings: boolean;
+  /** Which projections have a bias: q, k and v; o; gate, up and down. */
+  biases: { qkv: boolean; o: boolean; mlp: boolean };
+  /** Whether queries and keys go through an RMSNorm of each head (Qwen3). */
+  qkNorm: boolean;
   bosTokenId: number | null;
   /** Each of them ends a text. Those of `generation_config.json`, or else of `config.json`. */
   eosTokenIds: number[];
@@ -31,7 +38,8 @@ export type LlamaConfig = {
 };
 
 /**
- * Reads and checks `config.json` (and the end-of-text tokens in `generation_config.json`) of a Hugging Face Llama.
+ * Reads and checks `config.json` (and the end-of-text tokens in `generation_config.json`) of a Hugging Face checkpoint:
+ * Llama, Qwen2 (and 2.5) or Qwen3.
  * Takes the keys of older and newer versions of transformers; a key that is missing gets transformers' default.
  * @param folder - checkpoint folder
  * @throws {UserError} if a file is missing or malformed, or if the model has a feature that is not implemented here:
@@ -41,7 +49,7 @@ export async function readConfig(folder: string): Promise<LlamaConfig> {
   const file = join(folder, 'config.json');
   const json = await readJsonObject(file);
   if (!json) throw new UserError(`${file}: there is no such file; a checkpoint folder holds ${CHECKPOINT_FILES}.`);
-  refuseUnsupported(file, json);
+  const modelType = refuseUnsupported(file, json);
   const { integer, number, boolean, tokenIds } = fieldsOf(file, json);
 
   const hiddenSize = integer('hidden_size');
@@ -52,7 +60,7 @@ export async function readConfig(folder: string): Promise<LlamaConfig> {
       `${file}: "num_attention_heads" (${numHeads}) must be a multiple of "num_key_value_heads" (${numKvHeads}).`,
     );
   }
-  const headDim = integer('head_dim', { fallback: hiddenSize / numHeads });
+  const headDim = integer('head_dim', { fallback: modelType === 'qwen3' ? 128 : hiddenSize / numHeads });
   if (headDim % 2 !== 0) {
     throw new UserError(
       `${file}: the head dimension ("head_dim", or "hidden_size" / "num_attention_heads") must be even, found ${headDim}.`,
@@ -74,6 +82,13 @@ export async function readConfig(folder: string): Promise<LlamaConfig> {
     ...readRope(file, json),
     maxPositionEmbeddings: integer('max_position_embeddings', { fallback: 2048 }),
     tieWordEmbeddings: boolean('tie_word_embeddings', false),
+    // Qwen2 has them without a word in its config; in Llama and Qwen3 "attention_bias" means o as well.
+    biases: {
+      qkv: modelType === 'qwen2' || boolean('attention_bias', false),
+      o: modelType !== 'qwen2' && boolean('attention_bias', false),
+      mlp: modelType === 'llama' && boolean('mlp_bias', false),
+    },
+    qkNorm: modelType === 'qwen3',
     bosTokenId: tokenIds('bos_token_id', [1])[0] ?? null,
     eosTokenIds: generationEos.length > 0 ? generationEos : tokenIds('eos_token_id', [2]),
     torchDtype: String(json.torch_dtype ?? json.dtype ?? 'float32'),
@@ -82,7 +97,7 @@ export async function readConfig(folder: string): Promise<LlamaConfig> {
 
 /**
  * Angles that rotary position embedding advances by from one position to the next, fastest first (RoFormer, section
- * 3.4.2), slowed down for long contexts where the config says so (llama3 scaling, as in transformers'
+ * 3.4.2), slowed down for long contexts where the config says so (linear and llama3 scaling, as in transformers'
  * `modeling_rope_utils.py`). Rounded to float32, as the checkpoints were trained.
  * @returns radians a position, shape (headDim / 2)
  */
@@ -93,6 +108,7 @@ export function ropeInverseFrequencies(
   return Float32Array.from({ length: headDim / 2 }, (_, i) => {
     const frequency = ropeTheta ** ((-2 * i) / headDim);
     if (!ropeScaling) return frequency;
+    if (ropeScaling.type === 'linear') return frequency / ropeScaling.factor;
     const { factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings } = ropeScaling;
     // Turns within the original context: many turns are left alone, less than one is slowed by the whole factor.
     const turns = (originalMaxPositionEmbeddings * frequency) / (2 * Math.PI);
@@ -104,17 +120,22 @@ export function ropeInverseFrequencies(
 
 /** Shape of every parameter by its Hugging Face name, in the order of PyTorch's `state_dict()`. Matrices are (out, in). */
 export function parameterShapes(config: LlamaConfig): Record<string, number[]> {
-  const { vocabSize, hiddenSize, intermediateSize, numLayers, numHeads, numKvHeads, headDim } = config;
+  const { vocabSize, hiddenSize, intermediateSize, numLayers, numHeads, numKvHeads, headDim, biases, qkNorm } = config;
   const shapes: Record<string, number[]> = { 'model.embed_tokens.weight': [vocabSize, hiddenSize] };
   for (let i = 0; i < numLayers; i++) {
     const layer = `model.layers.${i}`;
-    shapes[`${layer}.self_attn.q_proj.weight`] = [numHeads * headDim, hiddenSize];
-    shapes[`${layer}.self_attn.k_proj.weight`] = [numKvHeads * headDim, hiddenSize];
-    shapes[`${layer}.self_attn.v_proj.weight`] = [numKvHeads * headDim, hiddenSize];
-    shapes[`${layer}.self_attn.o_proj.weight`] = [hiddenSize, numHeads * headDim];
-    shapes[`${layer}.mlp.gate_proj.weight`] = [intermediateSize, hiddenSize];
-    shapes[`${layer}.mlp.up_proj.weight`] = [intermediateSize, hiddenSize];
-    shapes[`${layer}.mlp.down_proj.weight`] = [hiddenSize, intermediateSize];
+    const projection = (name: string, [out, into]: [number, number], bias: boolean) => {
+      shapes[`${layer}.${name}_proj.weight`] = [out, into];
+      if (bias) shapes[`${layer}.${name}_proj.bias`] = [out];
+    };
+    projection('self_attn.q', [numHeads * headDim, hiddenSize], biases.qkv);
+    projection('self_attn.k', [numKvHeads * headDim, hiddenSize], biases.qkv);
+    projection('self_attn.v', [numKvHeads * headDim, hiddenSize], biases.qkv);
+    projection('self_attn.o', [hiddenSize, numHeads * headDim], biases.o);
+    if (qkNorm) for (const name of ['q_norm', 'k_norm']) shapes[`${layer}.self_attn.${name}.weight`] = [headDim];
+    projection('mlp.gate', [intermediateSize, hiddenSize], biases.mlp);
+    projection('mlp.up', [intermediateSize, hiddenSize], biases.mlp);
+    projection('mlp.down', [hiddenSize, intermediateSize], biases.mlp);
     shapes[`${layer}.input_layernorm.weight`] = [hiddenSize];
     shapes[`${layer}.post_attention_layernorm.weight`] = [hiddenSize];
   }
@@ -156,19 +177,27 @@ export async function readJsonObject(file: string): Promise<JsonObject | null> {
 const isObject = (value: unknown): value is JsonObject =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-function refuseUnsupported(file: string, json: JsonObject): void {
-  const refuse = (what: string) => {
-    throw new UserError(`${file}: ${what} is not supported; supported are plain Llama models (LlamaForCausalLM).`);
+/** The architectures that are computed here, and their `model_type`. */
+const ARCHITECTURES = { LlamaForCausalLM: 'llama', Qwen2ForCausalLM: 'qwen2', Qwen3ForCausalLM: 'qwen3' } as const;
+
+/** @returns the model's type */
+function refuseUnsupported(file: string, json: JsonObject): 'llama' | 'qwen2' | 'qwen3' {
+  const refuse = (what: string): never => {
+    throw new UserError(
+      `${file}: ${what} is not supported; supported are ${Object.keys(ARCHITECTURES).join(', ')} without such options.`,
+    );
   };
   const { architectures, model_type: modelType } = json;
-  if (architectures ? !(Array.isArray(architectures) && architectures.includes('LlamaForCausalLM')) : !modelType) {
-    refuse(`architecture ${JSON.stringify(architectures ?? null)}`);
-  }
-  if (modelType && modelType !== 'llama') refuse(`"model_type": ${JSON.stringify(modelType)}`);
-  if (json.attention_bias) refuse('"attention_bias": true');
-  if (json.mlp_bias) refuse('"mlp_bias": true');
+  const types = Object.entries(ARCHITECTURES).flatMap(([name, type]) =>
+    (Array.isArray(architectures) ? architectures.includes(name) : !architectures && modelType === type) ? [type] : [],
+  );
+  if (types.length !== 1) refuse(`architecture ${JSON.stringify(architectures ?? modelType ?? null)}`);
+  if (modelType && modelType !== types[0]) refuse(`"model_type": ${JSON.stringify(modelType)}`);
   if ((json.hidden_act ?? 'silu') !== 'silu') refuse(`"hidden_act": ${JSON.stringify(json.hidden_act)}`);
   if (json.quantization_config) refuse('a quantized checkpoint ("quantization_config")');
+  const windows = Array.isArray(json.layer_types) && json.layer_types.some((type) => type !== 'full_attention');
+  if (json.use_sliding_window || windows) refuse('sliding-window attention');
+  return types[0];
 }
 
 /** Older configs have `rope_theta` and `rope_scaling`; since transformers 5, `rope_parameters` holds both. */
@@ -185,12 +214,13 @@ function readRope(file: string, json: JsonObject): Pick<LlamaConfig, 'ropeTheta'
 
   const type = rope.rope_type ?? rope.type ?? (Object.hasOwn(rope, 'factor') ? null : 'default');
   if (type === 'default') return { ropeTheta, ropeScaling: null };
+  if (type === 'linear') return { ropeTheta, ropeScaling: { type, factor: number('factor') } };
   if (type !== 'llama3') {
     throw new UserError(
-      `${file}: RoPE of type ${JSON.stringify(type)} ("${key}") is not supported; supported are "default" and "llama3".`,
+      `${file}: RoPE of type ${JSON.stringify(type)} ("${key}") is not supported; supported are "default", "linear" and "llama3".`,
     );
   }
-  const ropeScaling: RopeScaling = {
+  const ropeScaling: Llama3Scaling = {
     type,
     factor: number('factor'),
     lowFreqFactor: number('low_freq_factor'),

@@ -2,13 +2,14 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import * as tf from '@tensorflow/tfjs';
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { useBackend } from '../backend/test_backend.ts';
 import { generate } from '../generation/generate.ts';
 import { uniform } from '../run/random.ts';
 import { accumulateGradients } from '../training/gradients.ts';
 import { type Sequence, scoreCompletions } from '../training/score.ts';
 import { loadCheckpoint } from './checkpoint.ts';
+import { parameterShapes } from './config.ts';
 import type { Row } from './layout.ts';
 import { extend, keepRows, lmHead, logits, type Model, type Params, type Past, prefill } from './llama.ts';
 import { linear } from './ops.ts';
@@ -18,6 +19,8 @@ import { loadTokenizer } from './tokenizer.ts';
 const fixtures = 'lib/model/fixtures';
 const shared = '../shared';
 const random = ['llama_gqa_tied', 'llama_mha_untied', 'llama3_rope_scaling', 'llama_bf16'];
+/** Checkpoints of which there is no copy here: their folder is that of the oracles. */
+const elsewhere = ['qwen2_bias_tied', 'qwen3_qknorm_tied'];
 const pretrained = ['TinyStories-656K', 'stories260K-hf'];
 const oracles = existsSync(`${shared}/oracles/hf`) ? '' : ` (skipped: there is no ${shared}/oracles)`;
 const weights = existsSync(`${shared}/weights`) ? '' : ` (skipped: there is no ${shared}/weights)`;
@@ -108,8 +111,11 @@ async function expectGradients(): Promise<void> {
   tf.dispose([loss, gradients]);
 }
 
-describe.each(random)('%s, as transformers computes it', (name) => {
-  beforeEach(() => open(`${fixtures}/${name}`, `${fixtures}/${name}/reference.safetensors`));
+const folderOf = (name: string) => `${elsewhere.includes(name) ? `${shared}/oracles/hf` : fixtures}/${name}`;
+const available = [...random, ...(oracles ? [] : elsewhere)];
+
+describe.each(available)('%s, as transformers computes it', (name) => {
+  beforeEach(() => open(folderOf(name), `${folderOf(name)}/reference.safetensors`));
   afterEach(close);
 
   test('logits', expectLogits);
@@ -147,7 +153,7 @@ describe.each(random)('%s, as transformers computes it', (name) => {
 
 /** Checkpoints whose fixture has the gradients; the others' are in the oracles. */
 const bundled = { grad: ['llama_gqa_tied', 'llama_mha_untied'], grad_masked: ['llama_gqa_tied'] };
-describe.each(random)('gradient of every parameter, %s, as transformers computes it', (name) => {
+describe.each(available)('gradient of every parameter, %s, as transformers computes it', (name) => {
   const source = (kind: keyof typeof bundled) =>
     bundled[kind].includes(name)
       ? { skipped: '', file: `${fixtures}/${name}/reference.safetensors` }
@@ -157,14 +163,14 @@ describe.each(random)('gradient of every parameter, %s, as transformers computes
   const { grad, grad_masked } = { grad: source('grad'), grad_masked: source('grad_masked') };
   describe.skipIf(grad.skipped)(`mean over all tokens${grad.skipped}`, () => {
     test('from an empty prefix', async () => {
-      await open(`${fixtures}/${name}`, grad.file);
+      await open(folderOf(name), grad.file);
       await expectGradients();
     });
   });
 
   describe.skipIf(grad_masked.skipped)(`mean over each completion, then over completions${grad_masked.skipped}`, () => {
     test('of unequal length, behind their prompts', async () => {
-      await open(`${fixtures}/${name}`, grad_masked.file);
+      await open(folderOf(name), grad_masked.file);
       const [ids, mask] = [await reference.ints('input_ids'), await reference.floats('mask')];
       const sequences = ids.map((row, r) => {
         const begin = mask[r].indexOf(1) + 1; // mask t is that of token t + 1
@@ -206,6 +212,59 @@ describe.skipIf(weights)(`pretrained models${weights}`, () => {
       const texts = outputs.map((ids) => tokenizer.decode(ids, { skipSpecialTokens: true }));
       expect(texts).toEqual(stories.map((story) => story.text));
     });
+  });
+});
+
+describe('biases of all projections (a Llama with "attention_bias" and "mlp_bias")', () => {
+  const sequences = [{ prompt: [3, 8, 41], completion: [7, 90, 12, 200] }];
+  const nll = weightedNll(sequences, [[1, 1, 1, 1]]);
+  let biased: Model;
+  beforeAll(async () => {
+    const { config, params } = await loadCheckpoint(`${fixtures}/llama_gqa_tied`);
+    const withBiases = { ...config, biases: { qkv: true, o: true, mlp: true } };
+    const added = Object.entries(parameterShapes(withBiases)).map(([name, [size]], i) => {
+      const values = Float32Array.from({ length: size }, (_, j) => 0.2 * uniform(3, i, j) - 0.1);
+      return [name, params[name] ?? tf.tensor1d(values)];
+    });
+    biased = { config: withBiases, params: Object.fromEntries(added) };
+  });
+  afterAll(() => void tf.dispose(biased.params));
+
+  const lossWith = async (change: (name: string, values: Float32Array) => void): Promise<number> => {
+    const changed: Params = { ...biased.params };
+    const names = Object.keys(changed).filter((name) => name.endsWith('.bias'));
+    for (const name of names) {
+      const values = Float32Array.from(await biased.params[name].data());
+      change(name, values);
+      changed[name] = tf.tensor1d(values);
+    }
+    const value = tf.tidy(() => nll({ config: biased.config, params: changed }).dataSync()[0]);
+    for (const name of names) changed[name].dispose();
+    return value;
+  };
+
+  test('of zero change nothing', async () => {
+    const without = { ...biased.config, biases: { qkv: false, o: false, mlp: false } };
+    const names = Object.keys(parameterShapes(without));
+    const plain = { config: without, params: Object.fromEntries(names.map((name) => [name, biased.params[name]])) };
+    const expected = tf.tidy(() => nll(plain).dataSync()[0]);
+    expect(await lossWith((_, values) => void values.fill(0))).toBeCloseTo(expected, 4);
+    expect(Math.abs((await lossWith(() => {})) - expected)).toBeGreaterThan(0.01);
+  });
+
+  test('have the gradients that finite differences give', async () => {
+    const { loss, gradients } = accumulateGradients(biased, [nll]);
+    const step = 0.02;
+    for (const projection of ['self_attn.q', 'self_attn.v', 'self_attn.o', 'mlp.gate', 'mlp.up', 'mlp.down']) {
+      const bias = `model.layers.0.${projection}_proj.bias`;
+      const at = (sign: number) =>
+        lossWith((name, values) => {
+          if (name === bias) values[1] += sign * step;
+        });
+      const slope = ((await at(1)) - (await at(-1))) / (2 * step);
+      expect(Math.abs((await gradients[bias].data())[1] - slope), bias).toBeLessThan(2e-3 + 0.02 * Math.abs(slope));
+    }
+    tf.dispose([loss, gradients]);
   });
 });
 

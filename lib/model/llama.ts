@@ -1,5 +1,5 @@
 /**
- * The Llama forward pass as two entry points that sampling and training share: `prefill` runs each prompt once,
+ * The forward pass of Llama and Qwen as two entry points that sampling and training share: `prefill` runs each prompt once,
  * `extend` runs new tokens of all rows against the shared prompt keys and their own. Both are differentiable.
  */
 import * as tf from '@tensorflow/tfjs';
@@ -138,20 +138,30 @@ function forward({ config, params }: Model, rows: Row[], { tokens, starts, promp
   let x = tf.gather(params['model.embed_tokens.weight'], tf.tensor1d(tokens, 'int32')) as tf.Tensor2D;
   for (let i = 0; i < config.numLayers; i++) {
     const weight = (name: string) => params[`model.layers.${i}.${name}.weight`];
+    const project = (x: tf.Tensor2D, name: string): tf.Tensor2D => {
+      const [y, bias] = [linear(x, weight(name)), params[`model.layers.${i}.${name}.bias`]];
+      return bias ? tf.add(y, bias) : y;
+    };
     const normed = rmsNorm(x, weight('input_layernorm'), config.rmsNormEps);
     const heads = (name: string) =>
-      tf.reshape(linear(normed, weight(`self_attn.${name}_proj`)), [x.shape[0], -1, config.headDim]) as tf.Tensor3D;
-    const q = toGrid(rotaryEmbedding(heads('q'), rope.cos, rope.sin), layout.queries);
-    const k = keysInGrid(rotaryEmbedding(heads('k'), rope.cos, rope.sin), layout, past?.layers[i].k);
+      tf.reshape(project(normed, `self_attn.${name}_proj`), [x.shape[0], -1, config.headDim]) as tf.Tensor3D;
+    const normedHeads = (name: string) => {
+      const all = heads(name);
+      if (!config.qkNorm) return all;
+      const rows = tf.reshape(all, [-1, config.headDim]) as tf.Tensor2D;
+      return tf.reshape(rmsNorm(rows, weight(`self_attn.${name}_norm`), config.rmsNormEps), all.shape) as tf.Tensor3D;
+    };
+    const q = toGrid(rotaryEmbedding(normedHeads('q'), rope.cos, rope.sin), layout.queries);
+    const k = keysInGrid(rotaryEmbedding(normedHeads('k'), rope.cos, rope.sin), layout, past?.layers[i].k);
     const v = keysInGrid(heads('v'), layout, past?.layers[i].v);
     layers.push({ k, v });
     const segments: KeySegment[] = [{ k, v, bias: causal }];
     if (prefix) segments.unshift({ ...prefix.layers[i], bias: prefix.bias });
     const mixed = moveRows(attention(q, segments), layout.queries.fromGrid, layout.queries.toGrid);
-    x = tf.add(x, linear(tf.reshape(mixed, [x.shape[0], -1]), weight('self_attn.o_proj')));
+    x = tf.add(x, project(tf.reshape(mixed, [x.shape[0], -1]), 'self_attn.o_proj'));
     const y = rmsNorm(x, weight('post_attention_layernorm'), config.rmsNormEps);
-    const gated = swiGlu(linear(y, weight('mlp.gate_proj')), linear(y, weight('mlp.up_proj')));
-    x = tf.add(x, linear(gated, weight('mlp.down_proj')));
+    const gated = swiGlu(project(y, 'mlp.gate_proj'), project(y, 'mlp.up_proj'));
+    x = tf.add(x, project(gated, 'mlp.down_proj'));
   }
   return { hidden: rmsNorm(x, params['model.norm.weight'], config.rmsNormEps), layers, time: layout.time };
 }

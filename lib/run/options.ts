@@ -44,7 +44,7 @@ function numberParser(kind: string, isKind: (value: number) => boolean, { min, m
  */
 export const createRunCommand = (experiment: string, { modelName } = { modelName: 'models/tiny' }) =>
   new Command(experiment)
-    .option('--model-name <folder>', 'Llama checkpoint in the Hugging Face layout', modelName)
+    .option('--model-name <folder>', 'Llama or Qwen checkpoint in the Hugging Face layout', modelName)
     .option('--output-dir <folder>', `the run's folder (default: runs/${experiment}/<time>)`)
     .option('--seed <n>', 'of data order, sampling and shuffling', integer({ min: 0 }), 0)
     .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 1)
