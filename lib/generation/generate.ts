@@ -83,20 +83,20 @@ export async function generate(
         sampled += mask[position];
         return token;
       });
-      // A forced token ends nothing: a tool's answer may hold any token.
-      const isOwn = (row: number) => completions[row].mask[position] === 1;
-      const ends = alive.map((row, i) => isOwn(row) && eosTokenIds.includes(tokens[i]));
       const reactions = await Promise.all(
-        alive.map(async (row, i) => (isOwn(row) && !ends[i] ? react?.(row, completions[row]) : undefined)),
+        alive.map(async (row, i): Promise<Reaction | undefined> => {
+          // A forced token ends nothing: a tool's answer may hold any token.
+          if (completions[row].mask[position] === 0) return undefined;
+          return eosTokenIds.includes(tokens[i]) ? { finish: 'stop' } : react?.(row, completions[row]);
+        }),
       );
+      const keep: number[] = [];
       for (const [i, row] of alive.entries()) {
-        const reaction = ends[i] ? { finish: 'stop' as const } : reactions[i];
-        if (reaction === undefined) continue;
-        ends[i] = 'finish' in reaction;
-        if ('finish' in reaction) completions[row].finishReason = reaction.finish;
-        else forced[row] = [...reaction.force];
+        const reaction = reactions[i];
+        if (reaction && 'finish' in reaction) completions[row].finishReason = reaction.finish;
+        else keep.push(i);
+        if (reaction && 'force' in reaction) forced[row] = [...reaction.force];
       }
-      const keep = [...alive.keys()].filter((i) => !ends[i]);
       if (keep.length < alive.length) {
         alive = keep.map((i) => alive[i]);
         tokens = keep.map((i) => tokens[i]);
