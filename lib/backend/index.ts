@@ -1,8 +1,8 @@
 /** Picks the TensorFlow.js backend and makes it ready. */
-import util from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../run/errors.ts';
 import { loadBlas } from './blas.ts';
+import { loadTensorFlow } from './tensorflow.ts';
 import { patchWasmBackend } from './wasm.ts';
 
 export const BACKENDS = ['auto', 'tensorflow', 'wasm', 'cpu'] as const;
@@ -49,22 +49,4 @@ async function loadWasm(withBlas: boolean): Promise<string> {
   patchWasmBackend(blas);
   if (blas) return `wasm, matrix products by ${blas.name}`;
   return `wasm alone (${withBlas ? 'no BLAS library found: OpenBLAS would make it several times faster' : '--blas off'})`;
-}
-
-/** The package that was loaded, or why none was. */
-async function loadTensorFlow(): Promise<{ loaded?: string; reason?: string }> {
-  // tfjs-node calls this function of Node, which Node 23 removed.
-  (util as Record<string, unknown>).isNullOrUndefined ??= (value: unknown) => value === null || value === undefined;
-  const reasons: string[] = [];
-  for (const name of ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node']) {
-    try {
-      await import(name);
-      await tf.setBackend('tensorflow');
-      return { loaded: name };
-    } catch (error) {
-      const { code, message } = error as NodeJS.ErrnoException;
-      if (code !== 'ERR_MODULE_NOT_FOUND') reasons.push(`${name}: ${String(message).trim().split('\n')[0]}`);
-    }
-  }
-  return { reason: reasons.join('; ') || 'not installed' };
 }
