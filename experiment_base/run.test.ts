@@ -80,6 +80,10 @@ describe.concurrent('a run', PATIENT, () => {
       flags: '--save-steps 2 --num-iterations 2 --mini-batch-size 4 --kl-coef 0.05 --lr-scheduler linear'.split(' '),
       moments: ['after step 3, which no checkpoint has', 'after step 5, which no checkpoint has'],
     },
+    'with an adapter and gradient checkpointing': {
+      flags: '--save-steps 2 --lora-rank 4 --kl-coef 0.05 --gradient-checkpointing'.split(' '),
+      moments: ['after step 3, which no checkpoint has', 'after step 5, which no checkpoint has'],
+    },
   };
 
   it.each(Object.entries(VARIANTS))(

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
@@ -155,62 +155,73 @@ describe("four train steps equal tiny-grpo's with torch's Adam", () => {
     return values;
   };
 
-  it('loss by loss, to the final weights', async () => {
-    const oracle = join(FIXTURES, 'llama_grpo_adam');
-    const run = JSON.parse(readFileSync(`${oracle}.json`, 'utf8'));
-    // Our rows have no padding: the prompt is what is attended to and not an action, wherever it begins.
-    const taken = (row: number, values: number[]) => values.filter((_, t) => run.action_mask[row][t]);
-    const rows = (run.sequences as number[][]).map((tokens, row) => {
-      const first = run.action_mask[row].indexOf(1) + 1; // action_mask[t] belongs to token t + 1
-      const prompt = tokens.filter((_, t) => t < first && run.attention_mask[row][t]);
-      return { prompt, completion: taken(row, tokens.slice(1)) };
-    });
-    const width = Math.max(...rows.map(({ completion }) => completion.length));
-    const grid = (of: (row: number) => number[]) =>
-      rowsOf(rows.map((_, row) => Array.from({ length: width }, (_, t) => of(row)[t] ?? 0)));
-    const [advantages] = groupAdvantages([run.returns.flat()]);
-    const inputs = {
-      oldLogProbs: grid((row) => taken(row, run.old_log_probs[row])),
-      refLogProbs: grid((row) => taken(row, run.ref_log_probs[row])),
-      advantages: rowsOf(advantages.map((advantage) => [advantage])),
-      mask: grid((row) => rows[row].completion.map(() => 1)),
-    };
-    const options = { clipRange: run.clip_eps, klCoef: run.kl_weight, rows: rows.length };
+  const shared = join(import.meta.dirname, '../../shared/oracles');
+  const absent = existsSync(shared) ? '' : ' (skipped: there is no ../shared/oracles)';
+  const runs = [
+    { oracle: join(FIXTURES, 'llama_grpo_adam'), checkpoint: 'lib/model/fixtures/llama_gqa_tied', skipped: '' },
+    {
+      oracle: join(shared, 'grpo/qwen3_grpo_adamw'),
+      checkpoint: join(shared, 'hf/qwen3_qknorm_tied'),
+      skipped: absent,
+    },
+  ];
+  describe.each(runs)('$oracle $skipped', ({ oracle, checkpoint, skipped }) => {
+    it.skipIf(skipped)('loss by loss, to the final weights', async () => {
+      const run = JSON.parse(readFileSync(`${oracle}.json`, 'utf8'));
+      // Our rows have no padding: the prompt is what is attended to and not an action, wherever it begins.
+      const taken = (row: number, values: number[]) => values.filter((_, t) => run.action_mask[row][t]);
+      const rows = (run.sequences as number[][]).map((tokens, row) => {
+        const first = run.action_mask[row].indexOf(1) + 1; // action_mask[t] belongs to token t + 1
+        const prompt = tokens.filter((_, t) => t < first && run.attention_mask[row][t]);
+        return { prompt, completion: taken(row, tokens.slice(1)) };
+      });
+      const width = Math.max(...rows.map(({ completion }) => completion.length));
+      const grid = (of: (row: number) => number[]) =>
+        rowsOf(rows.map((_, row) => Array.from({ length: width }, (_, t) => of(row)[t] ?? 0)));
+      const [advantages] = groupAdvantages([run.returns.flat()]);
+      const inputs = {
+        oldLogProbs: grid((row) => taken(row, run.old_log_probs[row])),
+        refLogProbs: grid((row) => taken(row, run.ref_log_probs[row])),
+        advantages: rowsOf(advantages.map((advantage) => [advantage])),
+        mask: grid((row) => rows[row].completion.map(() => 1)),
+      };
+      const options = { clipRange: run.clip_eps, klCoef: run.kl_weight, rows: rows.length };
 
-    const start = await loadCheckpoint(join(import.meta.dirname, '../lib/model/fixtures/llama_gqa_tied'));
-    const reference = { config: start.config, params: { ...start.params } };
-    for (const [name, values] of await read(`${oracle}.ref_model.safetensors`)) {
-      reference.params[name] = tf.tensor(values, start.params[name].shape);
-    }
-    const refLogProbs = scoreCompletions(reference, rows, 1).logProbs.dataSync();
-    expect(distance(refLogProbs, inputs.refLogProbs.dataSync())).toBeLessThan(1e-5);
-
-    let { params } = start;
-    let optimizer = createAdamW(params);
-    for (const [i, step] of run.steps.entries()) {
-      const { loss, gradients } = accumulateGradients({ config: start.config, params }, [
-        (current) => {
-          const { logProbs } = scoreCompletions(current, rows, 1);
-          const expected = grid((row) => taken(row, step.log_probs[row])).dataSync();
-          expect(distance(logProbs.dataSync(), expected)).toBeLessThan(2e-5);
-          return grpoLoss({ ...inputs, logProbs }, options).loss;
-        },
-      ]);
-      const clipped = clipByGlobalNorm(gradients, run.max_grad_norm);
-      expect(Math.abs(loss.dataSync()[0] - step.loss)).toBeLessThan(1e-5);
-      expect(Math.abs(clipped.norm.dataSync()[0] / step.grad_norm - 1)).toBeLessThan(1e-5);
-      if (i === 0) {
-        for (const [name, values] of await read(`${oracle}.clipped_grads_step0.safetensors`)) {
-          expect(relativeError(clipped.gradients[name].dataSync(), values), name).toBeLessThan(1e-5);
-        }
+      const start = await loadCheckpoint(checkpoint);
+      const reference = { config: start.config, params: { ...start.params } };
+      for (const [name, values] of await read(`${oracle}.ref_model.safetensors`)) {
+        reference.params[name] = tf.tensor(values, start.params[name].shape);
       }
-      const adam = { learningRate: run.lr, weightDecay: run.weight_decay };
-      ({ params, state: optimizer } = adamW(params, clipped.gradients, optimizer, adam));
-    }
-    for (const [name, values] of await read(`${oracle}.final.safetensors`)) {
-      expect(relativeError(params[name].dataSync(), values), name).toBeLessThan(1e-5);
-    }
-    tf.disposeVariables();
+      const refLogProbs = scoreCompletions(reference, rows, 1).logProbs.dataSync();
+      expect(distance(refLogProbs, inputs.refLogProbs.dataSync())).toBeLessThan(1e-5);
+
+      let { params } = start;
+      let optimizer = createAdamW(params);
+      for (const [i, step] of run.steps.entries()) {
+        const { loss, gradients } = accumulateGradients({ config: start.config, params }, [
+          (current) => {
+            const { logProbs } = scoreCompletions(current, rows, 1);
+            const expected = grid((row) => taken(row, step.log_probs[row])).dataSync();
+            expect(distance(logProbs.dataSync(), expected)).toBeLessThan(2e-5);
+            return grpoLoss({ ...inputs, logProbs }, options).loss;
+          },
+        ]);
+        const clipped = clipByGlobalNorm(gradients, run.max_grad_norm);
+        expect(Math.abs(loss.dataSync()[0] - step.loss)).toBeLessThan(1e-5);
+        expect(Math.abs(clipped.norm.dataSync()[0] / step.grad_norm - 1)).toBeLessThan(1e-5);
+        if (i === 0) {
+          for (const [name, values] of await read(`${oracle}.clipped_grads_step0.safetensors`)) {
+            expect(relativeError(clipped.gradients[name].dataSync(), values), name).toBeLessThan(1e-5);
+          }
+        }
+        const adam = { learningRate: run.lr, weightDecay: run.weight_decay };
+        ({ params, state: optimizer } = adamW(params, clipped.gradients, optimizer, adam));
+      }
+      for (const [name, values] of await read(`${oracle}.final.safetensors`)) {
+        expect(relativeError(params[name].dataSync(), values), name).toBeLessThan(1e-5);
+      }
+      tf.disposeVariables();
+    });
   });
 });
 

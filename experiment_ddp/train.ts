@@ -17,10 +17,10 @@ import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
   accumulateGradients, broadcastState, type Communicator, type Completion, checkInSync, checkPrompts, createRunCommand,
-  createTrainingState, findRun, finishRun, fromRankZero, generate, initBackend, integer, itemsOfStep, loadCheckpoint,
-  loadProblems, loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep, type Params,
-  type Problem, parseRunOptions, permutation, runRanks, runSteps, SCHEDULES, type Sequence, scheduleFactor,
-  scoreCompletions, shareRun, type Tokenizer, type TrainingState, UserError, uniform,
+  createTrainingState, disposeModel, findRun, finishRun, fromRankZero, generate, initBackend, integer, itemsOfStep,
+  loadPretrained, loadProblems, loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep,
+  type Params, type Problem, parseRunOptions, permutation, runRanks, runSteps, SCHEDULES, type Sequence, scheduleFactor,
+  scoreCompletions, shareRun, type Tokenizer, type TrainingState, trainable, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -472,22 +472,22 @@ async function main(communicator: Communicator): Promise<void> {
   const evalDataset = options.evalDataset ?? (options.dataset === SUMS.train ? SUMS.test : undefined);
   const { train, test } = await fromRankZero(communicator, () => loadSplits(loadProblems, { ...options, evalDataset }));
   const backend = await initBackend(options.backend, options);
-  const initial = await loadCheckpoint(options.modelName);
-  const tokenizer = await loadTokenizer(options.modelName);
+  const initial = await loadPretrained(options.modelName);
+  const tokenizer = await loadTokenizer(initial.folder);
   const prompts = [...train, ...test].map((problem) => ({ ...problem, prompt: buildPrompt(tokenizer, problem) }));
   checkPrompts(prompts, initial.config, options);
   // Everything is read before the run's folder is touched: a mistake up to here changes nothing.
   const place = { experiment: EXPERIMENT, ...options };
   const leads = communicator.rank === 0;
   const checkpoint = leads && options.resume ? findRun(options.resume, place).checkpoint : undefined;
-  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, checkpoint);
+  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, checkpoint });
   await broadcastState(communicator, state);
   const run = await shareRun(communicator, () =>
     openRun({ ...place, options: { ...options, nproc: communicator.size } }),
   );
 
   const reference = options.klCoef > 0 ? initial : undefined;
-  if (!reference) tf.dispose(initial.params);
+  if (!reference) disposeModel(initial);
   const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
   if (leads) {
     console.log(`backend: ${backend}\nranks: ${communicator.size}`);
@@ -502,12 +502,12 @@ async function main(communicator: Communicator): Promise<void> {
     return votes[0] > 0;
   };
   const due = (every: number, step: number) => every > 0 && step % every === 0;
-  const finished = await runSteps(run, state, { ...options, shown: SHOWN, agree }, async (step) => {
+  const finished = await runSteps(run, state, { ...options, ...initial, shown: SHOWN, agree }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const context = { tokenizer, problems, reference };
     const { rollouts, metrics } = await trainStep(communicator, state, context, { ...options, step });
     const last = options.checkSyncSteps > 0 && step === options.maxSteps;
-    if (last || due(options.checkSyncSteps, step)) await checkInSync(communicator, state.model.params, step);
+    if (last || due(options.checkSyncSteps, step)) await checkInSync(communicator, trainable(state.model), step);
     if (!leads) return { metrics, samples: [] };
     const evaluation =
       step === options.maxSteps ? await ask(PASS_AT) : due(options.evalSteps, step) ? await ask(0) : {};

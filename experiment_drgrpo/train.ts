@@ -16,10 +16,11 @@ import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, type Completion, checkPrompts, createRunCommand, createTrainingState, findRun, finishRun,
-  generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadProblems, loadSplits, loadTokenizer, type Model,
-  microBatches, number, openRun, optimizerStep, type Problem, parseRunOptions, permutation, runMain, runSteps,
-  SCHEDULES, type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError, uniform,
+  accumulateGradients, type Completion, checkPrompts, createRunCommand, createTrainingState, disposeModel, findRun,
+  finishRun, generate, initBackend, integer, itemsOfStep, loadPretrained, loadProblems, loadSplits, loadTokenizer,
+  type Model, microBatches, number, openRun, optimizerStep, type Problem, parseRunOptions, permutation, runMain,
+  runSteps, SCHEDULES, type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError,
+  uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -420,24 +421,24 @@ async function main(): Promise<void> {
   const evalDataset = options.evalDataset ?? (options.dataset === SUMS.train ? SUMS.test : undefined);
   const { train, test } = loadSplits(loadProblems, { ...options, evalDataset });
   const backend = await initBackend(options.backend, options);
-  const initial = await loadCheckpoint(options.modelName);
-  const tokenizer = await loadTokenizer(options.modelName);
+  const initial = await loadPretrained(options.modelName);
+  const tokenizer = await loadTokenizer(initial.folder);
   const prompts = [...train, ...test].map((problem) => ({ ...problem, prompt: buildPrompt(tokenizer, problem) }));
   checkPrompts(prompts, initial.config, options);
   // Everything is read before the run's folder is touched: a mistake up to here changes nothing.
   const place = { experiment: EXPERIMENT, ...options };
   const checkpoint = options.resume && findRun(options.resume, place).checkpoint;
-  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, checkpoint);
+  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, checkpoint });
   const run = openRun({ ...place, options });
   console.log(`backend: ${backend}\nrun: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
 
   const reference = options.klCoef > 0 ? initial : undefined;
-  if (!reference) tf.dispose(initial.params);
+  if (!reference) disposeModel(initial);
   const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
   console.log(`${train.length} problems to train on, ${test.length} held out`);
   if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });
 
-  const finished = await runSteps(run, state, { ...options, shown: SHOWN }, async (step) => {
+  const finished = await runSteps(run, state, { ...options, ...initial, shown: SHOWN }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
     const due = options.evalSteps > 0 && step % options.evalSteps === 0;

@@ -186,7 +186,7 @@ describe('a search tool that is out of order', () => {
     const place = { experiment: 'experiment_multiturn_qa', outputDir: options.outputDir };
     // Silent: signals and messages of this process are those of the tests.
     const run = { ...openRun({ ...place, options: saved }), silent: true };
-    const finished = await runSteps(run, state, { ...options, shown: {} }, async (step) => {
+    const finished = await runSteps(run, state, { ...options, folder: at('model'), shown: {} }, async (step) => {
       const { rollouts, metrics } = await trainStep(state, { tokenizer, problems }, { ...options, step });
       asked = { ...counts };
       const evaluation = step === 5 ? await evaluate(state.model, tokenizer, problems, { ...options, samples: 2 }) : {};

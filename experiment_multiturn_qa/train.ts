@@ -13,11 +13,11 @@ import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
   accumulateGradients, type Completion, callTool, checkPrompts, createBm25, createEmbeddings, createRunCommand,
-  createTrainingState, findRun, finishRun, generate, initBackend, integer, itemsOfStep, loadCheckpoint, loadCorpus,
-  loadQuestions, loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep, type Passage,
-  type Question as Problem, parseRunOptions, permutation, type Reaction, type Retriever, runMain, runSteps, SCHEDULES,
-  type Sequence, scheduleFactor, scoreCompletions, searchTool, type Tokenizer, type Tool, type ToolResult,
-  type TrainingState, UserError, uniform,
+  createTrainingState, disposeModel, findRun, finishRun, generate, initBackend, integer, itemsOfStep, loadCorpus,
+  loadPretrained, loadQuestions, loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep,
+  type Passage, type Question as Problem, parseRunOptions, permutation, type Reaction, type Retriever, runMain,
+  runSteps, SCHEDULES, type Sequence, scheduleFactor, scoreCompletions, searchTool, type Tokenizer, type Tool,
+  type ToolResult, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -635,8 +635,8 @@ async function main(): Promise<void> {
   checkCorpus(test, evalDataset ?? parsed.dataset, { ...parsed, passages });
   checkOptions({ ...parsed, tools: [] });
   const backend = await initBackend(parsed.backend, parsed);
-  const initial = await loadCheckpoint(parsed.modelName);
-  const tokenizer = await loadTokenizer(parsed.modelName);
+  const initial = await loadPretrained(parsed.modelName);
+  const tokenizer = await loadTokenizer(initial.folder);
   const options = { ...parsed, tools: [searchTool(await createRetriever(passages, parsed), parsed)] };
   checkTools(tokenizer, options.tools);
   const prompts = [...train, ...test].map((problem) => {
@@ -646,17 +646,17 @@ async function main(): Promise<void> {
   // Everything is read before the run's folder is touched: a mistake up to here changes nothing.
   const place = { experiment: EXPERIMENT, ...options };
   const checkpoint = options.resume && findRun(options.resume, place).checkpoint;
-  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, checkpoint);
+  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, checkpoint });
   const run = openRun({ ...place, options: parsed });
   console.log(`backend: ${backend}\nrun: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
 
   const reference = options.klCoef > 0 ? initial : undefined;
-  if (!reference) tf.dispose(initial.params);
+  if (!reference) disposeModel(initial);
   const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
   console.log(`${train.length} questions to train on, ${test.length} held out; ${passages.length} passages to search`);
   if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });
 
-  const finished = await runSteps(run, state, { ...options, shown: SHOWN }, async (step) => {
+  const finished = await runSteps(run, state, { ...options, ...initial, shown: SHOWN }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
     const due = options.evalSteps > 0 && step % options.evalSteps === 0;

@@ -84,9 +84,10 @@ export function results(folder: string) {
   const metrics = jsonLines(join(folder, 'metrics.jsonl')).map(
     ({ step_time, tokens_per_second, rollout_tokens_per_second, train_tokens_per_second, ...row }) => row,
   );
+  const model = ['model', 'adapter_model'].find((name) => existsSync(join(folder, `final_model/${name}.safetensors`)));
   return {
     metrics,
     completions: readFileSync(join(folder, 'completions.jsonl'), 'utf8'),
-    weights: readFileSync(join(folder, 'final_model/model.safetensors'), 'base64'),
+    weights: readFileSync(join(folder, `final_model/${model}.safetensors`), 'base64'),
   };
 }

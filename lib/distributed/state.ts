@@ -1,7 +1,7 @@
 /** The training state, the same on every rank. */
 import { createHash } from 'node:crypto';
 import * as tf from '@tensorflow/tfjs';
-import type { Params } from '../model/llama.ts';
+import { type Params, trainable } from '../model/llama.ts';
 import { UserError } from '../run/errors.ts';
 import { followRun, type Run } from '../run/run_folder.ts';
 import type { TrainingState } from '../run/training_state.ts';
@@ -27,7 +27,7 @@ export async function broadcastState(communicator: Communicator, state: Training
   }));
   state.counters = counters;
   optimizer.step = step;
-  for (const tensors of [state.model.params, optimizer.m, optimizer.v]) {
+  for (const tensors of [trainable(state.model), optimizer.m, optimizer.v]) {
     for (const [name, tensor] of Object.entries(tensors)) {
       const values = Float32Array.from(await tensor.data<'float32'>());
       await communicator.broadcast(new Uint8Array(values.buffer));

@@ -3,7 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import type { Row } from '../model/layout.ts';
 import { extend, keepRows, lmHead, type Model, type Past, type Prefix, prefill } from '../model/llama.ts';
-import { linear } from '../model/ops.ts';
+import { linear, MAX_LOGITS } from '../model/ops.ts';
 import { type SamplingOptions, sampleToken } from './sampling.ts';
 
 /**
@@ -61,25 +61,19 @@ export async function generate(
   let sampled = 0;
   try {
     for (let position = 0; position < maxNewTokens && alive.length > 0; position++) {
-      const { own, logits } = tf.tidy(() => {
-        const { hidden, own } = extend(model, prefix, past, { rows, tokens });
-        return { own, logits: linear(hidden, lmHead(model)) };
-      });
+      const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens }));
       tf.dispose(past?.layers);
       past = own;
-      const values = (await logits.data()) as Float32Array;
-      const vocabulary = logits.shape[1];
-      logits.dispose();
+      const due = alive.map((row) => forced[row].shift());
+      const chosen = await forEachRowOfLogits(model, hidden, (logits, i) =>
+        due[i] === undefined ? sampleToken(logits, random(alive[i], position), options) : { token: due[i], logProb: 0 },
+      ).finally(() => hidden.dispose());
       tokens = alive.map((row, i) => {
-        const next = forced[row].shift();
-        const { token, logProb } =
-          next !== undefined
-            ? { token: next, logProb: 0 }
-            : sampleToken(values.subarray(i * vocabulary, (i + 1) * vocabulary), random(row, position), options);
+        const { token, logProb } = chosen[i];
         const { tokens, logProbs, mask } = completions[row];
         tokens.push(token);
         logProbs.push(logProb);
-        mask.push(next === undefined ? 1 : 0);
+        mask.push(due[i] === undefined ? 1 : 0);
         sampled += mask[position];
         return token;
       });
@@ -113,4 +107,33 @@ export async function generate(
     tf.dispose([past?.layers ?? [], prefix?.layers ?? [], prefix?.bias ?? []]);
   }
   return completions;
+}
+
+/**
+ * Calls `use` with the logits of each row, of which {@link MAX_LOGITS} exist at one time: those of many rows over a large
+ * vocabulary would not fit.
+ * @param hidden - shape (N, H)
+ * @returns what it returned, for each row
+ */
+async function forEachRowOfLogits<T>(
+  model: Model,
+  hidden: tf.Tensor2D,
+  use: (logits: Float32Array, row: number) => T,
+): Promise<T[]> {
+  const [count, vocabulary] = [hidden.shape[0], model.config.vocabSize];
+  const size = Math.max(1, Math.floor(MAX_LOGITS / vocabulary));
+  const results: T[] = [];
+  for (let begin = 0; begin < count; begin += size) {
+    const rows = Math.min(size, count - begin);
+    const logits = tf.tidy(() => {
+      const part = rows === count ? hidden : tf.slice(hidden, [begin, 0], [rows, hidden.shape[1]]);
+      return linear(part, lmHead(model));
+    });
+    const values = (await logits.data()) as Float32Array;
+    logits.dispose();
+    for (let i = 0; i < rows; i++) {
+      results.push(use(values.subarray(i * vocabulary, (i + 1) * vocabulary), begin + i));
+    }
+  }
+  return results;
 }

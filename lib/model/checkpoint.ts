@@ -1,17 +1,28 @@
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import { UserError } from '../run/errors.ts';
+import { mistakeIn, UserError } from '../run/errors.ts';
 import { CHECKPOINT_FILES, type LlamaConfig, parameterShapes, readConfig, readJsonObject } from './config.ts';
+import { isObject, type JsonObject, oneLine, shown } from './json.ts';
 import type { Params } from './llama.ts';
-import { type FloatDtype, openSafetensors, type SafetensorsFile, writeSafetensors } from './safetensors.ts';
+import {
+  type FloatDtype,
+  openSafetensors,
+  pythonOrder,
+  type SafetensorsFile,
+  writeSafetensors,
+} from './safetensors.ts';
 
 const WEIGHTS = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
+const SHARD = /^model-\d+-of-\d+\.safetensors$/;
+
+const EMBEDDING = 'model.embed_tokens.weight';
+const HEAD = 'lm_head.weight';
 
 /** Files besides weights and config.json that make a checkpoint complete. */
 const COMPANIONS =
-  /^(generation_config\.json|tokenizer.*\.json|tokenizer\.model|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json))$/;
+  /^(generation_config\.json|tokenizer.*\.json|tokenizer\.model|vocab\.json|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json))$/;
 
 const TORCH_DTYPES: Record<FloatDtype, string> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' };
 
@@ -25,6 +36,7 @@ export type Checkpoint = {
 
 /**
  * Loads a Llama from a folder in Hugging Face layout: config.json with model.safetensors, or with shards and an index.
+ * Tied embeddings may be stored under their own name, under the LM head's, or under both; here they have their own.
  * @param folder - checkpoint folder on this machine
  * @throws {UserError} if the folder is no checkpoint, or if a parameter is missing, misshapen or unknown
  */
@@ -38,26 +50,42 @@ export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
   refuseUnknown(listing, Object.keys(fileOf), shapes, config);
 
   const opened = new Map<string, SafetensorsFile>();
+  const read = async (name: string, shape: number[]) => {
+    if (!Object.hasOwn(fileOf, name)) {
+      throw new UserError(`${listing}: tensor "${name}" is missing, which config.json asks for.`);
+    }
+    const file = fileOf[name];
+    if (!opened.has(file)) opened.set(file, await openSafetensors(file));
+    const weights = opened.get(file)!;
+    const entry = weights.tensors.get(name);
+    if (!entry) throw new UserError(`${file}: tensor "${name}" is missing, which ${INDEX} says is in this file.`);
+    if (entry.shape.join() !== shape.join()) {
+      throw new UserError(
+        `${file}: tensor "${name}" must have the shape [${shape}] according to config.json, found ${shown(entry.shape)}.`,
+      );
+    }
+    return { values: await weights.read(name), dtype: entry.dtype as FloatDtype };
+  };
   const params: Params = {};
   const dtypes: Record<string, FloatDtype> = {};
   try {
     for (const [name, shape] of Object.entries(shapes)) {
-      if (!Object.hasOwn(fileOf, name)) {
-        throw new UserError(`${listing}: tensor "${name}" is missing, which config.json asks for.`);
-      }
-      const file = fileOf[name];
-      if (!opened.has(file)) opened.set(file, await openSafetensors(file));
-      const weights = opened.get(file)!;
-      const entry = weights.tensors.get(name);
-      if (!entry) throw new UserError(`${file}: tensor "${name}" is missing, which ${INDEX} says is in this file.`);
-      if (entry.shape.join() !== shape.join()) {
+      const isTied = config.tieWordEmbeddings && name === EMBEDDING && Object.hasOwn(fileOf, HEAD);
+      const { values, dtype } = await read(isTied && !Object.hasOwn(fileOf, name) ? HEAD : name, shape);
+      if (isTied && Object.hasOwn(fileOf, name) && !haveSameBits(values, (await read(HEAD, shape)).values)) {
+        // transformers 4 would take the embedding for both, transformers 5 would not tie them: no guess is safe.
         throw new UserError(
-          `${file}: tensor "${name}" must have the shape [${shape}] according to config.json, found [${entry.shape}].`,
+          `${listing}: "${EMBEDDING}" and "${HEAD}" differ, but config.json says that they are one; if they are meant to be two, set "tie_word_embeddings" to false there.`,
         );
       }
-      const values = await weights.read(name);
       params[name] = tf.tensor(values, shape, 'float32');
-      dtypes[name] = entry.dtype as FloatDtype;
+      // Native TensorFlow takes its copy at the first use: now, so that `values` need not be kept until then.
+      tf.slice(
+        params[name],
+        shape.map(() => 0),
+        shape.map(() => 1),
+      ).dispose();
+      dtypes[name] = dtype;
     }
   } catch (error) {
     tf.dispose(params);
@@ -74,14 +102,24 @@ export const tensorsToWrite = (params: Params, dtype: FloatDtype | Record<string
     name,
     dtype: typeof dtype === 'string' ? dtype : (dtype[name] ?? 'F32'),
     shape: tensor.shape,
-    data: async () => (await tensor.data()) as Float32Array,
+    data: async (begin: number, end: number) => {
+      const part = tf.tidy(() => tf.slice(tf.reshape(tensor, [-1]), [begin], [end - begin]));
+      try {
+        return (await part.data()) as Float32Array;
+      } finally {
+        part.dispose();
+      }
+    },
   }));
 
 /**
- * Writes a checkpoint folder that transformers can load, in Python or here: the parameters as model.safetensors, and
- * config.json, tokenizer and chat template as they are in the folder the model came from.
+ * Writes a checkpoint folder that transformers can load, in Python or here: the parameters, under the names and in the
+ * files (one, or shards with an index) that they have in the folder the model came from, and config.json, tokenizer and
+ * chat template as they are there. Weights of an earlier save are replaced as a whole, once the new ones are complete;
+ * the folder may be the one that the model came from.
  * @param folder - created if need be; files of the same names are replaced
- * @param model.source - checkpoint folder whose config.json and tokenizer belong to these parameters
+ * @param model.source - checkpoint folder whose config.json and tokenizer belong to these parameters; if it no longer
+ *   holds its weights, all goes into one file
  * @param model.params - parameters by their Hugging Face name
  * @param options.dtype - how to store them, all alike or each by its name (as in {@link Checkpoint}); F32, the default,
  *   loses nothing
@@ -93,24 +131,100 @@ export async function saveCheckpoint(
   { dtype = 'F32' }: { dtype?: FloatDtype | Record<string, FloatDtype> } = {},
 ): Promise<void> {
   const tensors = tensorsToWrite(params, dtype);
-  // As Python's safetensors sorts: larger elements first, so that each tensor stays aligned, then by name.
-  const isHalf = (tensor: { dtype: FloatDtype }) => Number(tensor.dtype !== 'F32');
-  tensors.sort((a, b) => isHalf(a) - isHalf(b) || (a.name < b.name ? -1 : 1));
   const written = new Set(tensors.map((tensor) => tensor.dtype));
-  const torchDtype = written.size === 1 ? TORCH_DTYPES[tensors[0].dtype] : 'float32';
-
+  const { files, metadata } = await filesLike(source, Object.keys(params));
+  // What is being written has a hidden name: an error or a kill on the way leaves the folder as it was.
+  const partial = join(folder, '.partial');
   try {
-    await mkdir(folder, { recursive: true });
+    await rm(partial, { recursive: true, force: true });
+    await mkdir(partial, { recursive: true });
     const config = await readFile(join(source, 'config.json'), 'utf8');
-    await writeFile(join(folder, 'config.json'), withDtype(config, torchDtype));
+    // Of several dtypes, config.json goes on naming the one that it named.
+    await writeFile(join(partial, 'config.json'), written.size > 1 ? config : withDtype(config, tensors[0].dtype));
     for (const file of await readdir(source)) {
       // Not copyFile(): it would make copies of read-only files read-only, and the next save would fail.
-      if (COMPANIONS.test(file)) await writeFile(join(folder, file), await readFile(join(source, file)));
+      if (COMPANIONS.test(file)) await writeFile(join(partial, file), await readFile(join(source, file)));
     }
+    let totalSize = 0;
+    for (const [file, names] of files) {
+      const ofFile = tensors.flatMap((tensor) => (names.get(tensor.name) ?? []).map((name) => ({ ...tensor, name })));
+      totalSize += await writeSafetensors(join(partial, file), ofFile.sort(pythonOrder), { format: 'pt' });
+    }
+    if (metadata) await writeFile(join(partial, INDEX), indexText(files, { ...metadata, total_size: totalSize }));
+    await replaceFiles(partial, folder);
   } catch (error) {
-    throw new UserError(`${folder}: cannot be written as a checkpoint: ${(error as Error).message}`);
+    const mistake = mistakeIn(error);
+    if (!mistake || error instanceof UserError) throw error;
+    throw new UserError(`${folder}: cannot be written as a checkpoint: ${oneLine(mistake)}`);
+  } finally {
+    await rm(partial, { recursive: true, force: true }).catch(() => {}); // the error above, if any, is the one to tell
   }
-  await writeSafetensors(join(folder, WEIGHTS), tensors, { format: 'pt' });
+}
+
+/** For each file of a checkpoint: the names under which it stores each parameter. */
+type Files = Map<string, Map<string, string[]>>;
+
+/**
+ * The files of a new checkpoint, as in the folder that the model came from.
+ * @param names - of the parameters
+ * @returns the files, and what the index says besides; `metadata` is null where there is no index, but one file
+ */
+async function filesLike(source: string, names: string[]): Promise<{ files: Files; metadata: JsonObject | null }> {
+  const files: Files = new Map();
+  const left = new Set(names);
+  try {
+    const { listing, fileOf } = await locateTensors(source, await readdir(source));
+    for (const [stored, path] of Object.entries(fileOf)) {
+      // Tied embeddings go by either name, or by both. What is no parameter was not loaded, and is left out.
+      const name = stored === HEAD && !names.includes(HEAD) ? EMBEDDING : stored;
+      if (!names.includes(name)) continue;
+      const file = files.get(basename(path)) ?? new Map<string, string[]>();
+      files.set(basename(path), file.set(name, [...(file.get(name) ?? []), stored]));
+      left.delete(name);
+    }
+    const index = basename(listing) === INDEX ? await readJsonObject(listing) : null;
+    if (left.size === 0) return { files, metadata: index && (isObject(index.metadata) ? index.metadata : {}) };
+  } catch (error) {
+    // Weights that were moved or damaged since are no reason to lose those that were trained.
+    if (!mistakeIn(error)) throw error;
+  }
+  return { files: new Map([[WEIGHTS, new Map(names.map((name) => [name, [name]]))]]), metadata: null };
+}
+
+/** The index of a sharded checkpoint, with its keys sorted, as Python writes it. */
+function indexText(files: Files, metadata: JsonObject): string {
+  const sorted = (entries: [string, unknown][]) => Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)));
+  const places = [...files].flatMap(([file, names]) =>
+    [...names.values()].flat().map((stored): [string, string] => [stored, file]),
+  );
+  const index = { metadata: sorted(Object.entries(metadata)), weight_map: sorted(places) };
+  return `${JSON.stringify(index, null, 2)}\n`;
+}
+
+/**
+ * Moves finished files into their folder. What they replace, and weights of another layout, which would mix with them, go
+ * aside first: if anything fails they come back, and if the process is killed they are in `.replaced`.
+ */
+async function replaceFiles(from: string, folder: string): Promise<void> {
+  const aside = join(folder, '.replaced');
+  await rm(aside, { recursive: true, force: true });
+  await mkdir(aside);
+  const fresh = await readdir(from);
+  const isOld = (file: string) => [WEIGHTS, INDEX, ...fresh].includes(file) || SHARD.test(file);
+  const moved: [string, string][] = [];
+  const move = async (file: string, source: string, target: string) => {
+    await rename(join(source, file), join(target, file));
+    moved.push([join(source, file), join(target, file)]);
+  };
+  try {
+    for (const file of (await readdir(folder)).filter(isOld)) await move(file, folder, aside);
+    for (const file of fresh) await move(file, from, folder);
+  } catch (error) {
+    for (const [source, target] of moved.reverse()) await rename(target, source);
+    await rm(aside, { recursive: true, force: true });
+    throw error;
+  }
+  await rm(aside, { recursive: true, force: true });
 }
 
 /** Which file holds which tensor: `fileOf` maps tensor names to paths; `listing` is the file that said so. */
@@ -128,31 +242,36 @@ async function locateTensors(
   const index = await readJsonObject(listing);
   if (!index) {
     const pickle = files.find((file) => /^pytorch_model.*\.bin$/.test(file));
-    const advice = pickle ? `; "${pickle}" is a pickle: load it in Python and save it with save_pretrained()` : '';
+    const advice = pickle
+      ? `; "${oneLine(pickle)}" is a pickle: load it in Python and save it with save_pretrained()`
+      : '';
     throw new UserError(`${folder}: no ${WEIGHTS}; a checkpoint folder holds ${CHECKPOINT_FILES}${advice}.`);
   }
   const weightMap = index.weight_map;
-  if (typeof weightMap !== 'object' || weightMap === null) {
+  if (!isObject(weightMap)) {
     throw new UserError(`${listing}: "weight_map" must map tensor names to file names.`);
   }
   const fileOf = Object.entries(weightMap).map(([name, file]) => {
     // A name with a path in it could lead out of the folder.
-    const isPlain = typeof file === 'string' && file === basename(file) && /^[^\\:]+\.safetensors$/.test(file);
+    const isName = typeof file === 'string' && file === basename(file) && file.length < 256;
+    const isPlain = isName && /^[^\\:\p{Cc}\p{Zl}\p{Zp}]+\.safetensors$/u.test(file);
     if (isPlain) return [name, join(folder, file)];
     throw new UserError(
-      `${listing}: tensor "${name}" must be in a .safetensors file of this folder, found ${JSON.stringify(file)}.`,
+      `${listing}: tensor ${shown(name)} must be in a .safetensors file of this folder, found ${shown(file)}.`,
     );
   });
   return { listing, fileOf: Object.fromEntries(fileOf) };
 }
 
+const haveSameBits = (a: Float32Array, b: Float32Array): boolean =>
+  Buffer.from(a.buffer, a.byteOffset, a.byteLength).equals(Buffer.from(b.buffer, b.byteOffset, b.byteLength));
+
 /** A tensor that the forward pass would not use means that the model is not the one that config.json describes. */
 function refuseUnknown(listing: string, names: string[], shapes: Record<string, number[]>, config: LlamaConfig): void {
   for (const name of names) {
-    const isRedundant =
-      name.endsWith('.rotary_emb.inv_freq') || (config.tieWordEmbeddings && name === 'lm_head.weight');
+    const isRedundant = name.endsWith('.rotary_emb.inv_freq') || (config.tieWordEmbeddings && name === HEAD);
     if (isRedundant || Object.hasOwn(shapes, name)) continue;
-    throw new UserError(`${listing}: tensor "${name}" is not part of the Llama that config.json describes.`);
+    throw new UserError(`${listing}: tensor ${shown(name)} is not part of the Llama that config.json describes.`);
   }
 }
 
@@ -160,7 +279,8 @@ function refuseUnknown(listing: string, names: string[], shapes: Record<string, 
  * Sets the dtype in the text of a config.json. The text is edited, not parsed and written anew: JavaScript would turn
  * 10000.0 into 10000, and Python's transformers tells the two apart.
  */
-function withDtype(config: string, torchDtype: string): string {
+function withDtype(config: string, dtype: FloatDtype): string {
+  const torchDtype = TORCH_DTYPES[dtype];
   const dtypeKey = /"(torch_dtype|dtype)"(\s*:\s*)("[^"]*"|null)/g;
   if (config.search(dtypeKey) === -1) return config.replace('{', `{\n  "torch_dtype": "${torchDtype}",`);
   return config.replace(dtypeKey, `"$1"$2"${torchDtype}"`);

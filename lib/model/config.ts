@@ -1,6 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UserError } from '../run/errors.ts';
+import { isObject, type JsonObject, oneLine, shown } from './json.ts';
+
+export type { JsonObject };
 
 /** How rotary frequencies are slowed down for contexts longer than those of pretraining. */
 export type RopeScaling = { type: 'linear'; factor: number } | Llama3Scaling;
@@ -91,7 +94,7 @@ export async function readConfig(folder: string): Promise<LlamaConfig> {
     qkNorm: modelType === 'qwen3',
     bosTokenId: tokenIds('bos_token_id', [1])[0] ?? null,
     eosTokenIds: generationEos.length > 0 ? generationEos : tokenIds('eos_token_id', [2]),
-    torchDtype: String(json.torch_dtype ?? json.dtype ?? 'float32'),
+    torchDtype: [json.torch_dtype, json.dtype].find((dtype) => typeof dtype === 'string') ?? 'float32',
   };
 }
 
@@ -148,8 +151,6 @@ export function parameterShapes(config: LlamaConfig): Record<string, number[]> {
 export const CHECKPOINT_FILES =
   'config.json, model.safetensors (or shards with model.safetensors.index.json), tokenizer.json and tokenizer_config.json';
 
-export type JsonObject = Record<string, unknown>;
-
 /**
  * Reads a file that holds one JSON object.
  * @returns the object, or null if there is no such file
@@ -168,14 +169,11 @@ export async function readJsonObject(file: string): Promise<JsonObject | null> {
   try {
     json = JSON.parse(text);
   } catch (error) {
-    throw new UserError(`${file}: not valid JSON: ${(error as Error).message}`);
+    throw new UserError(`${file}: not valid JSON: ${oneLine((error as Error).message)}`);
   }
   if (isObject(json)) return json;
-  throw new UserError(`${file}: must hold a JSON object, found ${json === null ? 'null' : typeof json}.`);
+  throw new UserError(`${file}: must hold a JSON object, found ${shown(json)}.`);
 }
-
-const isObject = (value: unknown): value is JsonObject =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** The architectures that are computed here, and their `model_type`. */
 const ARCHITECTURES = { LlamaForCausalLM: 'llama', Qwen2ForCausalLM: 'qwen2', Qwen3ForCausalLM: 'qwen3' } as const;
@@ -191,9 +189,9 @@ function refuseUnsupported(file: string, json: JsonObject): 'llama' | 'qwen2' | 
   const types = Object.entries(ARCHITECTURES).flatMap(([name, type]) =>
     (Array.isArray(architectures) ? architectures.includes(name) : !architectures && modelType === type) ? [type] : [],
   );
-  if (types.length !== 1) refuse(`architecture ${JSON.stringify(architectures ?? modelType ?? null)}`);
-  if (modelType && modelType !== types[0]) refuse(`"model_type": ${JSON.stringify(modelType)}`);
-  if ((json.hidden_act ?? 'silu') !== 'silu') refuse(`"hidden_act": ${JSON.stringify(json.hidden_act)}`);
+  if (types.length !== 1) refuse(`architecture ${shown(architectures ?? modelType ?? null)}`);
+  if (modelType && modelType !== types[0]) refuse(`"model_type": ${shown(modelType)}`);
+  if ((json.hidden_act ?? 'silu') !== 'silu') refuse(`"hidden_act": ${shown(json.hidden_act)}`);
   if (json.quantization_config) refuse('a quantized checkpoint ("quantization_config")');
   const windows = Array.isArray(json.layer_types) && json.layer_types.some((type) => type !== 'full_attention');
   if (json.use_sliding_window || windows) refuse('sliding-window attention');
@@ -204,20 +202,18 @@ function refuseUnsupported(file: string, json: JsonObject): 'llama' | 'qwen2' | 
 function readRope(file: string, json: JsonObject): Pick<LlamaConfig, 'ropeTheta' | 'ropeScaling'> {
   const key = json.rope_parameters ? 'rope_parameters' : 'rope_scaling';
   const rope = json[key] ?? {};
-  if (!isObject(rope))
-    throw new UserError(`${file}: "${key}" must be an object or null, found ${JSON.stringify(rope)}.`);
+  if (!isObject(rope)) throw new UserError(`${file}: "${key}" must be an object or null, found ${shown(rope)}.`);
   const { integer, number } = fieldsOf(file, rope, `${key}.`);
   const ropeTheta = number('rope_theta', { fallback: fieldsOf(file, json).number('rope_theta', { fallback: 10_000 }) });
   const partial = rope.partial_rotary_factor ?? json.partial_rotary_factor ?? 1;
-  if (partial !== 1)
-    throw new UserError(`${file}: "partial_rotary_factor": ${JSON.stringify(partial)} is not supported.`);
+  if (partial !== 1) throw new UserError(`${file}: "partial_rotary_factor": ${shown(partial)} is not supported.`);
 
   const type = rope.rope_type ?? rope.type ?? (Object.hasOwn(rope, 'factor') ? null : 'default');
   if (type === 'default') return { ropeTheta, ropeScaling: null };
   if (type === 'linear') return { ropeTheta, ropeScaling: { type, factor: number('factor') } };
   if (type !== 'llama3') {
     throw new UserError(
-      `${file}: RoPE of type ${JSON.stringify(type)} ("${key}") is not supported; supported are "default", "linear" and "llama3".`,
+      `${file}: RoPE of type ${shown(type)} ("${key}") is not supported; supported are "default", "linear" and "llama3".`,
     );
   }
   const ropeScaling: Llama3Scaling = {
@@ -236,7 +232,7 @@ function readRope(file: string, json: JsonObject): Pick<LlamaConfig, 'ropeTheta'
 /** Readers of one value each. A fallback stands in for a key that is missing or null. */
 function fieldsOf(file: string, json: JsonObject, prefix = '') {
   const fail = (key: string, expected: string) => {
-    const found = key in json ? JSON.stringify(json[key]) : 'nothing';
+    const found = key in json ? shown(json[key]) : 'nothing';
     return new UserError(`${file}: "${prefix}${key}" must be ${expected}, found ${found}.`);
   };
   return {

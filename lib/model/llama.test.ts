@@ -162,29 +162,34 @@ describe.each(available)('gradient of every parameter, %s, as transformers compu
 
   const { grad, grad_masked } = { grad: source('grad'), grad_masked: source('grad_masked') };
   describe.skipIf(grad.skipped)(`mean over all tokens${grad.skipped}`, () => {
-    test('from an empty prefix', async () => {
+    test.each([false, true])('from an empty prefix, gradient checkpointing: %s', async (gradientCheckpointing) => {
       await open(folderOf(name), grad.file);
+      model = { ...model, gradientCheckpointing };
       await expectGradients();
     });
   });
 
   describe.skipIf(grad_masked.skipped)(`mean over each completion, then over completions${grad_masked.skipped}`, () => {
-    test('of unequal length, behind their prompts', async () => {
-      await open(folderOf(name), grad_masked.file);
-      const [ids, mask] = [await reference.ints('input_ids'), await reference.floats('mask')];
-      const sequences = ids.map((row, r) => {
-        const begin = mask[r].indexOf(1) + 1; // mask t is that of token t + 1
-        return { prompt: row.slice(0, begin), completion: row.slice(begin) };
-      });
-      const nll = weightedNll(
-        sequences,
-        sequences.map(({ completion }) => completion.map(() => 1 / completion.length / sequences.length)),
-      );
-      const { loss, gradients } = accumulateGradients(model, [nll]);
-      expect(worst(await loss.data(), await reference.read('masked_loss'))).toBeLessThan(1e-5);
-      expect(await worstGradient(gradients, (name) => reference.read(`grad_masked.${name}`))).toBeLessThan(1e-3);
-      tf.dispose([loss, gradients]);
-    });
+    test.each([false, true])(
+      'of unequal length, behind their prompts, checkpointing: %s',
+      async (gradientCheckpointing) => {
+        await open(folderOf(name), grad_masked.file);
+        model = { ...model, gradientCheckpointing };
+        const [ids, mask] = [await reference.ints('input_ids'), await reference.floats('mask')];
+        const sequences = ids.map((row, r) => {
+          const begin = mask[r].indexOf(1) + 1; // mask t is that of token t + 1
+          return { prompt: row.slice(0, begin), completion: row.slice(begin) };
+        });
+        const nll = weightedNll(
+          sequences,
+          sequences.map(({ completion }) => completion.map(() => 1 / completion.length / sequences.length)),
+        );
+        const { loss, gradients } = accumulateGradients(model, [nll]);
+        expect(worst(await loss.data(), await reference.read('masked_loss'))).toBeLessThan(1e-5);
+        expect(await worstGradient(gradients, (name) => reference.read(`grad_masked.${name}`))).toBeLessThan(1e-3);
+        tf.dispose([loss, gradients]);
+      },
+    );
   });
 });
 

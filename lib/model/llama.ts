@@ -5,13 +5,25 @@
 import * as tf from '@tensorflow/tfjs';
 import { type LlamaConfig, ropeInverseFrequencies } from './config.ts';
 import { assignSlots, createLayout, type Layout, type Row } from './layout.ts';
-import { attention, type KeySegment, linear, moveRows, rmsNorm, rotaryEmbedding, swiGlu } from './ops.ts';
+import type { Lora } from './lora.ts';
+import { attention, type KeySegment, linear, moveRows, recomputed, rmsNorm, rotaryEmbedding, swiGlu } from './ops.ts';
 
 /** Parameters by their Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`. */
 export type Params = Record<string, tf.Tensor>;
 
-/** A policy: its configuration and its parameters (float32 tensors). */
-export type Model = { config: LlamaConfig; params: Params };
+/**
+ * A policy: its configuration and its parameters (float32 tensors).
+ * - `lora`: an adapter on top of them; it is what training changes, and the parameters are frozen
+ * - `gradientCheckpointing`: gradients run each layer a second time instead of keeping what is in it
+ */
+export type Model = { config: LlamaConfig; params: Params; lora?: Lora; gradientCheckpointing?: boolean };
+
+/** What training changes: the adapter's parameters where there is one, else the model's. */
+export const trainable = ({ params, lora }: Model): Params => lora?.params ?? params;
+
+/** The same model with other trainable parameters. */
+export const withTrainable = (model: Model, params: Params): Model =>
+  model.lora ? { ...model, lora: { ...model.lora, params } } : { ...model, params };
 
 /** Keys and values of one layer, each of shape (kv heads · slots, tokens, head dimension). */
 export type KeysValues = { k: tf.Tensor3D; v: tf.Tensor3D };
@@ -121,6 +133,9 @@ export function logits(model: Model, tokens: number[]): tf.Tensor2D {
 export const lmHead = ({ config, params }: Model): tf.Tensor =>
   params[config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight'];
 
+/** Frees a model's tensors. */
+export const disposeModel = ({ params, lora }: Model): void => tf.dispose([params, lora?.params ?? []]);
+
 type Batch = {
   tokens: number[];
   /** Position of each row's first token. */
@@ -130,40 +145,98 @@ type Batch = {
   past?: Past | undefined;
 };
 
-function forward({ config, params }: Model, rows: Row[], { tokens, starts, prompts, prefix, past }: Batch) {
-  const layout = createLayout(rows, prompts, config);
-  const rope = rotaryTables(rows, starts, config);
-  const causal = causalBias(layout.time, past?.length ?? 0);
+function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, past }: Batch) {
+  const { config, params } = model;
+  const createContext = (): Context => {
+    const layout = createLayout(rows, prompts, config);
+    return { layout, rope: rotaryTables(rows, starts, config), causal: causalBias(layout.time, past?.length ?? 0) };
+  };
+  const context = createContext();
+  // Where no gradient is recorded, nothing is kept anyway.
+  const recompute = model.gradientCheckpointing && tf.engine().state.gradientDepth > 0;
   const layers: KeysValues[] = [];
   let x = tf.gather(params['model.embed_tokens.weight'], tf.tensor1d(tokens, 'int32')) as tf.Tensor2D;
   for (let i = 0; i < config.numLayers; i++) {
-    const weight = (name: string) => params[`model.layers.${i}.${name}.weight`];
-    const project = (x: tf.Tensor2D, name: string): tf.Tensor2D => {
-      const [y, bias] = [linear(x, weight(name)), params[`model.layers.${i}.${name}.bias`]];
-      return bias ? tf.add(y, bias) : y;
-    };
-    const normed = rmsNorm(x, weight('input_layernorm'), config.rmsNormEps);
-    const heads = (name: string) =>
-      tf.reshape(project(normed, `self_attn.${name}_proj`), [x.shape[0], -1, config.headDim]) as tf.Tensor3D;
-    const normedHeads = (name: string) => {
-      const all = heads(name);
-      if (!config.qkNorm) return all;
-      const rows = tf.reshape(all, [-1, config.headDim]) as tf.Tensor2D;
-      return tf.reshape(rmsNorm(rows, weight(`self_attn.${name}_norm`), config.rmsNormEps), all.shape) as tf.Tensor3D;
-    };
-    const q = toGrid(rotaryEmbedding(normedHeads('q'), rope.cos, rope.sin), layout.queries);
-    const k = keysInGrid(rotaryEmbedding(normedHeads('k'), rope.cos, rope.sin), layout, past?.layers[i].k);
-    const v = keysInGrid(heads('v'), layout, past?.layers[i].v);
-    layers.push({ k, v });
-    const segments: KeySegment[] = [{ k, v, bias: causal }];
-    if (prefix) segments.unshift({ ...prefix.layers[i], bias: prefix.bias });
-    const mixed = moveRows(attention(q, segments), layout.queries.fromGrid, layout.queries.toGrid);
-    x = tf.add(x, project(tf.reshape(mixed, [x.shape[0], -1]), 'self_attn.o_proj'));
-    const y = rmsNorm(x, weight('post_attention_layernorm'), config.rmsNormEps);
-    const gated = swiGlu(project(y, 'mlp.gate_proj'), project(y, 'mlp.up_proj'));
-    x = tf.add(x, project(gated, 'mlp.down_proj'));
+    const before: Before = { past: past?.layers[i], prefix: prefix && { ...prefix.layers[i], bias: prefix.bias } };
+    const out = recompute
+      ? recomputedLayer(model, i, { x, createContext, before })
+      : decoderLayer(model, i, { x, context, before });
+    x = out.x;
+    layers.push({ k: out.k, v: out.v });
   }
-  return { hidden: rmsNorm(x, params['model.norm.weight'], config.rmsNormEps), layers, time: layout.time };
+  return { hidden: rmsNorm(x, params['model.norm.weight'], config.rmsNormEps), layers, time: context.layout.time };
+}
+
+/** What all layers need to know of a batch. */
+type Context = { layout: Layout; rope: { cos: tf.Tensor3D; sin: tf.Tensor3D }; causal?: tf.Tensor3D | undefined };
+
+/** Keys and values of one layer that were there before the batch's own. */
+type Before = { past?: KeysValues | undefined; prefix?: KeySegment | undefined };
+
+/** @returns `x`: the residual stream after layer i, shape (N, H); `k` and `v`: the rows' own, with those of the past */
+function decoderLayer(
+  { config, params, lora }: Model,
+  i: number,
+  { x, context, before }: { x: tf.Tensor2D; context: Context; before: Before },
+): { x: tf.Tensor2D } & KeysValues {
+  const { layout, rope, causal } = context;
+  const weight = (name: string) => params[`model.layers.${i}.${name}.weight`];
+  const project = (x: tf.Tensor2D, name: string): tf.Tensor2D => {
+    const [y, bias] = [linear(x, weight(name)), params[`model.layers.${i}.${name}.bias`]];
+    const adapter = (matrix: 'A' | 'B') => lora?.params[`model.layers.${i}.${name}.lora_${matrix}.weight`];
+    const narrow = lora && adapter('A') && tf.mul(linear(x, adapter('A')!), lora.scale);
+    return [bias, narrow && linear(narrow as tf.Tensor2D, adapter('B')!)].reduce<tf.Tensor2D>(
+      (sum, part) => (part ? tf.add(sum, part) : sum),
+      y,
+    );
+  };
+  const normed = rmsNorm(x, weight('input_layernorm'), config.rmsNormEps);
+  const heads = (name: string) =>
+    tf.reshape(project(normed, `self_attn.${name}_proj`), [x.shape[0], -1, config.headDim]) as tf.Tensor3D;
+  const normedHeads = (name: string) => {
+    const all = heads(name);
+    if (!config.qkNorm) return all;
+    const rows = tf.reshape(all, [-1, config.headDim]) as tf.Tensor2D;
+    return tf.reshape(rmsNorm(rows, weight(`self_attn.${name}_norm`), config.rmsNormEps), all.shape) as tf.Tensor3D;
+  };
+  const q = toGrid(rotaryEmbedding(normedHeads('q'), rope.cos, rope.sin), layout.queries);
+  const k = keysInGrid(rotaryEmbedding(normedHeads('k'), rope.cos, rope.sin), layout, before.past?.k);
+  const v = keysInGrid(heads('v'), layout, before.past?.v);
+  const segments: KeySegment[] = [...(before.prefix ? [before.prefix] : []), { k, v, bias: causal }];
+  const mixed = moveRows(attention(q, segments), layout.queries.fromGrid, layout.queries.toGrid);
+  const attended = tf.add(x, project(tf.reshape(mixed, [x.shape[0], -1]), 'self_attn.o_proj')) as tf.Tensor2D;
+  const y = rmsNorm(attended, weight('post_attention_layernorm'), config.rmsNormEps);
+  const gated = swiGlu(project(y, 'mlp.gate_proj'), project(y, 'mlp.up_proj'));
+  return { x: tf.add(attended, project(gated, 'mlp.down_proj')), k, v };
+}
+
+/** {@link decoderLayer}, of which only the input is kept for the gradient. */
+function recomputedLayer(
+  model: Model,
+  i: number,
+  { x, createContext, before }: { x: tf.Tensor2D; createContext: () => Context; before: Before },
+): { x: tf.Tensor2D } & KeysValues {
+  const own = Object.entries(trainable(model)).filter(([name]) => name.startsWith(`model.layers.${i}.`));
+  const names = own.map(([name]) => name);
+  const { past, prefix } = before;
+  const cached = [prefix?.k, prefix?.v, past?.k, past?.v, prefix?.bias];
+  const present = cached.map((tensor) => tensor !== undefined);
+  const layer = (inputs: tf.Tensor[]) => {
+    // The tensors in `model` and `before` are gone when the gradient is computed: it gets copies, in this order.
+    const [x, ...rest] = inputs;
+    const params = Object.fromEntries(names.map((name, n) => [name, rest[n]]));
+    const given = rest.slice(names.length);
+    const [prefixK, prefixV, k, v, bias] = present.map((is) => (is ? given.shift() : undefined)) as tf.Tensor3D[];
+    const out = decoderLayer(withTrainable(model, { ...trainable(model), ...params }), i, {
+      x: x as tf.Tensor2D,
+      context: createContext(),
+      before: { past: past && { k, v }, prefix: prefix && { k: prefixK, v: prefixV, bias } },
+    });
+    return [out.x, out.k, out.v];
+  };
+  const inputs = [x, ...own.map(([, tensor]) => tensor), ...cached.filter((tensor) => tensor !== undefined)];
+  const [out, k, v] = recomputed(layer, inputs) as [tf.Tensor2D, tf.Tensor3D, tf.Tensor3D];
+  return { x: out, k, v };
 }
 
 const toGrid = (x: tf.Tensor3D, { toGrid, fromGrid }: Layout['queries']): tf.Tensor2D =>

@@ -169,10 +169,46 @@ export function attention(q: tf.Tensor2D, segments: KeySegment[]): tf.Tensor2D {
   return op(q, ...segments.map(({ k }) => k), ...segments.map(({ v }) => v)) as tf.Tensor2D;
 }
 
+/**
+ * f(inputs), of which nothing is kept but the inputs: its gradient runs f a second time (Chen et al. 2016, "Training Deep
+ * Nets with Sublinear Memory Cost").
+ * @param f - uses no tensor but those that it is given, those that it creates, and those that outlive the gradient
+ * @param inputs - of type float32
+ */
+export function recomputed(f: (inputs: tf.Tensor[]) => tf.Tensor[], inputs: tf.Tensor[]): tf.Tensor[] {
+  let shapes: number[][] = [];
+  // A custom gradient can have one output only.
+  const packed = (inputs: tf.Tensor[]): tf.Tensor1D => {
+    const outputs = f(inputs);
+    shapes = outputs.map(({ shape }) => shape);
+    return tf.concat1d(outputs.map((output) => tf.reshape(output, [-1]) as tf.Tensor1D));
+  };
+  const op = tf.customGrad((...args) => {
+    const save = args.pop() as unknown as tf.GradSaveFunc;
+    save(args as tf.Tensor[]);
+    const gradFunc = (dy: tf.Tensor, saved: tf.Tensor[]) => {
+      // The engine has one tape at a time: the one that is being read is put aside.
+      const { state } = tf.engine();
+      const tape = state.activeTape;
+      const { grads } = tf.engine().gradients(() => packed(saved), saved, dy as never);
+      state.activeTape = tape;
+      return grads.map((grad, i) => grad ?? tf.zerosLike(saved[i]));
+    };
+    return { value: packed(args as tf.Tensor[]), gradFunc };
+  });
+  const all = op(...inputs) as tf.Tensor1D;
+  let begin = 0;
+  return shapes.map((shape) => {
+    const size = tf.util.sizeFromShape(shape);
+    begin += size;
+    return tf.reshape(tf.slice1d(all, begin - size, size), shape);
+  });
+}
+
 const addAll = (xs: tf.Tensor[]): tf.Tensor => xs.reduce((sum, x) => tf.add(sum, x));
 
 /** As many as 64 MB hold. */
-const MAX_LOGITS = 16 * 2 ** 20;
+export const MAX_LOGITS = 16 * 2 ** 20;
 
 /**
  * Log-probability of each token under `softmax(hidden Wᵀ / temperature)`, and the entropy of that distribution.
@@ -180,14 +216,19 @@ const MAX_LOGITS = 16 * 2 ** 20;
  * @param hidden - shape (N, H)
  * @param head - W, shape (V, H)
  * @param tokens - the N token ids
- * @param options - `maxLogits` may exist at one time: more tokens than fit go through the head in chunks
+ * @param options - `maxLogits` may exist at one time: more tokens than fit go through the head in chunks; the head
+ *   gets no gradient if `frozenHead`
  * @returns shape (2, N): log-probabilities in row 0, entropies (nats) in row 1
  */
 export function tokenLogProbs(
   hidden: tf.Tensor2D,
   head: tf.Tensor,
   tokens: Int32Array,
-  { temperature = 1, maxLogits = MAX_LOGITS }: { temperature?: number; maxLogits?: number } = {},
+  {
+    temperature = 1,
+    maxLogits = MAX_LOGITS,
+    frozenHead = false,
+  }: { temperature?: number; maxLogits?: number; frozenHead?: boolean } = {},
 ): tf.Tensor2D {
   const [count, width] = hidden.shape;
   const vocabulary = head.shape[0];
@@ -204,7 +245,8 @@ export function tokenLogProbs(
     return tf.sub(shifted, tf.log(tf.sum(tf.exp(shifted), -1, true)));
   };
   const op = tf.customGrad((...args) => {
-    const [hidden, head, save] = args as unknown as [tf.Tensor2D, tf.Tensor2D, tf.GradSaveFunc];
+    const save = args.pop() as unknown as tf.GradSaveFunc;
+    const hidden = args[0] as tf.Tensor2D;
     const values = chunks.map((chunk) =>
       tf.tidy(() => {
         const logProbs = logSoftmax(tf.slice(hidden, [chunk.begin, 0], [chunk.length, width]), head);
@@ -216,10 +258,10 @@ export function tokenLogProbs(
     const value = values.length === 1 ? values[0] : tf.concat(values, 1);
     save([hidden, head, value]);
     const gradFunc = (dy: tf.Tensor, [hidden, head, value]: tf.Tensor[]) => {
-      let dHead: tf.Tensor = tf.zerosLike(head);
+      let dHead: tf.Tensor | undefined;
       const dHidden = chunks.map((chunk) => {
         const part = tf.slice(hidden as tf.Tensor2D, [chunk.begin, 0], [chunk.length, width]);
-        const [dPart, dW] = tf.tidy(() => {
+        const [dPart, sum] = tf.tidy(() => {
           const column = (x: tf.Tensor, row: number) =>
             tf.reshape(tf.slice(x as tf.Tensor2D, [row, chunk.begin], [1, chunk.length]), [-1, 1]);
           const logProbs = logSoftmax(part, head);
@@ -228,14 +270,19 @@ export function tokenLogProbs(
           const fromChosen = tf.mul(tf.sub(oneHot(chunk), probs), column(dy, 0));
           const fromEntropy = tf.mul(tf.mul(probs, tf.add(logProbs, column(value, 1))), column(dy, 1));
           const dLogits = tf.div(tf.sub(fromChosen, fromEntropy), temperature);
-          return [tf.matMul(dLogits, head as tf.Tensor2D), tf.matMul(dLogits, part, true, false)];
+          const dPart = tf.matMul(dLogits, head as tf.Tensor2D);
+          if (frozenHead) return [dPart];
+          const dW = tf.matMul(dLogits, part, true, false);
+          return [dPart, dHead ? tf.add(dHead, dW) : dW];
         });
-        dHead = tf.add(dHead, dW);
+        dHead?.dispose(); // as large as the head: one at a time
+        dHead = sum;
         return dPart;
       });
-      return [dHidden.length === 1 ? dHidden[0] : tf.concat(dHidden), dHead];
+      const all = dHidden.length === 1 ? dHidden[0] : tf.concat(dHidden);
+      return dHead ? [all, dHead] : [all];
     };
     return { value, gradFunc };
   });
-  return op(hidden, head) as tf.Tensor2D;
+  return op(...(frozenHead ? [hidden] : [hidden, head])) as tf.Tensor2D;
 }

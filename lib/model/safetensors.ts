@@ -1,12 +1,19 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { UserError } from '../run/errors.ts';
 import { bf16ToFloat32, f16ToFloat32, float32ToBf16, float32ToF16 } from './half-precision.ts';
+import { isObject, shown } from './json.ts';
 
 /** Bytes of one element, for every dtype a safetensors file may hold. Only F32, F16, BF16 and I32 are ever read. */
 const elementBytes: Record<string, number> = {
   ...{ F64: 8, I64: 8, U64: 8, F32: 4, I32: 4, U32: 4, F16: 2, BF16: 2, I16: 2, U16: 2 },
   ...{ F8_E4M3: 1, F8_E5M2: 1, I8: 1, U8: 1, BOOL: 1 },
 };
+
+/** Bytes that a header may have, as in Python's safetensors: a corrupt length must not fill the memory. */
+const MAX_HEADER_BYTES = 100_000_000;
+
+/** Values that are fetched, rounded and written at a time. */
+const CHUNK = 2 ** 20;
 
 export type FloatDtype = 'F32' | 'F16' | 'BF16';
 
@@ -28,8 +35,8 @@ export type TensorToWrite = {
   name: string;
   dtype: FloatDtype;
   shape: number[];
-  /** Values, or a function that fetches them when their turn comes, so that one tensor at a time is in memory. */
-  data: Float32Array | (() => Promise<Float32Array>);
+  /** Values, row-major, or a function that fetches those from `begin` to `end` (exclusive) when their turn comes. */
+  data: Float32Array | ((begin: number, end: number) => Promise<Float32Array>);
 };
 
 /**
@@ -45,11 +52,9 @@ export async function openSafetensors(file: string): Promise<SafetensorsFile> {
     const { tensors, metadata } = await readHeader(handle, file);
     const entryOf = (name: string, dtypes: string[]): TensorEntry => {
       const entry = tensors.get(name);
-      if (!entry) throw new UserError(`${file}: there is no tensor ${JSON.stringify(name)} in this file.`);
+      if (!entry) throw new UserError(`${file}: there is no tensor ${shown(name)} in this file.`);
       if (dtypes.includes(entry.dtype)) return entry;
-      throw new UserError(
-        `${file}: tensor ${JSON.stringify(name)} must be ${dtypes.join(', ')}, found ${entry.dtype}.`,
-      );
+      throw new UserError(`${file}: tensor ${shown(name)} must be ${dtypes.join(', ')}, found ${entry.dtype}.`);
     };
     return {
       file,
@@ -73,19 +78,26 @@ export async function openSafetensors(file: string): Promise<SafetensorsFile> {
   }
 }
 
+/** The order in which Python's safetensors writes: by dtype, such that each tensor stays aligned, then by name. */
+export function pythonOrder(a: { name: string; dtype: FloatDtype }, b: { name: string; dtype: FloatDtype }): number {
+  const order: FloatDtype[] = ['F32', 'BF16', 'F16'];
+  return order.indexOf(a.dtype) - order.indexOf(b.dtype) || (a.name < b.name ? -1 : 1);
+}
+
 /**
- * Writes tensors in the layout of Python's safetensors, one tensor at a time, and waits until they are on the disk.
- * The order is kept as given; Python sorts by element size (largest first), then by name.
+ * Writes tensors in the layout of Python's safetensors, a few MB at a time, and waits until they are on the disk.
+ * The order is kept as given; {@link pythonOrder} is that of Python.
  * @param file - path to write; an existing file is replaced
  * @param tensors - names, shapes and values; F16 and BF16 are rounded to nearest, ties to even
  * @param metadata - free text entries, such as `{ format: 'pt' }` which Python's transformers asks for
+ * @returns how many bytes all tensors take, without the header
  * @throws {UserError} if the file cannot be written
  */
 export async function writeSafetensors(
   file: string,
   tensors: TensorToWrite[],
   metadata?: Record<string, string>,
-): Promise<void> {
+): Promise<number> {
   let offset = 0;
   const entries = tensors.map(({ name, dtype, shape }) => {
     const begin = offset;
@@ -102,14 +114,20 @@ export async function writeSafetensors(
     await handle.writeFile(length);
     await handle.writeFile(header);
     for (const { name, dtype, shape, data } of tensors) {
-      const values = typeof data === 'function' ? await data() : data;
-      if (values.length !== sizeOf(shape)) {
-        throw new Error(`${name}: ${values.length} values do not fill the shape [${shape}]`);
+      const size = sizeOf(shape);
+      if (typeof data !== 'function' && data.length !== size) {
+        throw new Error(`${name}: ${data.length} values do not fill the shape [${shape}]`);
       }
-      const stored = dtype === 'F32' ? values : dtype === 'BF16' ? float32ToBf16(values) : float32ToF16(values);
-      await handle.writeFile(new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength));
+      for (let begin = 0; begin < size; begin += CHUNK) {
+        const end = Math.min(begin + CHUNK, size);
+        const values = typeof data === 'function' ? await data(begin, end) : data.subarray(begin, end);
+        if (values.length !== end - begin) throw new Error(`${name}: ${values.length} values for ${begin} to ${end}`);
+        const stored = dtype === 'F32' ? values : dtype === 'BF16' ? float32ToBf16(values) : float32ToF16(values);
+        await handle.writeFile(new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength));
+      }
     }
     await handle.sync();
+    return offset;
   } catch (error) {
     throw asUserError(error, file, 'written');
   } finally {
@@ -124,6 +142,11 @@ async function readHeader(handle: FileHandle, file: string): Promise<Pick<Safete
   if (headerBytes > BigInt(size - 8)) {
     throw new UserError(
       `${file}: the header says it is ${headerBytes} bytes long, but the file has only ${size}: truncated, or not a safetensors file.`,
+    );
+  }
+  if (headerBytes > MAX_HEADER_BYTES) {
+    throw new UserError(
+      `${file}: the header says it is ${headerBytes} bytes long; more than ${MAX_HEADER_BYTES} are not allowed: not a safetensors file, or a corrupt one.`,
     );
   }
   const dataBegin = 8 + Number(headerBytes);
@@ -141,11 +164,11 @@ async function readHeader(handle: FileHandle, file: string): Promise<Pick<Safete
   for (const [name, { begin, end }] of [...tensors].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
     if (begin !== position) {
       const found = begin < position ? 'overlaps the tensor before it' : 'leaves a gap before it';
-      throw new UserError(`${file}: tensor ${JSON.stringify(name)} ${found}: the file is corrupt.`);
+      throw new UserError(`${file}: tensor ${shown(name)} ${found}: the file is corrupt.`);
     }
     if (end > size) {
       throw new UserError(
-        `${file}: tensor ${JSON.stringify(name)} ends at byte ${end}, but the file has only ${size}: it is truncated; download or copy it again.`,
+        `${file}: tensor ${shown(name)} ends at byte ${end}, but the file has only ${size}: it is truncated; download or copy it again.`,
       );
     }
     position = end;
@@ -169,7 +192,7 @@ function parseHeader(bytes: ArrayBuffer, file: string): Record<string, unknown> 
   // JSON.parse keeps the last of two equal names without a word, so names are looked for in the text as well.
   const seen = new Set<string>();
   for (const name of topLevelNames(text)) {
-    if (seen.has(name)) throw new UserError(`${file}: tensor ${JSON.stringify(name)} is listed twice in the header.`);
+    if (seen.has(name)) throw new UserError(`${file}: tensor ${shown(name)} is listed twice in the header.`);
     seen.add(name);
   }
   return header;
@@ -193,25 +216,24 @@ function* topLevelNames(json: string): Generator<string> {
 }
 
 function checkEntry(entry: unknown, name: string, file: string, dataBegin: number): TensorEntry {
-  const fail = (problem: string) => new UserError(`${file}: tensor ${JSON.stringify(name)} ${problem}.`);
+  const fail = (problem: string) => new UserError(`${file}: tensor ${shown(name)} ${problem}.`);
   if (!isObject(entry)) throw fail('must be described by an object with dtype, shape and data_offsets');
   const { dtype, shape, data_offsets: offsets } = entry;
   if (typeof dtype !== 'string' || !Object.hasOwn(elementBytes, dtype)) {
-    throw fail(`has the unknown dtype ${JSON.stringify(dtype)}; known are ${Object.keys(elementBytes).join(', ')}`);
+    throw fail(`has the unknown dtype ${shown(dtype)}; known are ${Object.keys(elementBytes).join(', ')}`);
   }
-  if (!isSizes(shape)) throw fail(`must have a shape of non-negative integers, found ${JSON.stringify(shape)}`);
+  if (!isSizes(shape)) throw fail(`must have a shape of non-negative integers, found ${shown(shape)}`);
   if (!isSizes(offsets) || offsets.length !== 2 || offsets[1] < offsets[0]) {
-    throw fail(`must have data_offsets [begin, end], found ${JSON.stringify(offsets)}`);
+    throw fail(`must have data_offsets [begin, end], found ${shown(offsets)}`);
   }
   const expected = sizeOf(shape) * elementBytes[dtype];
   if (offsets[1] - offsets[0] !== expected) {
-    throw fail(`of shape [${shape}] and dtype ${dtype} takes ${expected} bytes, but has ${offsets[1] - offsets[0]}`);
+    throw fail(
+      `of shape ${shown(shape)} and dtype ${dtype} takes ${expected} bytes, but has ${offsets[1] - offsets[0]}`,
+    );
   }
   return { dtype, shape, begin: dataBegin + offsets[0], end: dataBegin + offsets[1] };
 }
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 const isSizes = (value: unknown): value is number[] =>
   Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
 import { isMap, isScalar, LineCounter, parseDocument } from 'yaml';
 import { BACKENDS } from '../backend/index.ts';
+import { LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
 import { UserError } from './errors.ts';
 import { findRun } from './run_folder.ts';
 
@@ -37,6 +38,14 @@ function numberParser(kind: string, isKind: (value: number) => boolean, { min, m
   };
 }
 
+/** Comma-separated names of projections, of which `all-linear` stands for all. */
+function loraTargets(text: string): LoraTarget[] {
+  const names = text === 'all-linear' ? [...LORA_TARGETS] : text.split(',').map((name) => name.trim());
+  const unknown = names.find((name) => !(LORA_TARGETS as readonly string[]).includes(name));
+  if (unknown === undefined) return names as LoraTarget[];
+  throw new InvalidArgumentError(`it must be all-linear, or some of ${LORA_TARGETS.join(',')}; found "${unknown}"`);
+}
+
 /**
  * A command with the options that every run has, whatever its algorithm; an experiment adds its own.
  * @param experiment - its folder
@@ -44,7 +53,12 @@ function numberParser(kind: string, isKind: (value: number) => boolean, { min, m
  */
 export const createRunCommand = (experiment: string, { modelName } = { modelName: 'models/tiny' }) =>
   new Command(experiment)
-    .option('--model-name <folder>', 'Llama or Qwen checkpoint in the Hugging Face layout', modelName)
+    .option('--model-name <name>', 'Llama or Qwen: a folder, or owner/name[@revision] on the hub', modelName)
+    .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), 0)
+    .option('--lora-alpha <x>', 'its output is scaled by alpha / rank (default: twice the rank)', number({ above: 0 }))
+    .option('--lora-target <names>', 'the projections that get one', loraTargets, [...LORA_TARGETS])
+    .option('--merge-adapter', 'write final_model as a whole model, with the adapter merged into it')
+    .option('--gradient-checkpointing', 'less memory, more time: run each layer again for its gradient')
     .option('--output-dir <folder>', `the run's folder (default: runs/${experiment}/<time>)`)
     .option('--seed <n>', 'of data order, sampling and shuffling', integer({ min: 0 }), 0)
     .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 1)
@@ -53,6 +67,7 @@ export const createRunCommand = (experiment: string, { modelName } = { modelName
     .option('--resume <run>', 'continue: the folder of a run or of a checkpoint, or "latest"')
     .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
     .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
+    .option('--gpu <gpu>', 'which one, by its number (tensorflow) or name (webgpu), where there are several')
     .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const));
 
 /**

@@ -1,7 +1,8 @@
 /** The loop over the steps of a run, with all that goes on around a step: progress, logs, checkpoints, Ctrl-C. */
 import { setImmediate } from 'node:timers/promises';
 import { saveCheckpoint } from '../model/checkpoint.ts';
-import type { FloatDtype } from '../model/safetensors.ts';
+import { mergeLora, writeLora } from '../model/lora.ts';
+import type { Pretrained } from '../model/pretrained.ts';
 import { onInterrupt } from './interrupt.ts';
 import type { Row } from './metrics.ts';
 import { duration, progress } from './progress.ts';
@@ -12,7 +13,8 @@ import { saveTrainingState, type TrainingState } from './training_state.ts';
 export type StepReport = { metrics: Record<string, number>; samples: Record<string, unknown>[] };
 
 export type StepsOptions = {
-  modelName: string;
+  /** of the checkpoint that the run started from */
+  folder: string;
   maxSteps: number;
   loggingSteps: number;
   saveSteps: number;
@@ -61,7 +63,7 @@ export async function runSteps(
       const fields = Object.entries(shown).map(([label, name]) => [label, briefly(newest[name])]);
       bar?.update(step, Object.fromEntries(fields));
       if (step === options.maxSteps || stop || due(options.saveSteps)) {
-        const save = (folder: string) => saveTrainingState(folder, state, options.modelName);
+        const save = (folder: string) => saveTrainingState(folder, state, options.folder);
         await run.saveCheckpoint(step, save, { limit: options.saveTotalLimit });
         stop = await agree(interrupt?.requested() ?? false);
       }
@@ -82,17 +84,24 @@ const briefly = (value: unknown): string =>
   typeof value !== 'number' ? '–' : value >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
 
 /**
- * Saves final_model and the curves, and says where they are, and what every evaluation gave before and after.
- * @param dtypes - how each parameter was stored in the checkpoint that the run started from
+ * Saves final_model and the curves, and says where they are, and what every evaluation gave before and after. Of a policy
+ * with an adapter, final_model is the adapter, or with `mergeAdapter` the whole model with the adapter merged into it.
+ * @param initial - the checkpoint that the run started from: its folder, and how it stores each parameter
  */
 export async function finishRun(
   run: Run,
   { model, counters }: TrainingState,
-  { modelName, dtypes }: { modelName: string; dtypes: Record<string, FloatDtype> },
+  {
+    folder: source,
+    dtypes,
+    mergeAdapter,
+  }: Pick<Pretrained, 'folder' | 'dtypes'> & { mergeAdapter?: boolean | undefined },
 ): Promise<void> {
   if (run.silent) return;
   const save = (folder: string) =>
-    saveCheckpoint(folder, { source: modelName, params: model.params }, { dtype: dtypes });
+    model.lora && !mergeAdapter
+      ? writeLora(folder, model.lora)
+      : saveCheckpoint(folder, { source, params: mergeLora(model) }, { dtype: dtypes });
   const folder = await run.saveFinalModel(save);
   await run.report();
   const rows = run.history();

@@ -4,7 +4,16 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { loadCheckpoint, saveCheckpoint, tensorsToWrite } from '../model/checkpoint.ts';
 import { readJsonObject } from '../model/config.ts';
-import type { Model, Params } from '../model/llama.ts';
+import { type Model, type Params, trainable } from '../model/llama.ts';
+import {
+  createLora,
+  LORA_TARGETS,
+  type Lora,
+  type LoraTarget,
+  readLora,
+  readLoraSettings,
+  writeLora,
+} from '../model/lora.ts';
 import { openSafetensors, writeSafetensors } from '../model/safetensors.ts';
 import { type AdamWState, createAdamW } from '../training/adamw.ts';
 import { UserError } from './errors.ts';
@@ -12,48 +21,96 @@ import { UserError } from './errors.ts';
 /** Policy, optimizer, and whatever is counted. Random numbers need no state: they depend on seed and step alone. */
 export type TrainingState = { model: Model; optimizer: AdamWState; counters: Record<string, number> };
 
+/** What a new state depends on besides the policy. */
+export type StateOptions = {
+  /** Folder to continue from. */
+  checkpoint?: string | undefined;
+  /** 0 trains all parameters, otherwise an adapter of that rank is put on top of them, with draws from `seed`. */
+  loraRank?: number;
+  loraAlpha?: number | undefined;
+  loraTarget?: LoraTarget[];
+  seed?: number;
+  /** The name of the policy: an adapter says what it belongs to. */
+  modelName?: string;
+  gradientCheckpointing?: boolean;
+};
+
 /**
  * The state at the start of a run, or exactly as it was when a checkpoint was saved.
- * @param initial - the policy to start from; its tensors stay the caller's
+ * @param initial - the policy to start from; its tensors stay the caller's. If it has an adapter, that is what is trained.
  * @param counters - their values at the start
- * @param checkpoint - folder to continue from
  * @throws {UserError} if the folder holds a model without training state (e.g. a final_model), or one of another model
  */
 export async function createTrainingState(
-  { config, params }: Model,
+  initial: Model,
   counters: Record<string, number>,
-  checkpoint?: string,
+  { checkpoint, gradientCheckpointing, ...options }: StateOptions = {},
 ): Promise<TrainingState> {
+  const base = { config: initial.config, gradientCheckpointing };
   if (!checkpoint) {
-    // Copies, since an update disposes of the parameters that it replaces.
-    const copies = Object.fromEntries(Object.entries(params).map(([name, param]) => [name, tf.clone(param)]));
-    return { model: { config, params: copies }, optimizer: createAdamW(copies), counters };
+    const lora = startLora(initial, options);
+    const model: Model = { ...base, params: copy(initial.params), lora };
+    return { model, optimizer: createAdamW(trainable(model)), counters };
   }
   const saved = await readJsonObject(join(checkpoint, 'training_state.json'));
   if (!saved) {
     throw new UserError(`${checkpoint} has no training_state.json: resume from a checkpoint-<step> folder of a run`);
   }
   const { optimizer_step: step, ...counted } = saved as Record<string, number>;
-  const model = await loadCheckpoint(checkpoint);
-  const file = await openSafetensors(join(checkpoint, 'optimizer.safetensors'));
+  const adapted = (await readLoraSettings(checkpoint)) !== null;
+  if (adapted !== Boolean(initial.lora || options.loraRank)) {
+    throw new UserError(
+      `${checkpoint} holds ${adapted ? 'an adapter' : 'a whole model'}: resume it without changing --model-name and --lora-rank`,
+    );
+  }
+  const model: Model = adapted
+    ? { ...base, params: copy(initial.params), lora: await readLora(checkpoint, initial.config) }
+    : { ...base, params: (await loadCheckpoint(checkpoint)).params };
+  const moments = await readMoments(join(checkpoint, 'optimizer.safetensors'), trainable(model));
+  return { model, optimizer: { step, ...moments }, counters: { ...counters, ...counted } };
+}
+
+/** Copies, since an update disposes of the parameters that it replaces. */
+const copy = (params: Params): Params =>
+  Object.fromEntries(Object.entries(params).map(([name, param]) => [name, tf.clone(param)]));
+
+/** The adapter to train: a copy of the one that the policy has, or a new one if the options ask for it. */
+function startLora({ config, lora }: Model, options: StateOptions): Lora | undefined {
+  const { loraRank: rank = 0, loraAlpha: alpha = 2 * rank, loraTarget: targets = [...LORA_TARGETS] } = options;
+  if (!lora) {
+    const { seed = 0, modelName: base = '' } = options;
+    return rank > 0 ? createLora(config, { rank, alpha, targets, seed, base }) : undefined;
+  }
+  if (rank > 0 && rank !== lora.settings.r) {
+    throw new UserError(
+      `--lora-rank ${rank}: the model has an adapter of rank ${lora.settings.r} already, which is trained further: leave out --lora-rank, or merge the adapter first`,
+    );
+  }
+  return { ...lora, params: copy(lora.params) };
+}
+
+/** Both moments of every parameter, as {@link saveTrainingState} left them. */
+async function readMoments(path: string, params: Params): Promise<{ m: Params; v: Params }> {
+  const file = await openSafetensors(path);
   const moments: { m: Params; v: Params } = { m: {}, v: {} };
-  for (const [name, { shape }] of Object.entries(model.params)) {
+  for (const [name, { shape }] of Object.entries(params)) {
     for (const moment of ['m', 'v'] as const) {
       const found = file.tensors.get(`${moment}.${name}`)?.shape;
       if (String(found) !== String(shape)) {
         throw new UserError(
-          `${file.file}: ${moment}.${name} must have the parameter's shape [${shape}], found ${found ? `[${found}]` : 'nothing'}: resume from another checkpoint`,
+          `${path}: ${moment}.${name} must have the parameter's shape [${shape}], found ${found ? `[${found}]` : 'nothing'}: resume from another checkpoint`,
         );
       }
       moments[moment][name] = tf.tensor(await file.read(`${moment}.${name}`), shape);
     }
   }
   await file.close();
-  return { model, optimizer: { step, ...moments }, counters: { ...counters, ...counted } };
+  return moments;
 }
 
 /**
- * Writes a checkpoint: a Hugging Face folder in float32, `optimizer.safetensors` and `training_state.json`.
+ * Writes a checkpoint: a Hugging Face folder in float32 (of a policy with an adapter, the adapter alone, in PEFT's format),
+ * `optimizer.safetensors` and `training_state.json`.
  * @param source - the folder that the policy came from, for its configuration and tokenizer
  */
 export async function saveTrainingState(
@@ -61,7 +118,8 @@ export async function saveTrainingState(
   { model, optimizer, counters }: TrainingState,
   source: string,
 ): Promise<void> {
-  await saveCheckpoint(folder, { source, params: model.params });
+  if (model.lora) await writeLora(folder, model.lora);
+  else await saveCheckpoint(folder, { source, params: model.params });
   const tensors = (['m', 'v'] as const).flatMap((moment) =>
     tensorsToWrite(optimizer[moment]).map((tensor) => ({ ...tensor, name: `${moment}.${tensor.name}` })),
   );

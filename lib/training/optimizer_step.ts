@@ -1,6 +1,6 @@
 /** One step of the optimizer, or none if the numbers are not numbers. */
 import * as tf from '@tensorflow/tfjs';
-import type { Params } from '../model/llama.ts';
+import { type Params, trainable, withTrainable } from '../model/llama.ts';
 import { UserError } from '../run/errors.ts';
 import type { TrainingState } from '../run/training_state.ts';
 import { type AdamWOptions, adamW, clipByGlobalNorm } from './adamw.ts';
@@ -23,8 +23,8 @@ export async function optimizerStep(
   const [loss, norm] = [(await gradient.loss.data())[0], (await clipped.norm.data())[0]];
   const finite = Number.isFinite(loss) && Number.isFinite(norm);
   if (finite) {
-    const { params, state: optimizer } = adamW(state.model.params, clipped.gradients, state.optimizer, options);
-    state.model = { ...state.model, params };
+    const { params, state: optimizer } = adamW(trainable(state.model), clipped.gradients, state.optimizer, options);
+    state.model = withTrainable(state.model, params);
     state.optimizer = optimizer;
   }
   tf.dispose([gradient.loss, gradient.gradients, clipped.gradients, clipped.norm]);

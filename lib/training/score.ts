@@ -30,7 +30,7 @@ export function scoreCompletions(
     prompts.map((prompt) => prompt.slice(0, -1)),
   );
   const { hidden } = extend(model, prefix, undefined, { rows, tokens: inputs });
-  const scores = tokenLogProbs(hidden, lmHead(model), targets, { temperature });
+  const scores = tokenLogProbs(hidden, lmHead(model), targets, { temperature, frozenHead: model.lora !== undefined });
   const [logProbs, entropies] = unpack(
     scores,
     rows.map(({ length }) => length),

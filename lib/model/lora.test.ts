@@ -1,0 +1,250 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { useBackend } from '../backend/test_backend.ts';
+import { UserError } from '../run/errors.ts';
+import { createTrainingState } from '../run/training_state.ts';
+import { accumulateGradients } from '../training/gradients.ts';
+import { optimizerStep } from '../training/optimizer_step.ts';
+import { scoreCompletions } from '../training/score.ts';
+import { type Checkpoint, loadCheckpoint } from './checkpoint.ts';
+import { disposeModel, logits, type Model, trainable } from './llama.ts';
+import { createLora, LORA_TARGETS, mergeLora, readLora, writeLora } from './lora.ts';
+import { loadPretrained } from './pretrained.ts';
+import { openSafetensors, writeSafetensors } from './safetensors.ts';
+
+/** What PEFT 0.21 computes with an adapter on all seven projections of `llama_gqa_tied`, from random numbers. */
+const ADAPTER = 'lib/model/fixtures/lora_llama_gqa_tied';
+const BASE = 'lib/model/fixtures/llama_gqa_tied';
+/** The same with the merged weights. */
+const ORACLE = '../shared/oracles/grpo/lora_llama_gqa_tied';
+const skipped = existsSync(ORACLE) ? '' : ` (skipped: there is no ${ORACLE})`;
+
+const temp = mkdtempSync(join(tmpdir(), 'grpo-lora-'));
+let base: Checkpoint;
+beforeAll(async () => {
+  await useBackend();
+  base = await loadCheckpoint(BASE);
+});
+afterAll(() => {
+  disposeModel(base);
+  rmSync(temp, { recursive: true });
+});
+
+const settings = () => JSON.parse(readFileSync(join(ADAPTER, 'adapter_config.json'), 'utf8'));
+const sequencesOf = (ids: number[][]) => ids.map(([first, ...rest]) => ({ prompt: [first], completion: rest }));
+const meanNll = (ids: number[][]) => (model: Model) =>
+  tf.neg(tf.mean(scoreCompletions(model, sequencesOf(ids), 1).logProbs)) as tf.Scalar;
+const norm = (values: number[]) => Math.hypot(...values);
+const distance = (a: ArrayLike<number>, b: ArrayLike<number>) =>
+  norm(Array.from(a, (x, i) => x - b[i])) / norm(Array.from(b));
+
+describe('an adapter that PEFT has written', () => {
+  let model: Model;
+  let reference: Awaited<ReturnType<typeof openSafetensors>>;
+  let ids: number[][];
+  beforeEach(async () => {
+    model = { ...base, lora: await readLora(ADAPTER, base.config) };
+    reference = await openSafetensors(join(ADAPTER, 'reference.safetensors'));
+    const [flat, [rows, width]] = [await reference.readInt32('input_ids'), reference.tensors.get('input_ids')!.shape];
+    ids = Array.from({ length: rows }, (_, r) => Array.from(flat.subarray(r * width, (r + 1) * width)));
+  });
+  afterEach(async () => {
+    tf.dispose(model.lora!.params);
+    await reference.close();
+  });
+
+  test('logits', async () => {
+    const expected = await reference.read('logits');
+    const actual = (await Promise.all(ids.map(async (row) => Array.from(await logits(model, row).data())))).flat();
+    actual.forEach((x, i) => void expect(Math.abs(x - expected[i])).toBeLessThan(1e-4));
+  });
+
+  test.each([false, true])('gradients, of the adapter alone; gradient checkpointing: %s', async (checkpointing) => {
+    const { loss, gradients } = accumulateGradients({ ...model, gradientCheckpointing: checkpointing }, [meanNll(ids)]);
+    const scores = await reference.read('token_logprobs');
+    expect((await loss.data())[0]).toBeCloseTo(-scores.reduce((sum, x) => sum + x, 0) / scores.length, 5);
+    expect(Object.keys(gradients)).toEqual(Object.keys(model.lora!.params));
+    for (const [name, gradient] of Object.entries(gradients)) {
+      expect(distance(await gradient.data(), await reference.read(`grad.${name}`)), name).toBeLessThan(1e-3);
+    }
+    tf.dispose([loss, gradients]);
+  });
+
+  test('merged into the weights, it gives the same logits', async () => {
+    const merged = mergeLora(model);
+    const changed = Object.keys(merged).filter((name) => merged[name] !== base.params[name]);
+    expect(changed).toHaveLength(7 * base.config.numLayers);
+    const alone = await logits({ config: base.config, params: merged }, ids[0]).data();
+    expect(distance(alone, await logits(model, ids[0]).data())).toBeLessThan(1e-6);
+    tf.dispose(changed.map((name) => merged[name]));
+  });
+
+  test.skipIf(skipped)(`merged weights${skipped}`, async () => {
+    const whole = await openSafetensors(join(ORACLE, 'reference.safetensors'));
+    const merged = mergeLora(model);
+    for (const [name, weight] of Object.entries(merged)) {
+      expect(distance(await weight.data(), await whole.read(`merged.${name}`)), name).toBeLessThan(1e-6);
+      if (weight !== base.params[name]) weight.dispose();
+    }
+    await whole.close();
+  });
+
+  test('is written again as it was: names, shapes, bytes, settings', async () => {
+    const folder = join(temp, 'again');
+    await writeLora(folder, model.lora!);
+    expect(JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8'))).toEqual(settings());
+    const [before, after] = [ADAPTER, folder].map((at) => readFileSync(join(at, 'adapter_model.safetensors')));
+    expect(after.equals(before)).toBe(true);
+  });
+});
+
+describe('a new adapter', () => {
+  const create = (options = {}) =>
+    createLora(base.config, { rank: 4, alpha: 8, targets: [...LORA_TARGETS], seed: 0, base: 'owner/name', ...options });
+
+  test('changes nothing yet: the logits are those of the model, to the bit', async () => {
+    const lora = create();
+    const [with_, without] = [await logits({ ...base, lora }, [3, 1, 4]).data(), await logits(base, [3, 1, 4]).data()];
+    expect(with_).toEqual(without);
+    tf.dispose(lora.params);
+  });
+
+  test('A fills U(−1/√in, 1/√in), as the seed says, and B is 0', async () => {
+    const [lora, same, other] = [create(), create(), create({ seed: 1 })];
+    for (const [name, param] of Object.entries(lora.params)) {
+      const values = await param.data();
+      if (name.includes('lora_B')) {
+        expect(new Set(values)).toEqual(new Set([0]));
+        continue;
+      }
+      const bound = 1 / Math.sqrt(param.shape[1]!);
+      expect(Math.max(...values)).toBeLessThanOrEqual(bound);
+      expect(Math.max(...values)).toBeGreaterThan(0.9 * bound);
+      expect(Math.min(...values)).toBeLessThan(-0.9 * bound);
+      expect(await same.params[name].data()).toEqual(values);
+      expect(await other.params[name].data()).not.toEqual(values);
+    }
+    tf.dispose([lora.params, same.params, other.params]);
+  });
+
+  test('only the named projections get one', () => {
+    const lora = create({ targets: ['q_proj', 'down_proj'] });
+    const modules = new Set(Object.keys(lora.params).map((name) => name.split('.').at(-3)));
+    expect(modules).toEqual(new Set(['q_proj', 'down_proj']));
+    expect(Object.keys(lora.params)).toHaveLength(2 * 2 * base.config.numLayers);
+    tf.dispose(lora.params);
+  });
+
+  test('training changes it and nothing else, holds no other gradient, and leaks nothing', async () => {
+    const before = await Promise.all(
+      Object.values(base.params).map(async (param) => Float32Array.from(await param.data())),
+    );
+    const state = await createTrainingState(base, {}, { loraRank: 4, seed: 1 });
+    expect(Object.keys(state.optimizer.m)).toEqual(Object.keys(trainable(state.model)));
+    const ids = [
+      [1, 5, 9, 20, 11],
+      [1, 7, 7, 7],
+    ];
+    const sizes: number[][] = [];
+    const losses: number[] = [];
+    for (let step = 0; step < 4; step++) {
+      const gradient = accumulateGradients(state.model, [meanNll(ids)]);
+      const { loss } = await optimizerStep(state, gradient, { learningRate: 0.01, weightDecay: 0, maxGradNorm: 0 });
+      losses.push(loss);
+      sizes.push([tf.memory().numTensors, tf.memory().numBytes]);
+    }
+    expect(sizes).toEqual(sizes.map(() => sizes[0]));
+    expect(losses).toEqual(losses.toSorted((a, b) => b - a));
+    for (const [i, param] of Object.values(base.params).entries()) expect(await param.data()).toEqual(before[i]);
+    disposeModel(state.model);
+    tf.dispose([state.optimizer.m, state.optimizer.v]);
+  });
+
+  test('its folder is a model: the base that it names, with it on top', async () => {
+    const lora = create({ base: BASE });
+    await writeLora(join(temp, 'model'), lora);
+    const loaded = await loadPretrained(join(temp, 'model'));
+    expect(loaded.folder).toMatch(/llama_gqa_tied$/);
+    expect(Object.keys(loaded.lora!.params)).toEqual(Object.keys(lora.params));
+    expect(loaded.lora!.scale).toBe(2);
+    await expect(createTrainingState(loaded, {}, { loraRank: 8 })).rejects.toThrow(/adapter of rank 4/);
+    const state = await createTrainingState(loaded, {});
+    expect(Object.keys(trainable(state.model))).toEqual(Object.keys(lora.params));
+    for (const model of [loaded, state.model]) disposeModel(model);
+    tf.dispose([lora.params, state.optimizer.m, state.optimizer.v]);
+  });
+});
+
+test('rank-stabilised scaling divides by √r', async () => {
+  const folder = await write('rslora', { ...settings(), use_rslora: true });
+  const lora = await readLora(folder, base.config);
+  expect(lora.scale).toBeCloseTo(16 / Math.sqrt(8));
+  tf.dispose(lora.params);
+});
+
+describe('is refused with one sentence, and leaves no tensor behind', () => {
+  test.each<[string, object, RegExp]>([
+    ['another method', { peft_type: 'IA3' }, /"peft_type" must be "LORA", found "IA3"/],
+    ['DoRA', { use_dora: true }, /"use_dora": true is not supported/],
+    ['trained biases', { bias: 'all' }, /"bias": "all" is not supported/],
+    ['whole modules', { modules_to_save: ['lm_head'] }, /"modules_to_save": \["lm_head"\] is not supported/],
+    ['ranks of their own', { rank_pattern: { q_proj: 4 } }, /"rank_pattern"/],
+    ['no rank', { r: null }, /"r" must be a positive integer, found null/],
+    ['a rank that is not a number', { r: '8' }, /"r" must be a positive integer, found "8"/],
+    ['no alpha', { lora_alpha: null }, /"lora_alpha" must be a number/],
+    ['another rank than that of the tensors', { r: 4 }, /must have the shape \[4,/],
+  ])('%s', async (name, changes, message) => {
+    await expectRefusal(await write(name, { ...settings(), ...changes }), message);
+  });
+
+  const tensors: [string, TensorChange, RegExp][] = [
+    ['a matrix without the other', (all) => all.slice(1), /is there without its lora_A/],
+    [
+      'a tensor of no projection',
+      ([first, ...rest]) => [{ ...first, name: 'base_model.model.x' }, ...rest],
+      /belongs to no projection/,
+    ],
+    ['no tensors', () => [], /there is no tensor in it/],
+  ];
+  test.each(tensors)('%s', async (name, change, message) => {
+    await expectRefusal(await write(name, settings(), change), message);
+  });
+
+  test('no files', async () => {
+    await expectRefusal(join(temp, 'nowhere'), /there is no adapter_config.json/);
+  });
+});
+
+async function expectRefusal(folder: string, message: RegExp): Promise<void> {
+  const before = tf.memory().numTensors;
+  const error = await readLora(folder, base.config).catch((error: Error) => error);
+  expect(error).toBeInstanceOf(UserError);
+  expect((error as Error).message).toMatch(message);
+  expect((error as Error).message).not.toContain('\n');
+  expect(tf.memory().numTensors).toBe(before);
+}
+
+type Written = Parameters<typeof writeSafetensors>[1];
+type TensorChange = (tensors: Written) => Written;
+
+/** The fixture's adapter with other settings, or other tensors. */
+async function write(name: string, changed: object, change: TensorChange = (all) => all): Promise<string> {
+  const folder = join(temp, name);
+  const lora = await readLora(ADAPTER, base.config);
+  await writeLora(folder, lora);
+  tf.dispose(lora.params);
+  writeFileSync(join(folder, 'adapter_config.json'), JSON.stringify(changed));
+  const file = await openSafetensors(join(ADAPTER, 'adapter_model.safetensors'));
+  const all = [...file.tensors].map(([name, { shape }]) => ({
+    name,
+    dtype: 'F32' as const,
+    shape,
+    data: () => file.read(name),
+  }));
+  await writeSafetensors(join(folder, 'adapter_model.safetensors'), change(all), { format: 'pt' });
+  await file.close();
+  return folder;
+}

@@ -1,0 +1,187 @@
+/** Low-rank adapters (Hu et al. 2021, "LoRA"), and the files in which PEFT keeps them. */
+import { existsSync } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import { UserError } from '../run/errors.ts';
+import { uniform } from '../run/random.ts';
+import { tensorsToWrite } from './checkpoint.ts';
+import { type JsonObject, type LlamaConfig, parameterShapes, readJsonObject } from './config.ts';
+import type { Model, Params } from './llama.ts';
+import { openSafetensors, writeSafetensors } from './safetensors.ts';
+
+/**
+ * An adapter: the projection `x Wᵀ` becomes `x Wᵀ + scale · (x Aᵀ) Bᵀ`, where A and B are narrow (eq. 3).
+ * - `params`: A of shape (rank, in) and B of shape (out, rank) of every adapted projection, under names such as
+ *   `model.layers.0.self_attn.q_proj.lora_A.weight`
+ * - `settings`: what `adapter_config.json` holds
+ */
+export type Lora = { params: Params; scale: number; settings: JsonObject };
+
+/** The projections of a layer that can have an adapter. */
+export const LORA_TARGETS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'] as const;
+export type LoraTarget = (typeof LORA_TARGETS)[number];
+
+export const ADAPTER_CONFIG = 'adapter_config.json';
+const WEIGHTS = 'adapter_model.safetensors';
+const PREFIX = 'base_model.model.'; // PEFT's name for what it wraps
+
+/**
+ * A new adapter, which changes nothing yet: B is zero, and A is drawn from U(−1/√in, 1/√in), as in PEFT.
+ * @param options.alpha - `scale` is alpha / rank, so that a learning rate suits any rank
+ * @param options.base - the model that the adapter belongs to: a folder, or `owner/name[@revision]` on the hub
+ * @returns params that the caller disposes of
+ */
+export function createLora(
+  config: LlamaConfig,
+  options: { rank: number; alpha: number; targets: LoraTarget[]; seed: number; base: string },
+): Lora {
+  const { rank, alpha, targets, seed, base } = options;
+  const params: Params = {};
+  Object.entries(adapterShapes(config, rank)).forEach(([name, shape], number) => {
+    if (!targets.some((target) => name.includes(`.${target}.`))) return;
+    const bound = 1 / Math.sqrt(shape[1]);
+    const draw = (_: unknown, i: number) => bound * (2 * uniform(seed, LORA_DRAW, number, i) - 1);
+    const isA = name.endsWith('.lora_A.weight');
+    params[name] = isA ? tf.tensor(Float32Array.from({ length: rank * shape[1] }, draw), shape) : tf.zeros(shape);
+  });
+  // Python is to find the model from any folder.
+  const [id, revision] = existsSync(base) ? [resolve(base), null] : base.split('@');
+  const settings = {
+    base_model_name_or_path: id,
+    bias: 'none',
+    fan_in_fan_out: false,
+    inference_mode: true,
+    lora_alpha: alpha,
+    lora_dropout: 0,
+    peft_type: 'LORA',
+    r: rank,
+    revision: revision ?? null,
+    target_modules: targets,
+    task_type: 'CAUSAL_LM',
+  };
+  return { params, scale: alpha / rank, settings };
+}
+
+/** Sets these draws apart from those of sampling, whose first counter is a step. */
+const LORA_DRAW = -(2 ** 40);
+
+/** Shapes of A and B of every projection that can have an adapter, by name. */
+const adapterShapes = (config: LlamaConfig, rank: number): Record<string, number[]> =>
+  Object.fromEntries(
+    Object.entries(parameterShapes(config))
+      .filter(([name]) => name.endsWith('_proj.weight'))
+      .flatMap(([name, [out, into]]) => [
+        [name.replace('.weight', '.lora_A.weight'), [rank, into]],
+        [name.replace('.weight', '.lora_B.weight'), [out, rank]],
+      ]),
+  );
+
+/** The settings of the adapter in a folder; null if it holds none. */
+export const readLoraSettings = (folder: string): Promise<JsonObject | null> =>
+  readJsonObject(join(folder, ADAPTER_CONFIG));
+
+/**
+ * Reads an adapter in PEFT's format.
+ * @param config - of the model that it belongs to
+ * @returns params that the caller disposes of
+ * @throws {UserError} if a file is missing or malformed, does not fit the model, or asks for what is not implemented here
+ */
+export async function readLora(folder: string, config: LlamaConfig): Promise<Lora> {
+  const settings = await readLoraSettings(folder);
+  if (!settings)
+    throw new UserError(`${folder}: there is no ${ADAPTER_CONFIG}; an adapter's folder holds it and ${WEIGHTS}.`);
+  const { rank, scale } = checkSettings(join(folder, ADAPTER_CONFIG), settings);
+  const file = await openSafetensors(join(folder, WEIGHTS));
+  const params: Params = {};
+  try {
+    const shapes = adapterShapes(config, rank);
+    const found = new Map([...file.tensors].map(([name, { shape }]) => [name.replace(PREFIX, ''), { name, shape }]));
+    for (const [name, { name: stored, shape }] of found) {
+      const expected = shapes[name];
+      if (!expected) throw new UserError(`${file.file}: tensor "${stored}" belongs to no projection of this model.`);
+      if (String(shape) !== String(expected)) {
+        throw new UserError(`${file.file}: tensor "${stored}" must have the shape [${expected}], found [${shape}].`);
+      }
+      const other = name.replace(/lora_[AB]/, (letter) => (letter === 'lora_A' ? 'lora_B' : 'lora_A'));
+      if (!found.has(other))
+        throw new UserError(`${file.file}: "${stored}" is there without its ${other.slice(-13, -7)}.`);
+    }
+    if (found.size === 0) throw new UserError(`${file.file}: there is no tensor in it.`);
+    // In the model's order, not the file's: sums over parameters then round as they did before they were saved.
+    for (const [name, shape] of Object.entries(shapes)) {
+      if (found.has(name)) params[name] = tf.tensor(await file.read(found.get(name)!.name), shape);
+    }
+  } catch (error) {
+    tf.dispose(params);
+    throw error;
+  } finally {
+    await file.close();
+  }
+  return { params, scale, settings };
+}
+
+/** Settings of PEFT that change what is computed or trained, with the value that changes nothing. */
+const NEUTRAL: JsonObject = {
+  bias: 'none',
+  ...Object.fromEntries(
+    ['fan_in_fan_out', 'lora_bias', 'use_dora', 'use_qalora', 'use_bdlora', 'modules_to_save', 'layer_replication']
+      .concat(['rank_pattern', 'alpha_pattern', 'alora_invocation_tokens', 'target_parameters', 'arrow_config'])
+      .concat(['trainable_token_indices', 'velora_config', 'monteclora_config'])
+      .map((key) => [key, null]),
+  ),
+};
+
+function checkSettings(file: string, settings: JsonObject): { rank: number; scale: number } {
+  if (settings.peft_type !== 'LORA') {
+    throw new UserError(`${file}: "peft_type" must be "LORA", found ${JSON.stringify(settings.peft_type ?? null)}.`);
+  }
+  for (const [key, neutral] of Object.entries(NEUTRAL)) {
+    const value = settings[key] ?? neutral;
+    const isEmpty =
+      value === neutral || value === false || JSON.stringify(value) === '{}' || JSON.stringify(value) === '[]';
+    if (!isEmpty) throw new UserError(`${file}: "${key}": ${JSON.stringify(value)} is not supported.`);
+  }
+  const { r: rank, lora_alpha: alpha, use_rslora: rankStabilized } = settings;
+  if (!Number.isSafeInteger(rank) || (rank as number) < 1) {
+    throw new UserError(`${file}: "r" must be a positive integer, found ${JSON.stringify(rank ?? null)}.`);
+  }
+  if (typeof alpha !== 'number' || !Number.isFinite(alpha)) {
+    throw new UserError(`${file}: "lora_alpha" must be a number, found ${JSON.stringify(alpha ?? null)}.`);
+  }
+  const r = rank as number;
+  return { rank: r, scale: alpha / (rankStabilized === true ? Math.sqrt(r) : r) };
+}
+
+/**
+ * Writes an adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors` (float32).
+ * @param folder - created if need be
+ * @throws {UserError} if a file cannot be written
+ */
+export async function writeLora(folder: string, { params, settings }: Lora): Promise<void> {
+  try {
+    await mkdir(folder, { recursive: true });
+    await writeFile(join(folder, ADAPTER_CONFIG), `${JSON.stringify(settings, null, 2)}\n`);
+  } catch (error) {
+    throw new UserError(`${folder}: cannot be written as an adapter: ${(error as Error).message}`);
+  }
+  const tensors = tensorsToWrite(params).map((tensor) => ({ ...tensor, name: `${PREFIX}${tensor.name}` }));
+  tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
+  await writeSafetensors(join(folder, WEIGHTS), tensors, { format: 'pt' });
+}
+
+/**
+ * The parameters of a model with its adapter merged into them: `W + scale · B A`.
+ * @returns the merged matrices are new, the rest are the model's own
+ */
+export function mergeLora({ params, lora }: Model): Params {
+  if (!lora) return params;
+  const merged = { ...params };
+  for (const name of Object.keys(lora.params)) {
+    const module = name.replace(/\.lora_A\.weight$/, '');
+    if (module === name) continue;
+    const [a, b] = [lora.params[name], lora.params[`${module}.lora_B.weight`]] as [tf.Tensor2D, tf.Tensor2D];
+    merged[`${module}.weight`] = tf.tidy(() => tf.add(params[`${module}.weight`], tf.mul(tf.matMul(b, a), lora.scale)));
+  }
+  return merged;
+}
