@@ -13,10 +13,12 @@ import { addReference, createCommand, groupAdvantages, type Rollout, updateOnce 
 import {
   BACKENDS,
   createTrainingState,
+  disposeModel,
   generate,
   initBackend,
   integer,
   loadCheckpoint,
+  number,
   parseOptions,
   permutation,
   runMain,
@@ -33,8 +35,12 @@ export const command = new Command('bench')
   .option('--new-tokens <n>', 'tokens a completion', integer({ min: 1 }), 48)
   .option('--minibatch <n>', 'completions an update', integer({ min: 1 }), 64)
   .option('--threads <n>', 'threads of BLAS or TensorFlow', integer({ min: 1 }), 2)
+  .option('--kl-coef <x>', 'β; 0 computes no reference', number({ min: 0 }), 0.01)
   .option('--repeats <n>', 'steps to time, after one that is not', integer({ min: 1 }), 5)
   .option('--micro-batch-tokens <n>', 'tokens in memory at once', integer({ min: 1 }), 8192)
+  .option('--lora-rank <n>', 'train an adapter of this rank (0: all weights)', integer({ min: 0 }), 0)
+  .option('--gradient-checkpointing', 'run each layer again for its gradient', false)
+  .option('--gpu <gpu>', 'which one, where there are several')
   .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
   .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
   .option('--peer <script>', 'Python script to compare with')
@@ -49,11 +55,12 @@ const PARTS = ['rollout_s', 'score_s', 'train_s', 'step_s'] as const;
 
 async function createStep(checkpoint: string, args: Arguments): Promise<() => Promise<Times>> {
   const reference = await loadCheckpoint(checkpoint);
-  const state = await createTrainingState(reference, {});
+  const state = await createTrainingState(reference, {}, args);
+  if (args.klCoef === 0) disposeModel(reference);
   const options = {
     ...createCommand().opts(),
     learningRate: 1e-6,
-    klCoef: 0.01,
+    klCoef: args.klCoef,
     microBatchTokens: args.microBatchTokens,
   };
   let step = 0;
@@ -86,7 +93,7 @@ async function createStep(checkpoint: string, args: Arguments): Promise<() => Pr
       reward: flatRewards[row],
       advantage: advantages[row],
     }));
-    await addReference(reference, rollouts, options);
+    if (args.klCoef > 0) await addReference(reference, rollouts, options);
     const scored = performance.now();
     const order = permutation(rollouts.length, 3, step);
     for (let begin = 0; begin < order.length; begin += args.minibatch) {

@@ -55,7 +55,7 @@ export async function resolveModel(name: string): Promise<string> {
   const cached = await cachedSnapshot(repo);
   const isOffline = /^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? '');
   const nowhere = `${name}: there is no such folder, no complete copy in ${repo.folder}`;
-  
+  if (isOffline && cached) return cached;
   if (isOffline) {
     throw new UserError(`${nowhere}, and HF_HUB_OFFLINE forbids asking the hub; unset it, or give a folder.`);
   }
