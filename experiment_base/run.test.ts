@@ -273,7 +273,11 @@ const BAD: [name: string, flags: () => string[], message: RegExp][] = [
     () => dataset('long.jsonl', GOOD_LINE.repeat(4) + JSON.stringify({ question: '1+'.repeat(30), answer: 1 })),
     /long\.jsonl:5: the prompt has 62 tokens.*context of 64/,
   ],
-  ['missing model', () => ['--model-name', at('none')], /none: there is no such folder/],
+  [
+    'missing model',
+    () => ['--model-name', at('none')],
+    /none: a model must be a folder, or an id on the hub such as .*, found no such folder/,
+  ],
   [
     'no checkpoint',
     () => broken('bare', (folder) => rmSync(join(folder, 'config.json'))),
@@ -337,7 +341,7 @@ const BAD: [name: string, flags: () => string[], message: RegExp][] = [
       }),
     /architecture \["GPT2LMHeadModel"\] is not supported/,
   ],
-  ['unknown backend', () => ['--backend', 'cuda'], /'cuda' is invalid.*auto, tensorflow, wasm, cpu/],
+  ['unknown backend', () => ['--backend', 'cuda'], /'cuda' is invalid.*auto, tensorflow, wasm, webgpu, cpu/],
   ['--resume of what is no run', () => ['--resume', MODEL], /model is not the folder of a run/],
   [
     '--config with an unknown key',
