@@ -19,8 +19,8 @@ import {
   accumulateGradients, broadcastState, type Communicator, type Completion, checkInSync, checkPrompts, createRunCommand,
   createTrainingState, disposeModel, findRun, finishRun, fromRankZero, generate, initBackend, integer, itemsOfStep,
   loadPretrained, loadProblems, loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep,
-  type Params, type Problem, parseRunOptions, permutation, runRanks, runSteps, SCHEDULES, type Sequence, scheduleFactor,
-  scoreCompletions, shareRun, type Tokenizer, type TrainingState, trainable, UserError, uniform,
+  type Params, type Problem, parseRunOptions, permutation, resolveModel, runRanks, runSteps, SCHEDULES, type Sequence,
+  scheduleFactor, scoreCompletions, shareRun, type Tokenizer, type TrainingState, trainable, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -472,6 +472,7 @@ async function main(communicator: Communicator): Promise<void> {
   const evalDataset = options.evalDataset ?? (options.dataset === SUMS.train ? SUMS.test : undefined);
   const { train, test } = await fromRankZero(communicator, () => loadSplits(loadProblems, { ...options, evalDataset }));
   const backend = await initBackend(options.backend, options);
+  await fromRankZero(communicator, () => resolveModel(options.modelName)); // if it must be fetched, then once
   const initial = await loadPretrained(options.modelName);
   const tokenizer = await loadTokenizer(initial.folder);
   const prompts = [...train, ...test].map((problem) => ({ ...problem, prompt: buildPrompt(tokenizer, problem) }));
