@@ -2,11 +2,24 @@ import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { UserError } from '../run/errors.ts';
 import { loadCheckpoint, saveCheckpoint } from './checkpoint.ts';
 import { parameterShapes } from './config.ts';
 import { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
+
+/** Lets rename() fail where a test asks for it. */
+const renames = vi.hoisted(() => ({ refuse: (): boolean => false }));
+vi.mock('node:fs/promises', async (original) => {
+  const fs = await original<typeof import('node:fs/promises')>();
+  return {
+    ...fs,
+    rename: (from: string, to: string) => {
+      if (renames.refuse()) throw Object.assign(new Error('EPERM: not permitted'), { syscall: 'rename' });
+      return fs.rename(from, to);
+    },
+  };
+});
 
 const fixtures = 'lib/model/fixtures';
 let root: string;
@@ -66,17 +79,80 @@ describe('saving', () => {
     tf.dispose(saved.params);
   });
 
-  test('shards become one file; mixed dtypes stay aligned', async () => {
+  test('shards come back as shards, with an index as Python writes it', async () => {
     const source = `${fixtures}/llama_mha_untied`;
     const { params, dtypes } = await loadCheckpoint(source);
-    dtypes['lm_head.weight'] = 'BF16';
+    await saveCheckpoint(folder, { source, params }, { dtype: dtypes });
+    const files = (await readdir(source)).filter((file) => file !== 'reference.safetensors');
+    expect((await readdir(folder)).sort()).toEqual(files.sort());
+    for (const file of files) {
+      const [saved, original] = [await readFile(join(folder, file)), await readFile(join(source, file))];
+      expect(saved.toString('latin1').trimEnd() === original.toString('latin1').trimEnd(), file).toBe(true);
+    }
+    await saveCheckpoint(folder, { source, params }, { dtype: 'BF16' });
+    tf.dispose(params);
+    const index = JSON.parse(await readFile(join(folder, 'model.safetensors.index.json'), 'utf8'));
+    expect(index.metadata).toEqual({ total_size: 734_976 / 2 });
+  });
+
+  test('mixed dtypes: in the order of Python, and config.json stays', async () => {
+    const source = `${fixtures}/llama_gqa_tied`;
+    const { params, dtypes } = await loadCheckpoint(source);
+    const names = Object.keys(dtypes).sort();
+    dtypes[names[0]] = 'F16';
+    dtypes[names[1]] = 'BF16';
     await saveCheckpoint(folder, { source, params }, { dtype: dtypes });
     tf.dispose(params);
-    expect((await readdir(folder)).sort()).toEqual(['config.json', 'model.safetensors']);
     const weights = await openSafetensors(join(folder, 'model.safetensors'));
     await weights.close();
-    expect([...weights.tensors.keys()].at(-1)).toBe('lm_head.weight');
-    expect(weights.tensors.size).toBe(Object.keys(dtypes).length);
+    expect([...weights.tensors.keys()]).toEqual([...names.slice(2), names[1], names[0]]);
+    expect(await readFile(join(folder, 'config.json'))).toEqual(await readFile(`${source}/config.json`));
+  });
+
+  test('no trace of an earlier layout', async () => {
+    const sharded = `${fixtures}/llama_mha_untied`;
+    const { params } = await loadCheckpoint(sharded);
+    await writeFile(join(folder, 'optimizer.safetensors'), 'kept');
+    await writeFile(join(folder, 'model-00003-of-00003.safetensors'), '');
+    await saveCheckpoint(folder, { source: sharded, params });
+    // A source that has lost its weights; then one whose index leads elsewhere.
+    const source = await mkdtemp(join(root, 'source-'));
+    await cp(`${sharded}/config.json`, join(source, 'config.json'));
+    await saveCheckpoint(folder, { source, params });
+    expect((await readdir(folder)).sort()).toEqual(['config.json', 'model.safetensors', 'optimizer.safetensors']);
+    await saveCheckpoint(folder, { source: sharded, params });
+    expect(await readdir(folder)).toHaveLength(5);
+    expect(await readdir(folder)).not.toContain('model.safetensors');
+    await writeFile(join(source, 'model.safetensors.index.json'), '{"weight_map": {"a": "../b"}}');
+    await saveCheckpoint(folder, { source, params });
+    tf.dispose([params, (await loadCheckpoint(folder)).params]);
+    expect((await readdir(folder)).sort()).toEqual(['config.json', 'model.safetensors', 'optimizer.safetensors']);
+  });
+
+  test('over the source itself; a failure on the way changes nothing', async () => {
+    await cp(`${fixtures}/llama_mha_untied`, folder, { recursive: true });
+    const contents = async () => {
+      const files = (await readdir(folder)).sort();
+      return Promise.all(files.map(async (file) => [file, (await readFile(join(folder, file))).toString('latin1')]));
+    };
+    const { params } = await loadCheckpoint(folder);
+    const before = await contents();
+    // While the second shard is written:
+    const disposed = tf.zeros([1]);
+    disposed.dispose();
+    const broken = { ...params, 'model.layers.1.self_attn.v_proj.weight': disposed };
+    await expect(saveCheckpoint(folder, { source: folder, params: broken })).rejects.toThrow();
+    expect(await contents()).toEqual(before);
+    // While files change places:
+    for (const allowed of [1, 4, 7]) {
+      let left = allowed;
+      renames.refuse = () => left-- === 0;
+      await expect(saveCheckpoint(folder, { source: folder, params })).rejects.toThrow(UserError);
+      expect(await contents()).toEqual(before);
+    }
+    await saveCheckpoint(folder, { source: folder, params });
+    tf.dispose(params);
+    expect((await contents()).map(([file]) => file)).toEqual(before.map(([file]) => file));
   });
 
   test('brings tokenizer and templates along, and nothing else', async () => {
@@ -131,10 +207,14 @@ describe('refuses', () => {
     await expectRefusal(/"model.embed_tokens.weight" must have the shape \[256,64\] .* found \[64,256\]/);
   });
 
-  test('a tensor that no Llama has, but not the redundant ones', async () => {
-    const redundant = ['lm_head.weight', 'model.layers.0.self_attn.rotary_emb.inv_freq'];
-    await writeChanged((tensors) => [...tensors, ...redundant.map(extra)]);
-    tf.dispose((await loadCheckpoint(folder)).params);
+  test('a tensor that no Llama has, but not a redundant one, which is not saved again', async () => {
+    const redundant = extra('model.layers.0.self_attn.rotary_emb.inv_freq');
+    await writeChanged((tensors) => [...tensors, redundant]);
+    const { params } = await loadCheckpoint(folder);
+    await saveCheckpoint(folder, { source: folder, params });
+    tf.dispose(params);
+    const saved = await readFile(join(folder, 'model.safetensors'));
+    expect(saved.equals(await readFile(`${fixtures}/llama_gqa_tied/model.safetensors`))).toBe(true);
     await writeChanged((tensors) => [...tensors, extra('model.layers.0.self_attn.q_proj.bias')]);
     await expectRefusal(/"model.layers.0.self_attn.q_proj.bias" is not part of the Llama/);
   });

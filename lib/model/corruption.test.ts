@@ -10,7 +10,6 @@ import { loadCheckpoint } from './checkpoint.ts';
 import { parameterShapes } from './config.ts';
 
 const SEED = 20_260;
-const SECONDS = 2;
 
 /** A checkpoint to damage: the folder, its files as they were, and what loads from them. */
 type Base = { folder: string; files: Map<string, Buffer>; values: Map<string, Uint32Array> };
@@ -93,12 +92,11 @@ async function changedBy({ folder, files, values }: Base, { file, bytes }: Damag
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     expect(error.message).toMatch(/^[^\p{Cc}\p{Zl}\p{Zp}]{20,700}$/u);
-    const named = [...files.keys()].some((name) => error.message.includes(join(folder, name)));
-    if (!named) expect(error.message).toContain(`${folder}/`); // a shard that is not there
+    expect(error.message).toContain(join(folder, '/')); // and a file's name: of the damaged one, or of one that it names
     return undefined;
   } finally {
     vi.unstubAllGlobals();
-    expect(performance.now() - began).toBeLessThan(SECONDS * 1000);
+    expect(performance.now() - began).toBeLessThan(2000);
     expect(tf.memory().numTensors).toBe(tensors);
     // Twice, since bfloat16 becomes float32.
     const sizes = [...files].map(([name, original]) => (name === file ? bytes : original).length);
@@ -147,7 +145,6 @@ function corrupt(
 const pick = <T>(items: readonly T[], draw: Draw): T => items[draw(items.length)];
 
 const weightsOf = ({ files }: Base) => [...files.keys()].filter((file) => file.endsWith('.safetensors'));
-
 /** Length and text of a safetensors header. */
 function headerOf(bytes: Buffer): { length: number; text: string } {
   const length = Number(bytes.readBigUInt64LE());

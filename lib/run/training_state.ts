@@ -93,18 +93,21 @@ function startLora({ config, lora }: Model, options: StateOptions): Lora | undef
 async function readMoments(path: string, params: Params): Promise<{ m: Params; v: Params }> {
   const file = await openSafetensors(path);
   const moments: { m: Params; v: Params } = { m: {}, v: {} };
-  for (const [name, { shape }] of Object.entries(params)) {
-    for (const moment of ['m', 'v'] as const) {
-      const found = file.tensors.get(`${moment}.${name}`)?.shape;
-      if (String(found) !== String(shape)) {
-        throw new UserError(
-          `${path}: ${moment}.${name} must have the parameter's shape [${shape}], found ${found ? `[${found}]` : 'nothing'}: resume from another checkpoint`,
-        );
+  try {
+    for (const [name, { shape }] of Object.entries(params)) {
+      for (const moment of ['m', 'v'] as const) {
+        const found = file.tensors.get(`${moment}.${name}`)?.shape;
+        if (String(found) !== String(shape)) {
+          throw new UserError(
+            `${path}: ${moment}.${name} must have the parameter's shape [${shape}], found ${found ? `[${found}]` : 'nothing'}: resume from another checkpoint`,
+          );
+        }
+        moments[moment][name] = tf.tensor(await file.read(`${moment}.${name}`), shape);
       }
-      moments[moment][name] = tf.tensor(await file.read(`${moment}.${name}`), shape);
     }
+  } finally {
+    await file.close();
   }
-  await file.close();
   return moments;
 }
 
