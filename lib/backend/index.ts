@@ -4,8 +4,9 @@ import { UserError } from '../run/errors.ts';
 import { loadBlas } from './blas.ts';
 import { loadTensorFlow } from './tensorflow.ts';
 import { patchWasmBackend } from './wasm.ts';
+import { loadWebGpu } from './webgpu.ts';
 
-export const BACKENDS = ['auto', 'tensorflow', 'wasm', 'cpu'] as const;
+export const BACKENDS = ['auto', 'tensorflow', 'wasm', 'webgpu', 'cpu'] as const;
 export type BackendName = (typeof BACKENDS)[number];
 
 let ready: Promise<string> | undefined;
@@ -13,24 +14,26 @@ let ready: Promise<string> | undefined;
 /**
  * Makes a backend current. A process has one: later calls return the first one's description.
  * @param name - `auto` takes native TensorFlow where it loads, else wasm
+ * @param options - `gpu`: which one, by its index or a part of its name
  * @returns what was chosen and why, in one line
  * @throws {UserError} if a backend asked for by name cannot be loaded
  */
 export function initBackend(
   name: BackendName = 'auto',
-  { blas = 'auto' }: { blas?: 'auto' | 'off' } = {},
+  { blas = 'auto', gpu }: { blas?: 'auto' | 'off'; gpu?: string | undefined } = {},
 ): Promise<string> {
-  ready ??= load(name, blas === 'auto');
+  ready ??= load(name, blas === 'auto', gpu);
   return ready;
 }
 
-async function load(name: BackendName, blas: boolean): Promise<string> {
+async function load(name: BackendName, blas: boolean, gpu: string | undefined): Promise<string> {
   tf.env().set('PROD', true); // no checks of every kernel's result, no advice printed
   if (name === 'cpu') {
     await tf.setBackend('cpu');
     return 'cpu (plain JavaScript: slow, for tests)';
   }
-  const native = name === 'wasm' ? undefined : await loadTensorFlow();
+  if (name === 'webgpu') return `webgpu (${await loadWebGpu(gpu)})`;
+  const native = name === 'wasm' ? undefined : await loadTensorFlow(gpu);
   if (native?.loaded) return `tensorflow (${native.loaded})`;
   if (name === 'tensorflow') {
     throw new UserError(

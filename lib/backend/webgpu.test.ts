@@ -1,0 +1,159 @@
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { jsonLines, NODE, runProcess } from '../../tools/test_process.ts';
+import { UserError } from '../run/errors.ts';
+import { chooseGpu, type Gpu, listGpus } from './gpus.ts';
+import { initBackend } from './index.ts';
+
+// Debian's chromium brings Vulkan in software, which is slow but is the same to WebGPU.
+const software = '/usr/lib/chromium/vk_swiftshader_icd.json';
+const named = ['VK_ICD_FILENAMES', 'VK_DRIVER_FILES'].some((name) => process.env[name]);
+if (!named && existsSync(software)) process.env.VK_ICD_FILENAMES = software;
+const gpus = await listGpus().catch(() => []);
+const reason = gpus.length === 0 ? ' (skipped: no GPU that WebGPU can use, nor a software one)' : '';
+
+describe('choosing a GPU', () => {
+  const gpu = (name: string): Gpu => ({ api: 'vulkan', name });
+  const list = [gpu('llvmpipe (LLVM 15)'), gpu('Intel(R) Arc A770'), gpu('NVIDIA RTX 4090'), gpu('NVIDIA RTX 4090')];
+
+  test.each([
+    ['without a wish, the first that is not software', undefined, list[1]],
+    ['by its index', '0', list[0]],
+    ['by a part of its name, in any case', 'nvidia', list[2]],
+    ['by a number in its name, where there are fewer GPUs', '4090', list[2]],
+  ])('%s', (_, wish, chosen) => {
+    expect(chooseGpu(list, wish)).toBe(chosen);
+  });
+
+  test('software, where there is nothing else', () => {
+    expect(chooseGpu(list.slice(0, 1))).toBe(list[0]);
+  });
+
+  test.each([
+    [
+      'an unknown name',
+      list,
+      'radeon',
+      /^--gpu radeon is not among the GPUs found \(0: llvmpipe .* 3: NVIDIA RTX 4090\)/,
+    ],
+    ['an index too many', list, '8', /^--gpu 8 is not among/],
+    ['the second of two GPUs of one name', list, '3', /^--gpu 3 cannot be told from --gpu 2/],
+    ['any, where there is none', [], '0', /^backend webgpu found no GPU: .*driver.*--backend wasm/],
+  ])('%s is refused in one sentence', (_, gpus, wish, message) => {
+    expect(() => chooseGpu(gpus, wish)).toThrow(UserError);
+    expect(() => chooseGpu(gpus, wish)).toThrow(message);
+  });
+});
+
+// A GPU in software is slow, and compiles every kernel anew in every process.
+describe.skipIf(gpus.length === 0)(`webgpu${reason}`, { timeout: 240_000 }, () => {
+  let description: string;
+  beforeAll(async () => {
+    description = await initBackend('webgpu', { gpu: '0' });
+  });
+
+  test('says which GPU it took, and whether that is software', () => {
+    expect(tf.getBackend()).toBe('webgpu');
+    expect(description).toContain(gpus[0].name);
+    expect(description.includes('software')).toBe(/swiftshader|llvmpipe/i.test(gpus[0].name));
+  });
+
+  test('leaves no trace of a browser', () => {
+    expect((globalThis as { navigator?: object }).navigator ?? {}).not.toHaveProperty('gpu');
+  });
+
+  test('softmax of more rows than there may be workgroups in one dimension', async () => {
+    const x = tf.tidy(() => tf.reshape(tf.linspace(-3, 3, 5 * 66_000), [66_000, 5])) as tf.Tensor2D;
+    const last = tf.slice(x, [65_990, 0], [10, 5]);
+    const [actual, expected] = [tf.slice(tf.softmax(x), [65_990, 0], [10, 5]), tf.softmax(last)];
+    const values = await expected.data();
+    (await actual.data()).forEach((p, i) => void expect(Math.abs(p - values[i])).toBeLessThan(1e-6));
+  });
+
+  test('-1e9 hides a score wholly, and rows that are all hidden give no NaN', async () => {
+    const hidden = tf.tensor2d([0, -1e9, 1, -1e9, -1e9, -1e9], [2, 3]);
+    const [a, b, c, ...rest] = await tf.softmax(tf.add(tf.zeros([2, 3]), hidden)).data();
+    expect(b).toBe(0);
+    expect(a + c).toBeCloseTo(1, 6);
+    for (const p of rest) expect(p).toBeCloseTo(1 / 3, 6);
+  });
+
+  test('what is not a number stays so', async () => {
+    const x = tf.tensor1d([Number.NaN, ...new Array(2000).fill(1)]);
+    expect(await tf.sqrt(tf.sum(tf.square(x))).data()).toEqual(Float32Array.of(Number.NaN));
+  });
+
+  test('the gradient of gather adds up rows taken twice', async () => {
+    const ids = tf.tensor1d([3, 0, 3, 3], 'int32');
+    const gradient = tf.grad((x) => tf.sum(tf.square(tf.gather(x, ids))))(tf.ones([4, 2]));
+    expect(Array.from(await gradient.data())).toEqual([2, 2, 0, 0, 0, 0, 6, 6]);
+  });
+
+  test('buffers that wait for their size to come back do not pile up', async () => {
+    const allocated = () => (tf.memory() as unknown as { numBytesAllocatedInGPU: number }).numBytesAllocatedInGPU;
+    for (let i = 0; i < 40; i++) {
+      const x = tf.fill([16 * 2 ** 20 + i], i); // 64 MB, each of another size
+      x.dispose();
+      await tf.ones([1]).data();
+    }
+    expect(allocated()).toBeLessThan(1.5 * 2 ** 30);
+  });
+
+  test('a tensor that is too large is refused in one sentence that says what helps', () => {
+    const fill = () => tf.fill([2 ** 30], 0);
+    expect(fill).toThrow(UserError);
+    expect(fill).toThrow(/^a tensor of 4096 MB is too large for this GPU.*--micro-batch-tokens.*--backend wasm/);
+  });
+
+  test('reading at once is refused, not answered with nonsense', async () => {
+    const x = tf.add(tf.ones([2000]), 1);
+    expect(() => x.dataSync()).toThrow(/await tensor.data\(\)/);
+  });
+
+  test('a GPU that is lost ends the run in one sentence', async () => {
+    const x = tf.add(tf.ones([2000]), 1);
+    (tf.backend() as unknown as { device: { destroy(): void } }).device.destroy();
+    const error = await x.data().catch((error: Error) => error);
+    expect(error).toBeInstanceOf(UserError);
+    expect((error as Error).message).toMatch(/^the GPU was lost .*--gradient-checkpointing/);
+    expect((error as Error).message).not.toContain('\n');
+  });
+
+  describe('in processes of their own', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'grpo-webgpu-'));
+    afterAll(() => rmSync(folder, { recursive: true }));
+
+    test('a step of training on models/tiny: the same completions as on wasm, and the process ends', async () => {
+      const run = async (backend: string) => {
+        const output = join(folder, backend);
+        const options = '--max-steps 1 --batch-size 2 --num-generations 2 --max-new-tokens 8 --eval-size 2';
+        const { code, stderr } = await runProcess([
+          ...[...NODE, 'experiment_base/train.ts', '--backend', backend, '--output-dir', output],
+          ...options.split(' '),
+        ]);
+        expect(code, stderr).toBe(0);
+        const [step] = jsonLines(join(output, 'metrics.jsonl')).filter((row) => row.grad_norm !== undefined);
+        return { step: step as Record<string, number>, completions: jsonLines(join(output, 'completions.jsonl')) };
+      };
+      const [actual, expected] = [await run('webgpu'), await run('wasm')];
+      const texts = (rows: Record<string, unknown>[]) => rows.map(({ completion }) => completion);
+      expect(texts(actual.completions)).toEqual(texts(expected.completions));
+      for (const name of ['loss', 'grad_norm', 'entropy']) {
+        expect(Math.abs(actual.step[name] - expected.step[name])).toBeLessThan(1e-3);
+      }
+    });
+
+    test('logits and gradients of all fixtures are those of transformers', async () => {
+      const vitest = [process.execPath, 'node_modules/vitest/vitest.mjs', 'run', 'lib/model/llama.test.ts'];
+      const only = '(llama|qwen)\\w+, as transformers computes it (logits|mean over all.*false)';
+      const { code, stdout, stderr } = await runProcess([...vitest, '-t', only], {
+        env: { TFJS_BACKEND: 'webgpu', NO_COLOR: '1' },
+      });
+      expect(code, stdout + stderr).toBe(0);
+      expect(stdout).toMatch(/\b\d+ passed/);
+    });
+  });
+});

@@ -1,0 +1,170 @@
+/**
+ * Any GPU, through the npm package `webgpu` (Dawn) and TensorFlow.js's backend for browsers. Both are made for pages,
+ * where a tensor is small and an error goes to a console: here every failure of the device ends the run.
+ */
+import { setImmediate } from 'node:timers/promises';
+import * as tf from '@tensorflow/tfjs';
+import { UserError } from '../run/errors.ts';
+import { chooseGpu, type Device, isSoftware, listGpus, loadDawn } from './gpus.ts';
+
+/** Those parts of the backend that are used here, some of which it calls private. */
+type Buffer = { size: number; destroy(): void };
+type BufferManager = {
+  numBytesUsed: number;
+  numBytesAllocated: number;
+  numFreeBuffers: number;
+  freeBuffers: Map<string, Buffer[]>;
+  acquireBuffer(size: number, usage: number, mappedAtCreation?: boolean, reuse?: boolean): Buffer;
+};
+type Backend = tf.KernelBackend & {
+  bufferManager: BufferManager;
+  tensorMap: { get(dataId: object): { values?: unknown } };
+};
+
+/** Limits that TensorFlow.js's kernels profit from; a device has WebGPU's small defaults unless asked for more. */
+const LIMITS = [
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeWorkgroupsPerDimension',
+  'maxComputeWorkgroupSizeX',
+  'maxComputeInvocationsPerWorkgroup',
+];
+
+/** Bytes of buffers that wait to be used again. Lengths change from step to step, so most sizes never come back. */
+const MAX_SPARE_BYTES = 2 ** 30;
+
+const REMEDIES =
+  'lower --micro-batch-tokens or --batch-size, pass --gradient-checkpointing, take a smaller model, or use --backend wasm';
+
+/**
+ * Makes the backend `webgpu` current.
+ * @param gpu - as in {@link chooseGpu}
+ * @returns the GPU that was taken, in words
+ * @throws {UserError} if the package or a GPU is missing
+ */
+export async function loadWebGpu(gpu?: string): Promise<string> {
+  const { create, globals } = await loadDawn();
+  const chosen = chooseGpu(await listGpus(), gpu);
+  const options = [`backend=${chosen.api}`, `adapter=${chosen.name}`];
+  // Compiling zeros into every shader takes SwiftShader seconds, and no kernel reads shared memory before writing it.
+  if (isSoftware(chosen)) options.push('enable-dawn-features=disable_workgroup_init');
+  const dawn = create(options);
+  kept.push(dawn);
+  const adapter = await dawn.requestAdapter({ powerPreference: 'high-performance' });
+  if (!adapter)
+    throw new UserError(`backend webgpu cannot use ${chosen.name}: name another with --gpu, or use --backend wasm`);
+  const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
+  const device = await adapter.requestDevice({ requiredLimits });
+
+  Object.assign(globalThis, globals);
+  const { WebGPUBackend } = await import('@tensorflow/tfjs-backend-webgpu');
+  // Only its constructor asks whether this is a browser with WebGPU. (Node 20 has no navigator at all.)
+  const navigator = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
+  Object.defineProperty(globalThis, 'navigator', { value: { gpu: dawn }, configurable: true });
+  const backend = new WebGPUBackend(device as never, adapter.info as never) as unknown as Backend;
+  if (navigator) Object.defineProperty(globalThis, 'navigator', navigator);
+  else delete (globalThis as { navigator?: unknown }).navigator;
+
+  refuseFailures(backend, device, requiredLimits);
+  mendSoftmax(requiredLimits.maxComputeWorkgroupsPerDimension);
+  tf.registerBackend('webgpu', () => backend);
+  await tf.setBackend('webgpu');
+  return `${chosen.name}, ${chosen.api}${isSoftware(chosen) ? '; software, no GPU: slow, for tests' : ''}`;
+}
+
+/** Dawn ends, and the process with it, when the garbage collector finds what `create` returned, device or no device. */
+const kept: object[] = [];
+
+/**
+ * WebGPU reports errors to whoever listens and goes on with nonsense. Here the first one is kept, and thrown when
+ * numbers are read next: none that came after it gets out.
+ */
+function refuseFailures(backend: Backend, device: Device, limits: Record<string, number>): void {
+  let failure: Error | undefined;
+  device.addEventListener('uncapturederror', (event) => {
+    event.preventDefault();
+    const { error } = event;
+    const [reason] = error.message.split('\n');
+    const outOfMemory = error.constructor.name === 'GPUOutOfMemoryError';
+    failure ??= outOfMemory ? new UserError(`the GPU is out of memory: ${REMEDIES}`) : new Error(`webgpu: ${reason}`);
+  });
+  const waiting = new Set<(error: Error) => void>();
+  void device.lost.then(({ message }) => {
+    failure ??= new UserError(`the GPU was lost (${message.split('\n')[0]}): if its memory was full, ${REMEDIES}`);
+    for (const reject of waiting) reject(failure);
+  });
+
+  const { bufferManager } = backend;
+  const acquire = bufferManager.acquireBuffer.bind(bufferManager);
+  const largest = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
+  bufferManager.acquireBuffer = (size, ...rest) => {
+    if (failure) throw failure;
+    const megabytes = (bytes: number) => (bytes / 2 ** 20).toFixed(0);
+    if (size > largest) {
+      throw new UserError(
+        `a tensor of ${megabytes(size)} MB is too large for this GPU, which allows ${megabytes(largest)} MB: ${REMEDIES}`,
+      );
+    }
+    if (bufferManager.numBytesAllocated - bufferManager.numBytesUsed > MAX_SPARE_BYTES) dropSpareBuffers(bufferManager);
+    try {
+      return acquire(size, ...rest);
+    } catch (error) {
+      // What is mapped into this process's memory as well is refused at once.
+      throw error instanceof RangeError ? new UserError(`the GPU is out of memory: ${REMEDIES}`) : error;
+    }
+  };
+
+  const read = backend.read.bind(backend);
+  backend.read = async (dataId) => {
+    let lost = (_: Error) => {};
+    try {
+      // What waits for a lost GPU may wait for ever.
+      const whenLost = new Promise<never>((_, reject) => {
+        lost = reject;
+        waiting.add(reject);
+      });
+      const values = await Promise.race([read(dataId), whenLost]);
+      if (failure) throw failure;
+      return values;
+    } catch (error) {
+      await setImmediate(); // why it failed may be told right after
+      throw failure ?? error;
+    } finally {
+      waiting.delete(lost);
+    }
+  };
+  const readSync = backend.readSync.bind(backend);
+  backend.readSync = (dataId) => {
+    if (backend.tensorMap.get(dataId).values) return readSync(dataId);
+    throw new Error('webgpu cannot read synchronously outside of browsers: use `await tensor.data()`');
+  };
+}
+
+function dropSpareBuffers(manager: BufferManager): void {
+  for (const buffers of manager.freeBuffers.values()) {
+    for (const buffer of buffers.splice(0)) {
+      manager.numBytesAllocated -= buffer.size;
+      manager.numFreeBuffers--;
+      buffer.destroy();
+    }
+  }
+}
+
+/** The kernel runs a workgroup a row, and with more rows than there may be in one dimension, overwrites the last number. */
+function mendSoftmax(maxRows: number): void {
+  const { kernelFunc } = tf.getKernel('Softmax', 'webgpu');
+  tf.unregisterKernel('Softmax', 'webgpu');
+  tf.registerKernel({
+    kernelName: 'Softmax',
+    backendName: 'webgpu',
+    kernelFunc: (args) => {
+      const logits = args.inputs.logits as tf.Tensor;
+      if (logits.size / logits.shape.at(-1)! <= maxRows) return kernelFunc(args);
+      return tf.tidy(() => {
+        const exps = tf.exp(tf.sub(logits, tf.max(logits, -1, true)));
+        return tf.div(exps, tf.sum(exps, -1, true));
+      });
+    },
+  });
+}
