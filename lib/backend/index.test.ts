@@ -53,3 +53,8 @@ test('--blas off asks for no library; a process has one backend', async () => {
   expect(description).toBe('wasm alone (--blas off)');
   expect(await initBackend('cpu')).toBe(description);
 });
+
+test.each(['wasm', 'cpu'] as const)('--gpu is refused where there is none to choose: %s', async (name) => {
+  const message = await oneSentence(initBackend(name, { gpu: '0' }));
+  expect(message).toMatch(/^--gpu 0: the backend (wasm|cpu) uses no GPU/);
+});

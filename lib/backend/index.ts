@@ -29,6 +29,7 @@ export function initBackend(
 async function load(name: BackendName, blas: boolean, gpu: string | undefined): Promise<string> {
   tf.env().set('PROD', true); // no checks of every kernel's result, no advice printed
   if (name === 'cpu') {
+    refuseGpu(name, gpu);
     await tf.setBackend('cpu');
     return 'cpu (plain JavaScript: slow, for tests)';
   }
@@ -40,8 +41,16 @@ async function load(name: BackendName, blas: boolean, gpu: string | undefined): 
       `backend tensorflow cannot be loaded (${native!.reason}): run \`npm install @tensorflow/tfjs-node-gpu\` (Linux, Windows) or \`npm install @tensorflow/tfjs-node\` (also macOS), or use --backend wasm`,
     );
   }
+  refuseGpu('wasm', gpu);
   const chosen = await loadWasm(blas);
   return native ? `${chosen}; native TensorFlow: ${native.reason}` : chosen;
+}
+
+function refuseGpu(name: string, gpu: string | undefined): void {
+  if (gpu === undefined) return;
+  throw new UserError(
+    `--gpu ${gpu}: the backend ${name} uses no GPU: pass --backend webgpu, or --backend tensorflow, or leave --gpu out`,
+  );
 }
 
 async function loadWasm(withBlas: boolean): Promise<string> {

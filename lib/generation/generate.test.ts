@@ -194,7 +194,9 @@ describe('forced tokens', () => {
       prompt: prompts[Math.floor(row / 4)],
       completion: tokens,
     }));
-    const scores = tf.tidy(() => scoreCompletions(model, sequences, 1.2).logProbs.arraySync() as number[][]);
+    const grid = tf.tidy(() => scoreCompletions(model, sequences, 1.2).logProbs);
+    const scores = (await grid.array()) as number[][];
+    grid.dispose();
     for (const [row, { logProbs, mask }] of completions.entries()) {
       mask.forEach((m, t) => {
         if (m === 1) expect(Math.abs(logProbs[t] - scores[row][t])).toBeLessThan(1e-4);

@@ -67,7 +67,7 @@ export const createRunCommand = (experiment: string, { modelName } = { modelName
     .option('--resume <run>', 'continue: the folder of a run or of a checkpoint, or "latest"')
     .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
     .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
-    .option('--gpu <gpu>', 'which one, by its number (tensorflow) or name (webgpu), where there are several')
+    .option('--gpu <gpu>', 'which one of several: its number, or (webgpu) a part of its name')
     .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const));
 
 /**
