@@ -16,6 +16,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { writeTestData, writeTestModel } from '../tools/test_model.ts';
 import {
+  BACKEND,
   type During,
   type Ended,
   holds,
@@ -45,7 +46,9 @@ beforeAll(async () => {
 });
 
 const TINY =
-  `--model-name ${MODEL} --dataset ${at('data.jsonl')} --backend wasm --eval-size 4 --max-new-tokens 16`.split(' ');
+  `--model-name ${MODEL} --dataset ${at('data.jsonl')} --backend ${BACKEND} --eval-size 4 --max-new-tokens 16`.split(
+    ' ',
+  );
 const SHORT = [...TINY, ...'--batch-size 2 --num-generations 4 --max-steps 8 --learning-rate 0.01'.split(' ')];
 
 /** Runs the script to its end; `during` may meddle with it meanwhile. */
@@ -116,6 +119,30 @@ describe.concurrent('a run', PATIENT, () => {
       expect(metrics.slice(1).every((row) => 'kl' in row === (name !== 'plain'))).toBe(true);
     },
   );
+
+  it('merges an adapter at its end, and goes on from an adapter', async () => {
+    const [merged, further] = [at('merged'), at('further')];
+    const args = [...SHORT, '--max-steps', '2'];
+    const adapted = [...args, '--lora-rank', '2', '--merge-adapter', '--output-dir', merged];
+    expect(await run(adapted)).toMatchObject({ code: 0, stderr: '' });
+    const model = JSON.parse(readFileSync(join(merged, 'final_model/config.json'), 'utf8'));
+    expect(model).toEqual(JSON.parse(readFileSync(join(MODEL, 'config.json'), 'utf8')));
+    const adapter = join(merged, 'checkpoint-2');
+    const { stdout, ...ended } = await run([...args, '--model-name', adapter, '--output-dir', further]);
+    expect(ended).toMatchObject({ code: 0, stderr: '' });
+    const settings = (folder: string) => JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8'));
+    expect(settings(join(further, 'final_model'))).toEqual(settings(adapter));
+    // What one run ends with, merged or as an adapter, is what the next one starts with.
+    const [before, after] = [results(merged).metrics.at(-1)!, results(further).metrics[0]];
+    expect(after['eval/pass_at_8']).toBe(before['eval/pass_at_8']);
+    expect(stdout).toContain('model: ');
+
+    const resumed = await run(['--resume', merged, '--max-steps', '3', '--lora-alpha', '400']);
+    expect(resumed).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/^error: --lora-alpha is 400, but .* for 4:/),
+    });
+  });
 
   it('is reproducible: the seed decides everything but the timings', async () => {
     const seeds = [3, 3, 4];

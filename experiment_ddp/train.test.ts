@@ -14,6 +14,7 @@ import {
 } from '../lib/index.ts';
 import { writeTestData, writeTestModel } from '../tools/test_model.ts';
 import {
+  BACKEND,
   type During,
   holds,
   lastStep,
@@ -39,7 +40,7 @@ beforeAll(async () => {
 });
 
 const TINY =
-  `--model-name ${at('model')} --dataset ${at('data.jsonl')} --backend wasm --eval-size 4 --max-new-tokens 16`.split(
+  `--model-name ${at('model')} --dataset ${at('data.jsonl')} --backend ${BACKEND} --eval-size 4 --max-new-tokens 16`.split(
     ' ',
   );
 const DDP = [...NODE, 'experiment_ddp/train.ts', ...TINY];
@@ -81,25 +82,27 @@ it('a rank samples for its problems what a single process samples for them', asy
 describe.concurrent('any number of ranks', PATIENT, () => {
   // The bundled model: with the random one, whose rewards are rare, Adam would make updates of what is only rounding.
   const WORK =
-    '--backend wasm --eval-size 16 --max-steps 5 --batch-size 5 --num-generations 4 --mini-batch-size 10 --kl-coef 0.05 --eval-steps 2'.split(
+    `--backend ${BACKEND} --eval-size 16 --max-steps 5 --batch-size 5 --num-generations 4 --mini-batch-size 10 --kl-coef 0.05 --eval-steps 2`.split(
       ' ',
     );
   const ddp = [...NODE, 'experiment_ddp/train.ts', ...WORK, '--check-sync-steps', '1'];
+  const runBase = async (name: string, flags: string[]) => {
+    const folder = at(name);
+    const command = [...NODE, 'experiment_base/train.ts', ...WORK, ...flags, '--output-dir', folder];
+    expect(await runProcess(command)).toMatchObject({ code: 0, stderr: '' });
+    return results(folder);
+  };
   let whole: Promise<ReturnType<typeof results>>;
   const base = () => {
-    const folder = at('base');
-    whole ??= runProcess([...NODE, 'experiment_base/train.ts', ...WORK, '--output-dir', folder]).then((ended) => {
-      expect(ended).toMatchObject({ code: 0, stderr: '' });
-      return results(folder);
-    });
+    whole ??= runBase('base', []);
     return whole;
   };
 
-  const expectSame = async (name: string, command: string[]) => {
+  const expectSame = async (name: string, command: string[], reference = base()) => {
     const folder = at(name);
     const ended = await runProcess([...command, '--output-dir', folder], { env: MPI });
     expect(ended).toMatchObject({ code: 0, stderr: '' });
-    const [found, expected] = [results(folder), await base()];
+    const [found, expected] = [results(folder), await reference];
     expect(found.completions).toBe(expected.completions);
     expect(found.metrics.map((row) => Object.keys(row))).toEqual(expected.metrics.map((row) => Object.keys(row)));
     for (const [i, row] of expected.metrics.entries()) {
@@ -120,6 +123,10 @@ describe.concurrent('any number of ranks', PATIENT, () => {
   it.each([1, 2, 3, 6])('%d: the completions and metrics of experiment_base', (count) =>
     expectSame(`${count} ranks`, [...ddp, ...nproc(count)]),
   );
+  it('2, with an adapter: the completions and metrics of experiment_base', () => {
+    const adapter = ['--lora-rank', '4', '--learning-rate', '0.001'];
+    return expectSame('adapted', [...ddp, ...nproc(2), ...adapter], runBase('adapted base', adapter));
+  });
   withMpi('2 below mpirun: the completions and metrics of experiment_base', () =>
     expectSame('mpi', [...MPIRUN, ...ddp]),
   );

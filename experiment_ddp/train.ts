@@ -18,8 +18,8 @@ import * as tf from '@tensorflow/tfjs';
 import {
   accumulateGradients, broadcastState, type Communicator, type Completion, checkInSync, checkPrompts, createRunCommand,
   createTrainingState, disposeModel, findRun, finishRun, fromRankZero, generate, initBackend, integer, itemsOfStep,
-  loadPretrained, loadProblems, loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep,
-  type Params, type Problem, parseRunOptions, permutation, resolveModel, runRanks, runSteps, SCHEDULES, type Sequence,
+  loadPretrained, loadProblems, loadSplits, loadTokenizer, locatePretrained, type Model, microBatches, number, openRun,
+  optimizerStep, type Params, type Problem, parseRunOptions, permutation, runRanks, runSteps, SCHEDULES, type Sequence,
   scheduleFactor, scoreCompletions, shareRun, type Tokenizer, type TrainingState, trainable, UserError, uniform,
 } from '../lib/index.ts';
 
@@ -472,7 +472,7 @@ async function main(communicator: Communicator): Promise<void> {
   const evalDataset = options.evalDataset ?? (options.dataset === SUMS.train ? SUMS.test : undefined);
   const { train, test } = await fromRankZero(communicator, () => loadSplits(loadProblems, { ...options, evalDataset }));
   const backend = await initBackend(options.backend, options);
-  await fromRankZero(communicator, () => resolveModel(options.modelName)); // if it must be fetched, then once
+  await fromRankZero(communicator, () => locatePretrained(options.modelName)); // if it must be fetched, then once
   const initial = await loadPretrained(options.modelName);
   const tokenizer = await loadTokenizer(initial.folder);
   const prompts = [...train, ...test].map((problem) => ({ ...problem, prompt: buildPrompt(tokenizer, problem) }));

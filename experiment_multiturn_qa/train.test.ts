@@ -23,7 +23,7 @@ import {
 } from '../lib/index.ts';
 import { writeTestModel } from '../tools/test_model.ts';
 import { writeTestEmbedder } from '../tools/test_onnx.ts';
-import { jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
+import { BACKEND, jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
 import {
   correctnessReward,
   createCommand,
@@ -210,7 +210,7 @@ describe('a search tool that is out of order', () => {
 
 describe.concurrent('the script', { timeout: 240_000 }, () => {
   const run = (flags: string) =>
-    runProcess([...NODE, 'experiment_multiturn_qa/train.ts', ...`--backend wasm ${flags}`.split(' ')]);
+    runProcess([...NODE, 'experiment_multiturn_qa/train.ts', ...`--backend ${BACKEND} ${flags}`.split(' ')]);
   const SHORT = '--batch-size 2 --num-generations 8 --eval-size 4 --learning-rate 0.001';
 
   it('stopped and resumed ends as if it never was', async () => {

@@ -18,7 +18,7 @@ import {
   uniform,
 } from '../lib/index.ts';
 import { writeTestModel } from '../tools/test_model.ts';
-import { jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
+import { BACKEND, jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
 import {
   addReference,
   type Call,
@@ -390,7 +390,7 @@ it('evaluation asks each held-out problem, and says how often it called', async 
 
 describe.concurrent('the script', { timeout: 240_000 }, () => {
   const run = (flags: string) =>
-    runProcess([...NODE, 'experiment_multiturn_tool/train.ts', ...`--backend wasm ${flags}`.split(' ')]);
+    runProcess([...NODE, 'experiment_multiturn_tool/train.ts', ...`--backend ${BACKEND} ${flags}`.split(' ')]);
   const SHORT = '--batch-size 2 --num-generations 8 --eval-size 4 --learning-rate 0.001';
 
   it('stopped and resumed ends as if it never was; transcripts say who wrote what', async () => {

@@ -15,6 +15,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { runFolder } from './compare_report.ts';
 import { writeTestData, writeTestModel } from './test_model.ts';
 import {
+  BACKEND,
   type During,
   type Ended,
   holds,
@@ -40,7 +41,7 @@ beforeAll(async () => {
 });
 
 const TINY =
-  `--model-name ${at('model')} --dataset ${at('data.jsonl')} --backend wasm --eval-size 4 --max-new-tokens 16 --batch-size 2 --num-generations 4 --learning-rate 0.01 --save-steps 1`.split(
+  `--model-name ${at('model')} --dataset ${at('data.jsonl')} --backend ${BACKEND} --eval-size 4 --max-new-tokens 16 --batch-size 2 --num-generations 4 --learning-rate 0.01 --save-steps 1`.split(
     ' ',
   );
 const VARIANTS = ['base', 'drgrpo --length-normalization completion'];

@@ -7,6 +7,11 @@ import { afterAll } from 'vitest';
 
 export const REPOSITORY = join(import.meta.dirname, '..');
 export const NODE = [process.execPath, '--import', 'tsx'];
+/** What scripts are run on: the backend of the tests themselves. */
+export const BACKEND = process.env.TFJS_BACKEND ?? 'wasm';
+
+/** What TensorFlow's newer libraries say at their start, whatever the log level. */
+const NOISE = /^(WARNING: All log messages before absl|I\d{4} ).*\n/gm;
 
 const running = new Set<ChildProcess>();
 afterAll(() => {
@@ -52,7 +57,7 @@ export async function runProcess(
     const closed = once(child, 'close').finally(() => running.delete(child));
     await options.during?.(child, () => child.exitCode !== null || child.signalCode !== null);
     const [code, signal] = await closed;
-    return { code, signal, stdout, stderr };
+    return { code, signal, stdout, stderr: stderr.replace(NOISE, '') };
   } finally {
     leave();
   }

@@ -48,8 +48,10 @@ export function chooseGpu(gpus: Gpu[], gpu?: string): Gpu {
   }
   if (gpu === undefined) return gpus.find((candidate) => !isSoftware(candidate)) ?? gpus[0];
   const found = gpus.map(({ name }, i) => `${i}: ${name}`).join(', ');
-  const byIndex = /^\d+$/.test(gpu) ? gpus[Number(gpu)] : undefined;
-  const chosen = byIndex ?? gpus.find(({ name }) => name.toLowerCase().includes(gpu.toLowerCase()));
+  // One or two digits are an index; a name may well contain them, or "4090".
+  const chosen = /^\d{1,2}$/.test(gpu)
+    ? gpus[Number(gpu)]
+    : gpus.find(({ name }) => gpu !== '' && name.toLowerCase().includes(gpu.toLowerCase()));
   if (!chosen)
     throw new UserError(`--gpu ${gpu} is not among the GPUs found (${found}): name one of them, or its index`);
   // Dawn takes the first adapter whose name contains the one asked for: another GPU of the same name is out of reach.

@@ -44,9 +44,9 @@ test('--gpu takes an index here', async () => {
 describe('what TensorFlow computes on', () => {
   const both = ['NVIDIA A100', 'NVIDIA T4'];
   test.each([
-    [{ usesGpu: true, gpus: both, visible: '0' }, 'NVIDIA A100'],
-    [{ usesGpu: true, gpus: both, visible: '1' }, 'NVIDIA T4'],
-    [{ usesGpu: true, gpus: both, visible: 'GPU-5ebe9f43' }, 'a GPU'],
+    [{ usesGpu: true, gpus: both.slice(0, 1), visible: '0' }, 'NVIDIA A100'],
+    [{ usesGpu: true, gpus: both, visible: '1' }, 'NVIDIA T4 of the GPUs found (0: NVIDIA A100, 1: NVIDIA T4)'],
+    [{ usesGpu: true, gpus: both, visible: 'GPU-5ebe9f43' }, /^one of the GPUs found/],
     [{ usesGpu: true, gpus: [], visible: '0' }, 'a GPU'],
     [{ usesGpu: false, gpus: [], visible: '0' }, 'the CPU: no NVIDIA GPU found'],
     [{ usesGpu: false, gpus: both, visible: '1' }, /^the CPU: NVIDIA T4 is there, but CUDA libraries are missing/],

@@ -86,10 +86,10 @@ export function describeDevice(
   { usesGpu, gpus, visible }: { usesGpu: boolean; gpus: string[]; visible: string },
 ): string {
   const index = visible === '' ? -1 : Number(visible);
-  if (usesGpu) return gpus[index] ?? 'a GPU';
+  const found = gpus.map((gpu, i) => `${i}: ${gpu}`).join(', ');
+  if (usesGpu) return gpus.length > 1 ? `${gpus[index] ?? 'one'} of the GPUs found (${found})` : (gpus[0] ?? 'a GPU');
   if (name !== PACKAGES[0]) return 'the CPU';
   if (gpus.length === 0) return 'the CPU: no NVIDIA GPU found';
-  const found = gpus.map((gpu, i) => `${i}: ${gpu}`).join(', ');
   if (index < 0 || index >= gpus.length) {
     return `the CPU: CUDA_VISIBLE_DEVICES=${visible} is none of the GPUs found (${found})`;
   }

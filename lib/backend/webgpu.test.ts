@@ -39,7 +39,9 @@ describe('choosing a GPU', () => {
       'radeon',
       /^--gpu radeon is not among the GPUs found \(0: llvmpipe .* 3: NVIDIA RTX 4090\)/,
     ],
-    ['an index too many', list, '8', /^--gpu 8 is not among/],
+    ['no name', list, '', /^--gpu {2}is not among/],
+    ['an index too many', list, '11', /^--gpu 11 is not among/],
+    ['another index too many', list, '8', /^--gpu 8 is not among/],
     ['the second of two GPUs of one name', list, '3', /^--gpu 3 cannot be told from --gpu 2/],
     ['any, where there is none', [], '0', /^backend webgpu found no GPU: .*driver.*--backend wasm/],
   ])('%s is refused in one sentence', (_, gpus, wish, message) => {

@@ -3,7 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import type { Row } from '../model/layout.ts';
 import { extend, keepRows, lmHead, type Model, type Past, type Prefix, prefill } from '../model/llama.ts';
-import { linear, MAX_LOGITS } from '../model/ops.ts';
+import { linear } from '../model/ops.ts';
 import { type SamplingOptions, sampleToken } from './sampling.ts';
 
 /**
@@ -108,6 +108,9 @@ export async function generate(
   }
   return completions;
 }
+
+/** Logits in memory at one time: 64 MB of them. */
+const MAX_LOGITS = 16 * 2 ** 20;
 
 /**
  * Calls `use` with the logits of each row, of which {@link MAX_LOGITS} exist at one time: those of many rows over a large

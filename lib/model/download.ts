@@ -85,6 +85,7 @@ async function claimPartial(blob: string): Promise<string> {
     const isFree = owner === basename(blob) && (await sizeOf(partial)) === undefined && !isRunning(Number(pid));
     if (isFree) await rename(join(dirname(blob), file), partial).catch(() => {}); // another may have been faster
   }
+  await (await open(partial, 'a')).close();
   return partial;
 }
 

@@ -20,7 +20,7 @@ import {
 import { shown } from './json.ts';
 
 /** `owner/name` or `name`, perhaps with `@revision`. Each becomes part of a path, so none may be `..`. */
-const HUB_ID = /^(?!.*(?:--|\.\.))((?:\w[\w.-]*\/)?\w[\w.-]*)(?:@(\w[\w.-]*))?$/;
+const HUB_ID = /^(?!.*(?:--|\.\.))((?:\w[\w.-]*\/)?\w[\w.-]*)(?:@(\w[\w./-]*))?$/;
 const COMMIT = /^[0-9a-f]{40}$/;
 const SMALL_FILES =
   /^((adapter_|generation_)?config|tokenizer[\w.-]*|special_tokens_map|added_tokens|chat_template)\.json$|^chat_template\.jinja$/;

@@ -235,7 +235,7 @@ describe('biases of all projections (a Llama with "attention_bias" and "mlp_bias
   });
   afterAll(() => void tf.dispose(biased.params));
 
-  const valueOf = async (model: Model): Promise<number> => {
+  const lossOf = async (model: Model): Promise<number> => {
     const loss = tf.tidy(() => nll(model));
     const [value] = await loss.data();
     loss.dispose();
@@ -249,7 +249,7 @@ describe('biases of all projections (a Llama with "attention_bias" and "mlp_bias
       change(name, values);
       changed[name] = tf.tensor1d(values);
     }
-    const value = await valueOf({ config: biased.config, params: changed });
+    const value = await lossOf({ config: biased.config, params: changed });
     for (const name of names) changed[name].dispose();
     return value;
   };
@@ -258,7 +258,7 @@ describe('biases of all projections (a Llama with "attention_bias" and "mlp_bias
     const without = { ...biased.config, biases: { qkv: false, o: false, mlp: false } };
     const names = Object.keys(parameterShapes(without));
     const plain = { config: without, params: Object.fromEntries(names.map((name) => [name, biased.params[name]])) };
-    const expected = await valueOf(plain);
+    const expected = await lossOf(plain);
     expect(await lossWith((_, values) => void values.fill(0))).toBeCloseTo(expected, 4);
     expect(Math.abs((await lossWith(() => {})) - expected)).toBeGreaterThan(0.01);
   });

@@ -159,7 +159,7 @@ function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, p
   for (let i = 0; i < config.numLayers; i++) {
     const before: Before = { past: past?.layers[i], prefix: prefix && { ...prefix.layers[i], bias: prefix.bias } };
     const out = recompute
-      ? recomputedLayer(model, i, { x, createContext, before })
+      ? recomputedLayer(model, i, { x, context, createContext, before })
       : decoderLayer(model, i, { x, context, before });
     x = out.x;
     layers.push({ k: out.k, v: out.v });
@@ -214,22 +214,31 @@ function decoderLayer(
 function recomputedLayer(
   model: Model,
   i: number,
-  { x, createContext, before }: { x: tf.Tensor2D; createContext: () => Context; before: Before },
+  {
+    x,
+    context,
+    createContext,
+    before,
+  }: { x: tf.Tensor2D; context: Context; createContext: () => Context; before: Before },
 ): { x: tf.Tensor2D } & KeysValues {
   const own = Object.entries(trainable(model)).filter(([name]) => name.startsWith(`model.layers.${i}.`));
   const names = own.map(([name]) => name);
   const { past, prefix } = before;
   const cached = [prefix?.k, prefix?.v, past?.k, past?.v, prefix?.bias];
   const present = cached.map((tensor) => tensor !== undefined);
+  let first = true;
   const layer = (inputs: tf.Tensor[]) => {
-    // The tensors in `model` and `before` are gone when the gradient is computed: it gets copies, in this order.
+    // The tensors in `model`, `before` and `context` are gone when the gradient is computed: it gets copies of the first
+    // two, in this order, and makes the third anew.
+    const ownContext = first ? context : createContext();
+    first = false;
     const [x, ...rest] = inputs;
     const params = Object.fromEntries(names.map((name, n) => [name, rest[n]]));
     const given = rest.slice(names.length);
     const [prefixK, prefixV, k, v, bias] = present.map((is) => (is ? given.shift() : undefined)) as tf.Tensor3D[];
     const out = decoderLayer(withTrainable(model, { ...trainable(model), ...params }), i, {
       x: x as tf.Tensor2D,
-      context: createContext(),
+      context: ownContext,
       before: { past: past && { k, v }, prefix: prefix && { k: prefixK, v: prefixV, bias } },
     });
     return [out.x, out.k, out.v];

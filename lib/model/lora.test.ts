@@ -5,7 +5,7 @@ import * as tf from '@tensorflow/tfjs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { useBackend } from '../backend/test_backend.ts';
 import { UserError } from '../run/errors.ts';
-import { createTrainingState } from '../run/training_state.ts';
+import { createTrainingState, type StateOptions } from '../run/training_state.ts';
 import { accumulateGradients } from '../training/gradients.ts';
 import { optimizerStep } from '../training/optimizer_step.ts';
 import { scoreCompletions } from '../training/score.ts';
@@ -73,22 +73,29 @@ describe('an adapter that PEFT has written', () => {
     tf.dispose([loss, gradients]);
   });
 
-  test('merged into the weights, it gives the same logits', async () => {
-    const merged = mergeLora(model);
-    const changed = Object.keys(merged).filter((name) => merged[name] !== base.params[name]);
-    expect(changed).toHaveLength(7 * base.config.numLayers);
+  /** The model merged with its adapter, from copies of its parameters. */
+  const merge = () =>
+    mergeLora({
+      ...model,
+      params: Object.fromEntries(Object.entries(base.params).map(([name, x]) => [name, tf.clone(x)])),
+    });
+
+  test('merged into the weights, it gives the same logits, and no second copy is left', async () => {
+    const before = tf.memory().numTensors;
+    const merged = merge();
+    expect(tf.memory().numTensors).toBe(before + Object.keys(merged).length);
     const alone = await logits({ config: base.config, params: merged }, ids[0]).data();
     expect(distance(alone, await logits(model, ids[0]).data())).toBeLessThan(1e-6);
-    tf.dispose(changed.map((name) => merged[name]));
+    tf.dispose(merged);
   });
 
   test.skipIf(skipped)(`merged weights${skipped}`, async () => {
     const whole = await openSafetensors(join(ORACLE, 'reference.safetensors'));
-    const merged = mergeLora(model);
+    const merged = merge();
     for (const [name, weight] of Object.entries(merged)) {
       expect(distance(await weight.data(), await whole.read(`merged.${name}`)), name).toBeLessThan(1e-6);
-      if (weight !== base.params[name]) weight.dispose();
     }
+    tf.dispose(merged);
     await whole.close();
   });
 
@@ -170,13 +177,29 @@ describe('a new adapter', () => {
     expect(loaded.folder).toMatch(/llama_gqa_tied$/);
     expect(Object.keys(loaded.lora!.params)).toEqual(Object.keys(lora.params));
     expect(loaded.lora!.scale).toBe(2);
-    await expect(createTrainingState(loaded, {}, { loraRank: 8 })).rejects.toThrow(/adapter of rank 4/);
+    const live = tf.memory().numTensors;
+    const others: [StateOptions, RegExp][] = [
+      [{ loraRank: 8 }, /^--lora-rank is 8, but .* holds an adapter made for 4/],
+      [{ loraRank: 4, loraAlpha: 1 }, /^--lora-alpha is 1, but .* made for 8/],
+      [{ loraTarget: ['q_proj'] }, /^--lora-target is "q_proj", but/],
+    ];
+    for (const [options, message] of others) {
+      await expect(createTrainingState(loaded, {}, options)).rejects.toThrow(message);
+    }
+    expect(tf.memory().numTensors).toBe(live);
     const state = await createTrainingState(loaded, {});
     expect(Object.keys(trainable(state.model))).toEqual(Object.keys(lora.params));
     for (const model of [loaded, state.model]) disposeModel(model);
     tf.dispose([lora.params, state.optimizer.m, state.optimizer.v]);
   });
 });
+
+test.each<StateOptions>([{ loraAlpha: 8 }, { loraTarget: ['q_proj'] }, { mergeAdapter: true }])(
+  'options of an adapter are refused where there is none: %o',
+  async (options) => {
+    await expect(createTrainingState(base, {}, options)).rejects.toThrow(/is about an adapter, .* pass --lora-rank/);
+  },
+);
 
 test('rank-stabilised scaling divides by √r', async () => {
   const folder = await write('rslora', { ...settings(), use_rslora: true });
@@ -192,12 +215,36 @@ describe('is refused with one sentence, and leaves no tensor behind', () => {
     ['trained biases', { bias: 'all' }, /"bias": "all" is not supported/],
     ['whole modules', { modules_to_save: ['lm_head'] }, /"modules_to_save": \["lm_head"\] is not supported/],
     ['ranks of their own', { rank_pattern: { q_proj: 4 } }, /"rank_pattern"/],
+    [
+      'weights that it was started from',
+      { init_lora_weights: 'pissa' },
+      /"init_lora_weights": "pissa" is not supported/,
+    ],
+    ['nesting without end', { peft_type: deep }, /"peft_type" must be "LORA", found \[{120}…/],
     ['no rank', { r: null }, /"r" must be a positive integer, found null/],
     ['a rank that is not a number', { r: '8' }, /"r" must be a positive integer, found "8"/],
     ['no alpha', { lora_alpha: null }, /"lora_alpha" must be a number/],
     ['another rank than that of the tensors', { r: 4 }, /must have the shape \[4,/],
   ])('%s', async (name, changes, message) => {
     await expectRefusal(await write(name, { ...settings(), ...changes }), message);
+  });
+
+  test('any setting of any other type: refused, or of no consequence', async () => {
+    const keys = Object.keys(settings());
+    const values = [null, true, -1, 1e308, 'x', '\n', [], {}, [[1]], { a: [] }];
+    for (const key of keys) {
+      for (const value of values) {
+        const folder = await write('typed', { ...settings(), [key]: value });
+        const lora = await readLora(folder, base.config).catch((error: Error) => error);
+        if (lora instanceof Error) {
+          expect(lora, key).toBeInstanceOf(UserError);
+          expect(lora.message, key).not.toContain('\n');
+        } else {
+          expect(lora.scale, key).toSatisfy(Number.isFinite);
+          tf.dispose(lora.params);
+        }
+      }
+    }
   });
 
   const tensors: [string, TensorChange, RegExp][] = [
@@ -217,6 +264,9 @@ describe('is refused with one sentence, and leaves no tensor behind', () => {
     await expectRefusal(join(temp, 'nowhere'), /there is no adapter_config.json/);
   });
 });
+
+/** Deeper than JSON.stringify can follow. */
+const deep = JSON.parse(`${'['.repeat(2000)}${']'.repeat(2000)}`);
 
 async function expectRefusal(folder: string, message: RegExp): Promise<void> {
   const before = tf.memory().numTensors;

@@ -1,12 +1,12 @@
 /** Low-rank adapters (Hu et al. 2021, "LoRA"), and the files in which PEFT keeps them. */
-import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../run/errors.ts';
 import { uniform } from '../run/random.ts';
 import { tensorsToWrite } from './checkpoint.ts';
-import { type JsonObject, type LlamaConfig, parameterShapes, readJsonObject } from './config.ts';
+import { type LlamaConfig, parameterShapes, readJsonObject } from './config.ts';
+import { isObject, type JsonObject, shown } from './json.ts';
 import type { Model, Params } from './llama.ts';
 import { openSafetensors, writeSafetensors } from './safetensors.ts';
 
@@ -29,14 +29,15 @@ const PREFIX = 'base_model.model.'; // PEFT's name for what it wraps
 /**
  * A new adapter, which changes nothing yet: B is zero, and A is drawn from U(−1/√in, 1/√in), as in PEFT.
  * @param options.alpha - `scale` is alpha / rank, so that a learning rate suits any rank
- * @param options.base - the model that the adapter belongs to: a folder, or `owner/name[@revision]` on the hub
+ * @param options.base - the model that the adapter belongs to, as Python finds it: a folder, or a name on the hub with its
+ *   `revision`
  * @returns params that the caller disposes of
  */
 export function createLora(
   config: LlamaConfig,
-  options: { rank: number; alpha: number; targets: LoraTarget[]; seed: number; base: string },
+  options: { rank: number; alpha: number; targets: LoraTarget[]; seed: number; base: string; revision?: string | null },
 ): Lora {
-  const { rank, alpha, targets, seed, base } = options;
+  const { rank, alpha, targets, seed, base, revision = null } = options;
   const params: Params = {};
   Object.entries(adapterShapes(config, rank)).forEach(([name, shape], number) => {
     if (!targets.some((target) => name.includes(`.${target}.`))) return;
@@ -45,10 +46,8 @@ export function createLora(
     const isA = name.endsWith('.lora_A.weight');
     params[name] = isA ? tf.tensor(Float32Array.from({ length: rank * shape[1] }, draw), shape) : tf.zeros(shape);
   });
-  // Python is to find the model from any folder.
-  const [id, revision] = existsSync(base) ? [resolve(base), null] : base.split('@');
   const settings = {
-    base_model_name_or_path: id,
+    base_model_name_or_path: base,
     bias: 'none',
     fan_in_fan_out: false,
     inference_mode: true,
@@ -56,7 +55,7 @@ export function createLora(
     lora_dropout: 0,
     peft_type: 'LORA',
     r: rank,
-    revision: revision ?? null,
+    revision,
     target_modules: targets,
     task_type: 'CAUSAL_LM',
   };
@@ -99,13 +98,16 @@ export async function readLora(folder: string, config: LlamaConfig): Promise<Lor
     const found = new Map([...file.tensors].map(([name, { shape }]) => [name.replace(PREFIX, ''), { name, shape }]));
     for (const [name, { name: stored, shape }] of found) {
       const expected = shapes[name];
-      if (!expected) throw new UserError(`${file.file}: tensor "${stored}" belongs to no projection of this model.`);
+      if (!expected)
+        throw new UserError(`${file.file}: tensor ${shown(stored)} belongs to no projection of this model.`);
       if (String(shape) !== String(expected)) {
-        throw new UserError(`${file.file}: tensor "${stored}" must have the shape [${expected}], found [${shape}].`);
+        throw new UserError(
+          `${file.file}: tensor ${shown(stored)} must have the shape [${expected}], found [${shape}].`,
+        );
       }
       const other = name.replace(/lora_[AB]/, (letter) => (letter === 'lora_A' ? 'lora_B' : 'lora_A'));
       if (!found.has(other))
-        throw new UserError(`${file.file}: "${stored}" is there without its ${other.slice(-13, -7)}.`);
+        throw new UserError(`${file.file}: ${shown(stored)} is there without its ${other.slice(-13, -7)}.`);
     }
     if (found.size === 0) throw new UserError(`${file.file}: there is no tensor in it.`);
     // In the model's order, not the file's: sums over parameters then round as they did before they were saved.
@@ -121,33 +123,32 @@ export async function readLora(folder: string, config: LlamaConfig): Promise<Lor
   return { params, scale, settings };
 }
 
-/** Settings of PEFT that change what is computed or trained, with the value that changes nothing. */
-const NEUTRAL: JsonObject = {
-  bias: 'none',
-  ...Object.fromEntries(
-    ['fan_in_fan_out', 'lora_bias', 'use_dora', 'use_qalora', 'use_bdlora', 'modules_to_save', 'layer_replication']
-      .concat(['rank_pattern', 'alpha_pattern', 'alora_invocation_tokens', 'target_parameters', 'arrow_config'])
-      .concat(['trainable_token_indices', 'velora_config', 'monteclora_config'])
-      .map((key) => [key, null]),
-  ),
-};
+/** Settings of PEFT that would change what is computed or trained, unless they are empty. */
+const UNSUPPORTED = [
+  ...['fan_in_fan_out', 'lora_bias', 'use_dora', 'use_qalora', 'use_bdlora', 'modules_to_save', 'layer_replication'],
+  ...['rank_pattern', 'alpha_pattern', 'alora_invocation_tokens', 'target_parameters', 'arrow_config', 'kasa_config'],
+  ...['trainable_token_indices', 'velora_config', 'monteclora_config', 'lora_ga_config'],
+];
+
+/** Other ways to start an adapter change the weights below it, too. */
+const INITIALIZATIONS: unknown[] = [null, true, false, 'gaussian'];
 
 function checkSettings(file: string, settings: JsonObject): { rank: number; scale: number } {
-  if (settings.peft_type !== 'LORA') {
-    throw new UserError(`${file}: "peft_type" must be "LORA", found ${JSON.stringify(settings.peft_type ?? null)}.`);
-  }
-  for (const [key, neutral] of Object.entries(NEUTRAL)) {
-    const value = settings[key] ?? neutral;
-    const isEmpty =
-      value === neutral || value === false || JSON.stringify(value) === '{}' || JSON.stringify(value) === '[]';
-    if (!isEmpty) throw new UserError(`${file}: "${key}": ${JSON.stringify(value)} is not supported.`);
-  }
-  const { r: rank, lora_alpha: alpha, use_rslora: rankStabilized } = settings;
+  const { peft_type: type, r: rank, lora_alpha: alpha, use_rslora: rankStabilized } = settings;
+  if (type !== 'LORA') throw new UserError(`${file}: "peft_type" must be "LORA", found ${shown(type ?? null)}.`);
+  const isEmpty = (value: unknown) =>
+    (value ?? false) === false ||
+    (Array.isArray(value) ? value.length === 0 : isObject(value) && Object.keys(value).length === 0);
+  const unsupported =
+    UNSUPPORTED.find((key) => !isEmpty(settings[key])) ??
+    ((settings.bias ?? 'none') !== 'none' ? 'bias' : undefined) ??
+    (INITIALIZATIONS.includes(settings.init_lora_weights ?? null) ? undefined : 'init_lora_weights');
+  if (unsupported) throw new UserError(`${file}: "${unsupported}": ${shown(settings[unsupported])} is not supported.`);
   if (!Number.isSafeInteger(rank) || (rank as number) < 1) {
-    throw new UserError(`${file}: "r" must be a positive integer, found ${JSON.stringify(rank ?? null)}.`);
+    throw new UserError(`${file}: "r" must be a positive integer, found ${shown(rank ?? null)}.`);
   }
   if (typeof alpha !== 'number' || !Number.isFinite(alpha)) {
-    throw new UserError(`${file}: "lora_alpha" must be a number, found ${JSON.stringify(alpha ?? null)}.`);
+    throw new UserError(`${file}: "lora_alpha" must be a number, found ${shown(alpha ?? null)}.`);
   }
   const r = rank as number;
   return { rank: r, scale: alpha / (rankStabilized === true ? Math.sqrt(r) : r) };
@@ -171,17 +172,18 @@ export async function writeLora(folder: string, { params, settings }: Lora): Pro
 }
 
 /**
- * The parameters of a model with its adapter merged into them: `W + scale · B A`.
- * @returns the merged matrices are new, the rest are the model's own
+ * Merges an adapter into the weights: `W + scale · B A`. The model's own matrices are disposed of as they are replaced,
+ * so that there is never much more than one copy; neither it nor the adapter is to be used after that.
+ * @returns the parameters of the merged model
  */
 export function mergeLora({ params, lora }: Model): Params {
-  if (!lora) return params;
   const merged = { ...params };
-  for (const name of Object.keys(lora.params)) {
-    const module = name.replace(/\.lora_A\.weight$/, '');
-    if (module === name) continue;
-    const [a, b] = [lora.params[name], lora.params[`${module}.lora_B.weight`]] as [tf.Tensor2D, tf.Tensor2D];
-    merged[`${module}.weight`] = tf.tidy(() => tf.add(params[`${module}.weight`], tf.mul(tf.matMul(b, a), lora.scale)));
+  for (const name of Object.keys(lora?.params ?? {}).filter((name) => name.endsWith('.lora_A.weight'))) {
+    const module = name.replace('.lora_A.weight', '');
+    const [a, b] = ['A', 'B'].map((matrix) => lora!.params[`${module}.lora_${matrix}.weight`] as tf.Tensor2D);
+    const weight = params[`${module}.weight`];
+    merged[`${module}.weight`] = tf.tidy(() => tf.add(weight, tf.mul(tf.matMul(b, a), lora!.scale)));
+    weight.dispose();
   }
   return merged;
 }

@@ -190,9 +190,12 @@ export function recomputed(f: (inputs: tf.Tensor[]) => tf.Tensor[], inputs: tf.T
       // The engine has one tape at a time: the one that is being read is put aside.
       const { state } = tf.engine();
       const tape = state.activeTape;
-      const { grads } = tf.engine().gradients(() => packed(saved), saved, dy as never);
-      state.activeTape = tape;
-      return grads.map((grad, i) => grad ?? tf.zerosLike(saved[i]));
+      try {
+        const { grads } = tf.engine().gradients(() => packed(saved), saved, dy as never, true);
+        return grads.map((grad, i) => grad ?? tf.zerosLike(saved[i]));
+      } finally {
+        state.activeTape = tape;
+      }
     };
     return { value: packed(args as tf.Tensor[]), gradFunc };
   });
@@ -207,8 +210,8 @@ export function recomputed(f: (inputs: tf.Tensor[]) => tf.Tensor[], inputs: tf.T
 
 const addAll = (xs: tf.Tensor[]): tf.Tensor => xs.reduce((sum, x) => tf.add(sum, x));
 
-/** As many as 64 MB hold. */
-export const MAX_LOGITS = 16 * 2 ** 20;
+/** Logits in memory at one time, 16 MB of them: their gradient needs several such arrays. */
+const MAX_LOGITS = 4 * 2 ** 20;
 
 /**
  * Log-probability of each token under `softmax(hidden Wᵀ / temperature)`, and the entropy of that distribution.
@@ -216,7 +219,7 @@ export const MAX_LOGITS = 16 * 2 ** 20;
  * @param hidden - shape (N, H)
  * @param head - W, shape (V, H)
  * @param tokens - the N token ids
- * @param options - `maxLogits` may exist at one time: more tokens than fit go through the head in chunks; the head
+ * @param options - `maxLogits`: more tokens than have so many logits go through the head in chunks; the head
  *   gets no gradient if `frozenHead`
  * @returns shape (2, N): log-probabilities in row 0, entropies (nats) in row 1
  */
@@ -239,19 +242,24 @@ export function tokenLogProbs(
   });
   const oneHot = ({ begin, length }: { begin: number; length: number }) =>
     tf.oneHot(tf.tensor1d(tokens.slice(begin, begin + length), 'int32'), vocabulary).toFloat();
-  const logSoftmax = (hidden: tf.Tensor2D, head: tf.Tensor) => {
-    const logits = tf.div(linear(hidden, head), temperature);
-    const shifted = tf.sub(logits, tf.max(logits, -1, true));
-    return tf.sub(shifted, tf.log(tf.sum(tf.exp(shifted), -1, true)));
-  };
+  // Each step in a tidy of its own: what is as large as the logits is freed as soon as it has been used.
+  const logSoftmax = (hidden: tf.Tensor2D, head: tf.Tensor) =>
+    tf.tidy(() => {
+      const shifted = tf.tidy(() => {
+        const logits = linear(hidden, head);
+        const scaled = temperature === 1 ? logits : tf.div(logits, temperature);
+        return tf.sub(scaled, tf.max(scaled, -1, true));
+      });
+      return tf.sub(shifted, tf.log(tf.tidy(() => tf.sum(tf.exp(shifted), -1, true))));
+    });
   const op = tf.customGrad((...args) => {
     const save = args.pop() as unknown as tf.GradSaveFunc;
     const hidden = args[0] as tf.Tensor2D;
     const values = chunks.map((chunk) =>
       tf.tidy(() => {
         const logProbs = logSoftmax(tf.slice(hidden, [chunk.begin, 0], [chunk.length, width]), head);
-        const chosen = tf.sum(tf.mul(logProbs, oneHot(chunk)), -1);
-        const entropy = tf.neg(tf.sum(tf.mul(tf.exp(logProbs), logProbs), -1));
+        const chosen = tf.tidy(() => tf.sum(tf.mul(logProbs, oneHot(chunk)), -1));
+        const entropy = tf.tidy(() => tf.neg(tf.sum(tf.mul(tf.exp(logProbs), logProbs), -1)));
         return tf.stack([chosen, entropy]);
       }),
     );
@@ -264,12 +272,14 @@ export function tokenLogProbs(
         const [dPart, sum] = tf.tidy(() => {
           const column = (x: tf.Tensor, row: number) =>
             tf.reshape(tf.slice(x as tf.Tensor2D, [row, chunk.begin], [1, chunk.length]), [-1, 1]);
-          const logProbs = logSoftmax(part, head);
-          const probs = tf.exp(logProbs);
-          // ∂logp/∂z = (1[token] − p) / T and ∂entropy/∂z = −p · (log p + entropy) / T
-          const fromChosen = tf.mul(tf.sub(oneHot(chunk), probs), column(dy, 0));
-          const fromEntropy = tf.mul(tf.mul(probs, tf.add(logProbs, column(value, 1))), column(dy, 1));
-          const dLogits = tf.div(tf.sub(fromChosen, fromEntropy), temperature);
+          const dLogits = tf.tidy(() => {
+            const logProbs = logSoftmax(part, head);
+            const probs = tf.exp(logProbs);
+            // ∂logp/∂z = (1[token] − p) / T and ∂entropy/∂z = −p · (log p + entropy) / T
+            const fromChosen = tf.tidy(() => tf.mul(tf.sub(oneHot(chunk), probs), column(dy, 0)));
+            const fromEntropy = tf.tidy(() => tf.mul(tf.mul(probs, tf.add(logProbs, column(value, 1))), column(dy, 1)));
+            return tf.tidy(() => tf.div(tf.sub(fromChosen, fromEntropy), temperature));
+          });
           const dPart = tf.matMul(dLogits, head as tf.Tensor2D);
           if (frozenHead) return [dPart];
           const dW = tf.matMul(dLogits, part, true, false);

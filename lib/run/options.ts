@@ -56,7 +56,7 @@ export const createRunCommand = (experiment: string, { modelName } = { modelName
     .option('--model-name <name>', 'Llama or Qwen: a folder, or owner/name[@revision] on the hub', modelName)
     .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), 0)
     .option('--lora-alpha <x>', 'its output is scaled by alpha / rank (default: twice the rank)', number({ above: 0 }))
-    .option('--lora-target <names>', 'the projections that get one', loraTargets, [...LORA_TARGETS])
+    .option('--lora-target <names>', 'the projections that get one, or all-linear (default: all)', loraTargets)
     .option('--merge-adapter', 'write final_model as a whole model, with the adapter merged into it')
     .option('--gradient-checkpointing', 'less memory, more time: run each layer again for its gradient')
     .option('--output-dir <folder>', `the run's folder (default: runs/${experiment}/<time>)`)

@@ -1,9 +1,11 @@
 /** What training changes from update to update, and how a checkpoint keeps all of it. */
+import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { loadCheckpoint, saveCheckpoint, tensorsToWrite } from '../model/checkpoint.ts';
 import { readJsonObject } from '../model/config.ts';
+import { shown } from '../model/json.ts';
 import { type Model, type Params, trainable } from '../model/llama.ts';
 import {
   createLora,
@@ -25,14 +27,20 @@ export type TrainingState = { model: Model; optimizer: AdamWState; counters: Rec
 export type StateOptions = {
   /** Folder to continue from. */
   checkpoint?: string | undefined;
-  /** 0 trains all parameters, otherwise an adapter of that rank is put on top of them, with draws from `seed`. */
+  gradientCheckpointing?: boolean | undefined;
+} & LoraOptions;
+
+/** The options of an adapter: `modelName` is what it belongs to, `seed` draws its first weights. */
+type LoraOptions = {
+  /** 0 trains all parameters. */
   loraRank?: number;
+  /** The default is twice the rank. */
   loraAlpha?: number | undefined;
-  loraTarget?: LoraTarget[];
+  /** The default is all projections. */
+  loraTarget?: LoraTarget[] | undefined;
+  mergeAdapter?: boolean | undefined;
   seed?: number;
-  /** The name of the policy: an adapter says what it belongs to. */
   modelName?: string;
-  gradientCheckpointing?: boolean;
 };
 
 /**
@@ -42,11 +50,12 @@ export type StateOptions = {
  * @throws {UserError} if the folder holds a model without training state (e.g. a final_model), or one of another model
  */
 export async function createTrainingState(
-  initial: Model,
+  initial: Model & { folder?: string },
   counters: Record<string, number>,
   { checkpoint, gradientCheckpointing, ...options }: StateOptions = {},
 ): Promise<TrainingState> {
   const base = { config: initial.config, gradientCheckpointing };
+  refuseIdleOptions(initial, options);
   if (!checkpoint) {
     const lora = startLora(initial, options);
     const model: Model = { ...base, params: copy(initial.params), lora };
@@ -63,9 +72,10 @@ export async function createTrainingState(
       `${checkpoint} holds ${adapted ? 'an adapter' : 'a whole model'}: resume it without changing --model-name and --lora-rank`,
     );
   }
-  const model: Model = adapted
-    ? { ...base, params: copy(initial.params), lora: await readLora(checkpoint, initial.config) }
-    : { ...base, params: (await loadCheckpoint(checkpoint)).params };
+  const lora = adapted ? await readLora(checkpoint, initial.config) : undefined;
+  if (lora) refuseOtherAdapter(checkpoint, lora, { ...baseOf(initial, options), ...options });
+  const params = lora ? copy(initial.params) : (await loadCheckpoint(checkpoint)).params;
+  const model: Model = { ...base, params, lora };
   const moments = await readMoments(join(checkpoint, 'optimizer.safetensors'), trainable(model));
   return { model, optimizer: { step, ...moments }, counters: { ...counters, ...counted } };
 }
@@ -75,18 +85,60 @@ const copy = (params: Params): Params =>
   Object.fromEntries(Object.entries(params).map(([name, param]) => [name, tf.clone(param)]));
 
 /** The adapter to train: a copy of the one that the policy has, or a new one if the options ask for it. */
-function startLora({ config, lora }: Model, options: StateOptions): Lora | undefined {
-  const { loraRank: rank = 0, loraAlpha: alpha = 2 * rank, loraTarget: targets = [...LORA_TARGETS] } = options;
-  if (!lora) {
-    const { seed = 0, modelName: base = '' } = options;
-    return rank > 0 ? createLora(config, { rank, alpha, targets, seed, base }) : undefined;
+function startLora(initial: Model & { folder?: string }, options: LoraOptions): Lora | undefined {
+  if (initial.lora) {
+    refuseOtherAdapter(options.modelName ?? 'the model', initial.lora, options);
+    return { ...initial.lora, params: copy(initial.lora.params) };
   }
-  if (rank > 0 && rank !== lora.settings.r) {
-    throw new UserError(
-      `--lora-rank ${rank}: the model has an adapter of rank ${lora.settings.r} already, which is trained further: leave out --lora-rank, or merge the adapter first`,
-    );
-  }
-  return { ...lora, params: copy(lora.params) };
+  const {
+    loraRank: rank = 0,
+    loraAlpha: alpha = 2 * rank,
+    loraTarget: targets = [...LORA_TARGETS],
+    seed = 0,
+  } = options;
+  if (rank === 0) return undefined;
+  return createLora(initial.config, { rank, alpha, targets, seed, ...baseOf(initial, options) });
+}
+
+/** The model below an adapter, so that Python finds the same from any folder and at any time. */
+function baseOf(initial: Model & { folder?: string }, { modelName = '' }: LoraOptions) {
+  if (initial.lora) return { base: initial.lora.settings.base_model_name_or_path as string };
+  if (existsSync(modelName)) return { base: resolve(modelName) };
+  // In the hub's cache a folder is named after the commit.
+  return { base: modelName.split('@')[0], revision: initial.folder ? basename(initial.folder) : null };
+}
+
+/** Options that are about an adapter, where there is none. */
+function refuseIdleOptions({ lora }: Model, options: LoraOptions): void {
+  if (lora || options.loraRank) return;
+  const idle = Object.entries({
+    'lora-alpha': 'loraAlpha',
+    'lora-target': 'loraTarget',
+    'merge-adapter': 'mergeAdapter',
+  });
+  const given = idle.find(([, key]) => options[key as keyof LoraOptions] !== undefined);
+  if (given) throw new UserError(`--${given[0]} is about an adapter, and there is none: pass --lora-rank as well`);
+}
+
+/** An adapter is what it is: options that say otherwise would be ignored. */
+function refuseOtherAdapter(
+  where: string,
+  { settings }: Lora,
+  { loraRank, loraAlpha, loraTarget, base, revision }: LoraOptions & { base?: string; revision?: string | null },
+): void {
+  const sorted = (targets: unknown) => (Array.isArray(targets) ? targets.toSorted().join() : targets);
+  const wanted: [option: string, wanted: unknown, found: unknown][] = [
+    ['--lora-rank', loraRank || undefined, settings.r],
+    ['--lora-alpha', loraAlpha, settings.lora_alpha],
+    ['--lora-target', sorted(loraTarget), sorted(settings.target_modules)],
+    ['--model-name', base, settings.base_model_name_or_path],
+    ['the revision of --model-name', revision ?? undefined, settings.revision],
+  ];
+  const other = wanted.find(([, value, found]) => value !== undefined && value !== found);
+  if (!other) return;
+  throw new UserError(
+    `${other[0]} is ${shown(other[1])}, but ${where} holds an adapter made for ${shown(other[2] ?? null)}: leave the option out, or start a new run`,
+  );
 }
 
 /** Both moments of every parameter, as {@link saveTrainingState} left them. */
