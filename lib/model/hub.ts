@@ -117,7 +117,7 @@ async function missingFrom(folder: string, files: string[]): Promise<string[]> {
  * @throws {Unreachable} if the hub does not answer
  */
 async function updateSnapshot(repo: Repo): Promise<string> {
-  const question = { ...libraryOptions(repo), name: repo.id, revision: repo.revision };
+  const question = { ...requestOptions(repo), name: repo.id, revision: repo.revision };
   const info = await modelInfo({ ...question, additionalFields: ['sha', 'filePaths'] }).catch(asUnreachable);
   if (!COMMIT.test(info.sha)) throw new Unreachable('its answer names no commit');
   const { sha: commit, filePaths: files } = info;
@@ -191,7 +191,7 @@ function startBar(total: number): SingleBar {
 async function listCommit(repo: Repo, revision: string): Promise<HubFile[]> {
   const files: HubFile[] = [];
   try {
-    for await (const { path, size, oid, lfs } of listFiles({ ...libraryOptions(repo), repo: repo.id, revision })) {
+    for await (const { path, size, oid, lfs } of listFiles({ ...requestOptions(repo), repo: repo.id, revision })) {
       files.push({ path, size: lfs?.size ?? size, hash: lfs?.oid ?? oid ?? '' });
     }
     return files;
@@ -201,7 +201,7 @@ async function listCommit(repo: Repo, revision: string): Promise<HubFile[]> {
 }
 
 /** For functions of the library. It gets no token: it would send it along wherever the hub's answers point. */
-const libraryOptions = (repo: Repo) => ({
+const requestOptions = (repo: Repo) => ({
   hubUrl: repo.endpoint,
   fetch: ((url, init) =>
     request(repo, String(url), { ...init, signal: AbortSignal.timeout(PATIENCE) })) satisfies typeof fetch,
