@@ -37,7 +37,6 @@ const TSX = [join(REPOSITORY, 'node_modules/.bin/tsx')];
 const temp = mkdtempSync(join(tmpdir(), 'grpo-'));
 const at = (...names: string[]) => join(temp, ...names);
 const MODEL = at('model');
-const PATIENT = { timeout: 240_000 }; // a test's time is mostly that of waiting for its turn
 afterAll(() => rmSync(temp, { recursive: true, force: true }));
 
 beforeAll(async () => {
@@ -73,7 +72,7 @@ const MOMENTS: Record<string, (folder: string, ended: () => boolean) => Promise<
   'at the very end': (folder, ended) => until(() => holds(folder, /^checkpoint-8$/), ended),
 };
 
-describe.concurrent('a run', PATIENT, () => {
+describe.concurrent('a run', () => {
   const VARIANTS = {
     plain: {
       flags: ['--save-steps', '1', '--eval-steps', '3'],
@@ -186,7 +185,7 @@ const LONG = [
   ...'--batch-size 32 --num-generations 8 --num-iterations 4 --max-steps 1000 --eval-steps 0 --save-steps 0'.split(' '),
 ];
 
-describe.concurrent('Ctrl-C', PATIENT, () => {
+describe.concurrent('Ctrl-C', () => {
   const COMMANDS: [string, string[], NodeJS.Signals | number][] = [
     ['node --import tsx', NODE, 'SIGINT'],
     ['tsx', TSX, 130],
@@ -379,7 +378,7 @@ const BAD: [name: string, flags: () => string[], message: RegExp][] = [
   ['--config that is missing', () => ['--config', at('none.yaml')], /--config: cannot read .*none\.yaml/],
 ];
 
-describe.concurrent('bad input ends with one sentence on stderr and exit code 2', PATIENT, () => {
+describe.concurrent('bad input ends with one sentence on stderr and exit code 2', () => {
   const expectRefusal = ({ code, stdout, stderr }: Ended, message: RegExp) => {
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
     expect(stderr).toMatch(/^error: [^\n]+\n$/);

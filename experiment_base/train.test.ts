@@ -609,7 +609,7 @@ describe('update', () => {
     expect(live).toEqual(new Array(4).fill(live[0]));
   });
 
-  it('needs no more memory after 200 steps than after 50', { timeout: 240_000 }, async () => {
+  it('needs no more memory after 200 steps than after 50', async () => {
     const options = optionsOf(...SMALL, '--max-steps', '200');
     const state = await newState();
     const used: (number | undefined)[][] = [];

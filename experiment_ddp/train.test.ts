@@ -31,7 +31,6 @@ import { createCommand, type Rollout, rollout, shard } from './train.ts';
 
 const temp = mkdtempSync(join(tmpdir(), 'grpo-'));
 const at = (...names: string[]) => join(temp, ...names);
-const PATIENT = { timeout: 400_000 }; // a test's time is mostly that of waiting for its turn
 afterAll(() => rmSync(temp, { recursive: true, force: true }));
 
 beforeAll(async () => {
@@ -79,7 +78,7 @@ it('a rank samples for its problems what a single process samples for them', asy
   expect(await rollout(model, tokenizer, [], { ...options, step: 3 })).toEqual([]);
 });
 
-describe.concurrent('any number of ranks', PATIENT, () => {
+describe.concurrent('any number of ranks', () => {
   // The bundled model: with the random one, whose rewards are rare, Adam would make updates of what is only rounding.
   const WORK =
     `--backend ${BACKEND} --eval-size 16 --max-steps 5 --batch-size 5 --num-generations 4 --mini-batch-size 10 --kl-coef 0.05 --eval-steps 2`.split(
@@ -151,7 +150,7 @@ function follow(child: Parameters<During>[0], ended: () => boolean) {
   };
 }
 
-describe.concurrent('a rank that is killed (-9)', PATIENT, () => {
+describe.concurrent('a rank that is killed (-9)', () => {
   type Moment = (killed: number, folder: string, ...args: Parameters<During>) => Promise<number>;
   const AGREED = 'goes on: sum of 1 numbers'; // on whether to stop: at the start, after each step, and after each save
   const afterStep = async (wait: ReturnType<typeof follow>, rank: number, times: number): Promise<number> => {
@@ -241,7 +240,7 @@ describe.concurrent('a rank that is killed (-9)', PATIENT, () => {
   });
 });
 
-describe.concurrent('Ctrl-C', PATIENT, () => {
+describe.concurrent('Ctrl-C', () => {
   const LONG = [...nproc(2), ...'--batch-size 32 --max-steps 1000 --eval-steps 0 --save-steps 0'.split(' ')];
   /** What a terminal does: every process of the group gets the signal. */
   const interrupt = (child: Parameters<During>[0]) => process.kill(-child.pid!, 'SIGINT');
@@ -308,7 +307,7 @@ describe.concurrent('Ctrl-C', PATIENT, () => {
   });
 });
 
-describe.concurrent('bad input ends with one sentence, whoever sees it', PATIENT, () => {
+describe.concurrent('bad input ends with one sentence, whoever sees it', () => {
   it.each([
     ['unknown option', ['--nprocs', '2'], /unknown option '--nprocs'.*Did you mean --nproc\?/],
     ['no rank', ['--nproc', '0'], /--nproc.*at least 1/],

@@ -208,7 +208,7 @@ describe('a search tool that is out of order', () => {
   });
 });
 
-describe.concurrent('the script', { timeout: 240_000 }, () => {
+describe.concurrent('the script', () => {
   const run = (flags: string) =>
     runProcess([...NODE, 'experiment_multiturn_qa/train.ts', ...`--backend ${BACKEND} ${flags}`.split(' ')]);
   const SHORT = '--batch-size 2 --num-generations 8 --eval-size 4 --learning-rate 0.001';

@@ -388,7 +388,7 @@ it('evaluation asks each held-out problem, and says how often it called', async 
   ]);
 });
 
-describe.concurrent('the script', { timeout: 240_000 }, () => {
+describe.concurrent('the script', () => {
   const run = (flags: string) =>
     runProcess([...NODE, 'experiment_multiturn_tool/train.ts', ...`--backend ${BACKEND} ${flags}`.split(' ')]);
   const SHORT = '--batch-size 2 --num-generations 8 --eval-size 4 --learning-rate 0.001';

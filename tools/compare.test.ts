@@ -32,7 +32,6 @@ import {
 
 const temp = mkdtempSync(join(tmpdir(), 'compare-'));
 const at = (...names: string[]) => join(temp, ...names);
-const PATIENT = { timeout: 400_000 }; // a test's time is mostly that of waiting for its turn
 afterAll(() => rmSync(temp, { recursive: true, force: true }));
 
 beforeAll(async () => {
@@ -74,7 +73,7 @@ async function gone({ pid }: ChildProcess): Promise<void> {
   }
 }
 
-describe.concurrent('compare', PATIENT, () => {
+describe.concurrent('compare', () => {
   it('trains every variant with every seed, and reports', async () => {
     const { code, stdout, stderr } = await uninterrupted();
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
@@ -223,7 +222,7 @@ const BAD: [name: string, args: () => string[], message: RegExp][] = [
   ],
 ];
 
-describe.concurrent('bad input ends with one sentence on stderr and exit code 2', PATIENT, () => {
+describe.concurrent('bad input ends with one sentence on stderr and exit code 2', () => {
   beforeAll(() => {
     for (const name of ['used', 'saved']) mkdirSync(at(name));
     writeFileSync(at('used', 'mine'), '');

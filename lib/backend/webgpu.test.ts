@@ -51,7 +51,7 @@ describe('choosing a GPU', () => {
 });
 
 // A GPU in software is slow, and compiles every kernel anew in every process.
-describe.skipIf(gpus.length === 0)(`webgpu${reason}`, { timeout: 240_000 }, () => {
+describe.skipIf(gpus.length === 0)(`webgpu${reason}`, () => {
   let description: string;
   beforeAll(async () => {
     description = await initBackend('webgpu', { gpu: '0' });

@@ -26,7 +26,6 @@ await runRanks(import.meta.url, async (ranks) => {${body}}, () => Number(process
   return file;
 }
 
-const PATIENT = { timeout: 120_000 };
 const found = (command: string) => spawnSync(command, ['--version']).status === 0;
 const MPIRUN = [
   ['Open MPI', 'mpirun.openmpi', ['--oversubscribe']],
@@ -44,9 +43,7 @@ const LAUNCHERS: [string, (file: string, size: number) => string[], boolean][] =
   ]),
 ];
 
-describe.concurrent.each(LAUNCHERS)('ranks: %s', PATIENT, (launcher, command, present) => {
-  // MPICH's launcher now and then loses what a rank has written just before it aborts, and its exit code.
-  const retry = launcher === 'MPICH' ? 2 : 0;
+describe.concurrent.each(LAUNCHERS)('ranks: %s', (launcher, command, present) => {
   const test = present ? it : it.skip; // without that launcher on this machine
 
   test('sum, broadcast and wait, whatever the sizes', async () => {
@@ -105,7 +102,7 @@ describe.concurrent.each(LAUNCHERS)('ranks: %s', PATIENT, (launcher, command, pr
       /^error: after step 7 the weights of rank 1 are not those of rank 0/m,
       2,
     ],
-  ])('of which one ends by %s are all ended', { retry }, async (name, body, message, expected) => {
+  ])('of which one ends by %s are all ended', async (name, body, message, expected) => {
     let began = 0;
     const during: During = async () => {
       began = performance.now(); // its turn has come
@@ -125,7 +122,7 @@ describe.concurrent.each(LAUNCHERS)('ranks: %s', PATIENT, (launcher, command, pr
   });
 });
 
-describe.concurrent('below mpirun', PATIENT, () => {
+describe.concurrent('below mpirun', () => {
   const wait = script('mpi', 'await ranks.barrier();');
   const mpirun = ['mpirun.openmpi', '--oversubscribe', '-np', '2', ...NODE, wait];
   const test = found('mpirun.openmpi') ? it : it.skip;
@@ -147,7 +144,7 @@ describe.concurrent('below mpirun', PATIENT, () => {
   });
 });
 
-describe.concurrent('local ranks', PATIENT, () => {
+describe.concurrent('local ranks', () => {
   it('of Slurm without MPI are refused', async () => {
     const env = { SLURM_STEP_NUM_TASKS: '2' };
     const { code, stderr } = await runProcess([...NODE, script('slurm', ''), '2'], { env });
