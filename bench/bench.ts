@@ -43,6 +43,9 @@ export const command = new Command('bench')
   .option('--gpu <gpu>', 'which one, where there are several')
   .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
   .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
+  .addOption(
+    new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
+  )
   .option('--peer <script>', 'Python script to compare with')
   .option('--json', 'print one line of JSON', false);
 
@@ -51,9 +54,14 @@ type Arguments = ReturnType<typeof command.opts>;
 /** Seconds of the parts of one step. */
 type Times = { rollout_s: number; score_s: number; train_s: number; step_s: number };
 
-const PARTS = ['rollout_s', 'score_s', 'train_s', 'step_s'] as const;
+export const PARTS = ['rollout_s', 'score_s', 'train_s', 'step_s'] as const;
 
-async function createStep(checkpoint: string, args: Arguments): Promise<() => Promise<Times>> {
+/** @param onPart - called at the end of each part */
+export async function createStep(
+  checkpoint: string,
+  args: Arguments,
+  onPart: (part: (typeof PARTS)[number]) => void = () => {},
+): Promise<() => Promise<Times>> {
   const reference = await loadCheckpoint(checkpoint);
   const state = await createTrainingState(reference, {}, args);
   if (args.klCoef === 0) disposeModel(reference);
@@ -81,6 +89,7 @@ async function createStep(checkpoint: string, args: Arguments): Promise<() => Pr
       random: (row, position) => uniform(1, step, row, position),
     });
     const sampled = performance.now();
+    onPart('rollout_s');
     const rewards = prompts.map((_, p) => Array.from({ length: args.group }, (_, g) => uniform(2, step, p, g)));
     const [flatRewards, advantages] = [rewards.flat(), groupAdvantages(rewards).flat()];
     const rollouts: Rollout[] = completions.map(({ tokens, logProbs, finishReason }, row) => ({
@@ -95,6 +104,7 @@ async function createStep(checkpoint: string, args: Arguments): Promise<() => Pr
     }));
     if (args.klCoef > 0) await addReference(reference, rollouts, options);
     const scored = performance.now();
+    onPart('score_s');
     const order = permutation(rollouts.length, 3, step);
     for (let begin = 0; begin < order.length; begin += args.minibatch) {
       await updateOnce(
@@ -104,6 +114,7 @@ async function createStep(checkpoint: string, args: Arguments): Promise<() => Pr
       );
     }
     const ended = performance.now();
+    onPart('train_s');
     const seconds = [sampled - began, scored - sampled, ended - scored, ended - began].map((ms) => ms / 1000);
     return Object.fromEntries(PARTS.map((part, i) => [part, seconds[i]])) as Times;
   };

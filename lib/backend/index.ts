@@ -2,6 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../run/errors.ts';
 import { loadBlas } from './blas.ts';
+import { registerKernels } from './kernels.ts';
 import { loadTensorFlow } from './tensorflow.ts';
 import { patchWasmBackend } from './wasm.ts';
 import { loadWebGpu } from './webgpu.ts';
@@ -14,19 +15,22 @@ let ready: Promise<string> | undefined;
 /**
  * Makes a backend current. A process has one: later calls return the first one's description.
  * @param name - `auto` takes native TensorFlow where it loads, else wasm
- * @param options - `gpu`: which one, by its index or a part of its name
+ * @param options - on wasm, without a CBLAS if `blas` is 'off', and without the project's own kernels if `kernels` is 'off'
+ *   (or the environment variable `TFJS_KERNELS`); `gpu`: which one, by its index or a part of its name
  * @returns what was chosen and why, in one line
  * @throws {UserError} if a backend asked for by name cannot be loaded
  */
 export function initBackend(
   name: BackendName = 'auto',
-  { blas = 'auto', gpu }: { blas?: 'auto' | 'off'; gpu?: string | undefined } = {},
+  { blas = 'auto', kernels = 'auto', gpu }: BackendOptions = {},
 ): Promise<string> {
-  ready ??= load(name, blas === 'auto', gpu);
+  ready ??= load(name, { blas, kernels, gpu });
   return ready;
 }
 
-async function load(name: BackendName, blas: boolean, gpu: string | undefined): Promise<string> {
+type BackendOptions = { blas?: 'auto' | 'off'; kernels?: 'auto' | 'off'; gpu?: string | undefined };
+
+async function load(name: BackendName, { blas, kernels, gpu }: BackendOptions): Promise<string> {
   tf.env().set('PROD', true); // no checks of every kernel's result, no advice printed
   if (name === 'cpu') {
     refuseGpu(name, gpu);
@@ -42,7 +46,7 @@ async function load(name: BackendName, blas: boolean, gpu: string | undefined): 
     );
   }
   refuseGpu('wasm', gpu);
-  const chosen = await loadWasm(blas);
+  const chosen = await loadWasm(blas === 'auto', kernels === 'auto');
   return native ? `${chosen}; native TensorFlow: ${native.reason}` : chosen;
 }
 
@@ -53,12 +57,15 @@ function refuseGpu(name: string, gpu: string | undefined): void {
   );
 }
 
-async function loadWasm(withBlas: boolean): Promise<string> {
+async function loadWasm(withBlas: boolean, withKernels: boolean): Promise<string> {
   await import('@tensorflow/tfjs-backend-wasm');
   await tf.setBackend('wasm');
   await tf.ready();
   const blas = withBlas ? await loadBlas() : null;
   patchWasmBackend(blas);
-  if (blas) return `wasm, matrix products by ${blas.name}`;
-  return `wasm alone (${withBlas ? 'no BLAS library found: OpenBLAS would make it several times faster' : '--blas off'})`;
+  const off = !withKernels || process.env.TFJS_KERNELS === 'off';
+  const kernels = off ? '--kernels off' : (await registerKernels()) ? '' : 'kernels not built: run `npm run build`';
+  if (blas) return `wasm, matrix products by ${blas.name}${kernels && ` (${kernels})`}`;
+  const slow = withBlas ? 'no BLAS library found: OpenBLAS would make it several times faster' : '--blas off';
+  return `wasm alone (${[slow, kernels].filter(Boolean).join('; ')})`;
 }

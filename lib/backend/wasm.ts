@@ -7,8 +7,13 @@ import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../run/errors.ts';
 import type { Blas } from './blas.ts';
 
-type WasmBackend = tf.KernelBackend & {
-  wasm: { HEAPU8: Uint8Array; _malloc(bytes: number): number };
+export type WasmBackend = tf.KernelBackend & {
+  wasm: {
+    HEAPU8: Uint8Array;
+    _malloc(bytes: number): number;
+    _free(address: number): void;
+    asm: { memory: object };
+  };
   dataIdMap: { get(dataId: object): { memoryOffset: number | null } };
   makeOutput(shape: number[], dtype: tf.DataType): tf.TensorInfo;
   incRef(dataId: object): void;
@@ -17,7 +22,7 @@ type WasmBackend = tf.KernelBackend & {
 
 type Inputs = Record<string, tf.TensorInfo>;
 type Attributes = Record<string, unknown>;
-type Kernel = (args: { inputs: Inputs; backend: WasmBackend; attrs: Attributes }) => tf.TensorInfo;
+type Kernel<Output = tf.TensorInfo> = (args: { inputs: Inputs; backend: WasmBackend; attrs: Attributes }) => Output;
 
 /** Multiply-adds of one matrix below which a call into CBLAS costs more than it saves. */
 const SMALLEST_FOR_BLAS = 2 ** 12;
@@ -114,18 +119,20 @@ function refuseFailedAllocations(wasm: WasmBackend['wasm']): void {
   };
 }
 
-const sizeOf = (shape: number[]): number => shape.reduce((product, size) => product * size, 1);
+export const sizeOf = (shape: number[]): number => shape.reduce((product, size) => product * size, 1);
 
 const lastTwo = (shape: number[], transposed: boolean): number[] =>
   transposed ? shape.slice(-2).reverse() : shape.slice(-2);
 
 const kernel = (name: string): Kernel => tf.getKernel(name, 'wasm').kernelFunc as unknown as Kernel;
 
-function register(kernelName: string, kernelFunc: Kernel): void {
+/** Adds a kernel to the wasm backend. */
+export function register(kernelName: string, kernelFunc: Kernel<tf.TensorInfo | tf.TensorInfo[]>): void {
   tf.registerKernel({ kernelName, backendName: 'wasm', kernelFunc: kernelFunc as unknown as tf.KernelFunc });
 }
 
-function replace(kernelName: string, kernelFunc: Kernel): void {
+/** Puts a kernel in the place of the backend's own. */
+export function replace(kernelName: string, kernelFunc: Kernel): void {
   tf.unregisterKernel(kernelName, 'wasm');
   register(kernelName, kernelFunc);
 }

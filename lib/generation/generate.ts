@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import type { Row } from '../model/layout.ts';
 import { extend, keepRows, lmHead, type Model, type Past, type Prefix, prefill } from '../model/llama.ts';
 import { linear } from '../model/ops.ts';
-import { type SamplingOptions, sampleToken } from './sampling.ts';
+import { type SamplingOptions, sampleTokens } from './sampling.ts';
 
 /**
  * What one row said: token ids (the end-of-sequence token included, if it came), and how likely each was. `mask` is 1 on
@@ -61,13 +61,13 @@ export async function generate(
   let sampled = 0;
   try {
     for (let position = 0; position < maxNewTokens && alive.length > 0; position++) {
+      const due = alive.map((row) => forced[row].shift());
+      const uniforms = Float64Array.from(alive, (row, i) => (due[i] === undefined ? random(row, position) : 0));
       const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens }));
       tf.dispose(past?.layers);
       past = own;
-      const due = alive.map((row) => forced[row].shift());
-      const chosen = await forEachRowOfLogits(model, hidden, (logits, i) =>
-        due[i] === undefined ? sampleToken(logits, random(alive[i], position), options) : { token: due[i], logProb: 0 },
-      ).finally(() => hidden.dispose());
+      const sampledRows = await sampleRows(model, hidden, uniforms, options).finally(() => hidden.dispose());
+      const chosen = sampledRows.map((drawn, i) => (due[i] === undefined ? drawn : { token: due[i], logProb: 0 }));
       tokens = alive.map((row, i) => {
         const { token, logProb } = chosen[i];
         const { tokens, logProbs, mask } = completions[row];
@@ -96,7 +96,7 @@ export async function generate(
         tokens = keep.map((i) => tokens[i]);
         if (keep.length > 0) {
           const narrowed = keepRows(model, prefix, past, { rows, keep });
-          tf.dispose([past.layers, prefix?.layers ?? [], prefix?.bias ?? []]);
+          tf.dispose([past.layers, prefix?.layers ?? []]);
           ({ prefix, past, rows } = narrowed);
         }
       }
@@ -104,7 +104,7 @@ export async function generate(
       await setImmediate(); // lets signals and timers in between two positions
     }
   } finally {
-    tf.dispose([past?.layers ?? [], prefix?.layers ?? [], prefix?.bias ?? []]);
+    tf.dispose([past?.layers ?? [], prefix?.layers ?? []]);
   }
   return completions;
 }
@@ -113,29 +113,30 @@ export async function generate(
 const MAX_LOGITS = 16 * 2 ** 20;
 
 /**
- * Calls `use` with the logits of each row, of which {@link MAX_LOGITS} exist at one time: those of many rows over a large
- * vocabulary would not fit.
+ * Draws a token for each row. Of logits, {@link MAX_LOGITS} exist at one time: those of many rows over a large vocabulary
+ * would not fit.
  * @param hidden - shape (N, H)
- * @returns what it returned, for each row
+ * @param uniforms - N random numbers
  */
-async function forEachRowOfLogits<T>(
+async function sampleRows(
   model: Model,
   hidden: tf.Tensor2D,
-  use: (logits: Float32Array, row: number) => T,
-): Promise<T[]> {
-  const [count, vocabulary] = [hidden.shape[0], model.config.vocabSize];
-  const size = Math.max(1, Math.floor(MAX_LOGITS / vocabulary));
-  const results: T[] = [];
+  uniforms: Float64Array,
+  options: SamplingOptions,
+): Promise<{ token: number; logProb: number }[]> {
+  const count = hidden.shape[0];
+  const size = Math.max(1, Math.floor(MAX_LOGITS / model.config.vocabSize));
+  const results: { token: number; logProb: number }[] = [];
   for (let begin = 0; begin < count; begin += size) {
     const rows = Math.min(size, count - begin);
     const logits = tf.tidy(() => {
       const part = rows === count ? hidden : tf.slice(hidden, [begin, 0], [rows, hidden.shape[1]]);
       return linear(part, lmHead(model));
     });
-    const values = (await logits.data()) as Float32Array;
-    logits.dispose();
-    for (let i = 0; i < rows; i++) {
-      results.push(use(values.subarray(i * vocabulary, (i + 1) * vocabulary), begin + i));
+    try {
+      results.push(...(await sampleTokens(logits, uniforms.subarray(begin, begin + rows), options)));
+    } finally {
+      logits.dispose();
     }
   }
   return results;

@@ -1,4 +1,6 @@
 /** From logits to a token: temperature, top-k, top-p, and the log-probability that training will need. */
+import type * as tf from '@tensorflow/tfjs';
+import { kernelOf } from '../model/fusible.ts';
 
 export type SamplingOptions = {
   /** Divides the logits; 0 takes the most likely token (greedy). */
@@ -62,6 +64,34 @@ export function sampleToken(
   const logProbs = logSoftmax(logits, temperature || 1);
   const token = temperature === 0 ? argMax(logits) : draw(logProbs, uniform, truncate(logProbs, { topK, topP }));
   return { token, logProb: logProbs[token] };
+}
+
+/** Logits of shape (n, V) → n tokens, and their log-probabilities: {@link sampleToken} of each row, without truncation. */
+const fused = kernelOf<{ uniforms: Float64Array; temperature: number }>('SampleTokens');
+
+/**
+ * Chooses the next token of each row: {@link sampleToken}, on the backend where that has a kernel for it.
+ * @param logits - shape (n, V)
+ * @param uniforms - a random number in [0, 1) for each row
+ */
+export async function sampleTokens(
+  logits: tf.Tensor2D,
+  uniforms: Float64Array,
+  options: SamplingOptions,
+): Promise<{ token: number; logProb: number }[]> {
+  const vocabulary = logits.shape[1];
+  const { temperature, topK, topP } = options;
+  const kernel = fused();
+  if (kernel && (temperature === 0 || ((topK === 0 || topK >= vocabulary) && topP >= 1))) {
+    const outputs = kernel([logits], { uniforms, temperature });
+    const [tokens, logProbs] = await Promise.all(outputs.map((output) => output.data()));
+    for (const output of outputs) output.dispose();
+    return Array.from(tokens, (token, row) => ({ token, logProb: logProbs[row] }));
+  }
+  const values = (await logits.data()) as Float32Array;
+  return Array.from(uniforms, (uniform, row) =>
+    sampleToken(values.subarray(row * vocabulary, (row + 1) * vocabulary), uniform, options),
+  );
 }
 
 const argMax = (values: Float32Array): number =>

@@ -3,6 +3,7 @@
  * `extend` runs new tokens of all rows against the shared prompt keys and their own. Both are differentiable.
  */
 import * as tf from '@tensorflow/tfjs';
+import type { Visible } from './attention.ts';
 import { type LlamaConfig, ropeInverseFrequencies } from './config.ts';
 import { assignSlots, createLayout, type Layout, type Row } from './layout.ts';
 import type { Lora } from './lora.ts';
@@ -31,11 +32,8 @@ export type KeysValues = { k: tf.Tensor3D; v: tf.Tensor3D };
 /** The rows' own keys and values in every layer, `length` tokens for each row. */
 export type Past = { layers: KeysValues[]; length: number };
 
-/** Keys and values of P prompts in every layer. `bias` hides the padding of shorter prompts; absent if there is none. */
-export type Prefix = { lengths: number[]; layers: KeysValues[]; bias?: tf.Tensor3D };
-
-/** Score added where a query must not look: exp(−1e9) is exactly 0 in float32. */
-const HIDDEN = -1e9;
+/** Keys and values of P prompts in every layer; behind those of a prompt that is shorter than others lies padding. */
+export type Prefix = { lengths: number[]; layers: KeysValues[] };
 
 /**
  * Runs each prompt once and returns the keys and values that its completions will share.
@@ -46,15 +44,11 @@ export function prefill(model: Model, prompts: number[][]): Prefix | undefined {
   const lengths = prompts.map((prompt) => prompt.length);
   const longest = Math.max(...lengths);
   if (longest === 0) return undefined;
-  // An empty prompt cannot be laid out as a row of no tokens: it gets one token that the bias hides.
+  // An empty prompt cannot be laid out as a row of no tokens: it gets one that nobody looks at.
   const padded = prompts.map((prompt) => (prompt.length > 0 ? prompt : [0]));
   const rows = padded.map((prompt, p) => ({ prompt: p, length: prompt.length }));
   const { layers } = forward(model, rows, { tokens: padded.flat(), starts: rows.map(() => 0), prompts: rows.length });
-  if (lengths.every((length) => length === longest)) return { lengths, layers };
-  const hidden = new Float32Array(lengths.length * longest).fill(HIDDEN);
-  lengths.forEach((length, p) => void hidden.fill(0, p * longest, p * longest + length));
-  const bias = tf.tile(tf.tensor3d(hidden, [lengths.length, 1, longest]), [model.config.numKvHeads, 1, 1]);
-  return { lengths, layers, bias };
+  return { lengths, layers };
 }
 
 /**
@@ -112,7 +106,6 @@ export function keepRows(
     prefix: prefix && {
       lengths: prompts.map((p) => prefix.lengths[p]),
       layers: select(prefix.layers, prompts, prefix.lengths.length),
-      bias: prefix.bias && tf.tile(tf.gather(prefix.bias, prompts), [config.numKvHeads, 1, 1]),
     },
   }));
 }
@@ -149,7 +142,8 @@ function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, p
   const { config, params } = model;
   const createContext = (): Context => {
     const layout = createLayout(rows, prompts, config);
-    return { layout, rope: rotaryTables(rows, starts, config), causal: causalBias(layout.time, past?.length ?? 0) };
+    const rope = rotaryTables(rows, starts, config);
+    return { layout, rope, ...visibleKeys(layout, config, { prefix, past: past?.length ?? 0 }) };
   };
   const context = createContext();
   // Where no gradient is recorded, nothing is kept anyway.
@@ -157,7 +151,7 @@ function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, p
   const layers: KeysValues[] = [];
   let x = tf.gather(params['model.embed_tokens.weight'], tf.tensor1d(tokens, 'int32')) as tf.Tensor2D;
   for (let i = 0; i < config.numLayers; i++) {
-    const before: Before = { past: past?.layers[i], prefix: prefix && { ...prefix.layers[i], bias: prefix.bias } };
+    const before: Before = { past: past?.layers[i], prefix: prefix?.layers[i] };
     const out = recompute
       ? recomputedLayer(model, i, { x, context, createContext, before })
       : decoderLayer(model, i, { x, context, before });
@@ -168,10 +162,16 @@ function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, p
 }
 
 /** What all layers need to know of a batch. */
-type Context = { layout: Layout; rope: { cos: tf.Tensor3D; sin: tf.Tensor3D }; causal?: tf.Tensor3D | undefined };
+type Context = {
+  layout: Layout;
+  rope: { cos: tf.Tensor3D; sin: tf.Tensor3D };
+  /** What queries may look at: of their prompt's keys, and of their own row's. */
+  inPrefix?: Visible | undefined;
+  inRow?: Visible | undefined;
+};
 
 /** Keys and values of one layer that were there before the batch's own. */
-type Before = { past?: KeysValues | undefined; prefix?: KeySegment | undefined };
+type Before = { past?: KeysValues | undefined; prefix?: KeysValues | undefined };
 
 /** @returns `x`: the residual stream after layer i, shape (N, H); `k` and `v`: the rows' own, with those of the past */
 function decoderLayer(
@@ -179,7 +179,7 @@ function decoderLayer(
   i: number,
   { x, context, before }: { x: tf.Tensor2D; context: Context; before: Before },
 ): { x: tf.Tensor2D } & KeysValues {
-  const { layout, rope, causal } = context;
+  const { layout, rope, inPrefix, inRow } = context;
   const weight = (name: string) => params[`model.layers.${i}.${name}.weight`];
   const project = (x: tf.Tensor2D, name: string): tf.Tensor2D => {
     const [y, bias] = [linear(x, weight(name)), params[`model.layers.${i}.${name}.bias`]];
@@ -202,7 +202,8 @@ function decoderLayer(
   const q = toGrid(rotaryEmbedding(normedHeads('q'), rope.cos, rope.sin), layout.queries);
   const k = keysInGrid(rotaryEmbedding(normedHeads('k'), rope.cos, rope.sin), layout, before.past?.k);
   const v = keysInGrid(heads('v'), layout, before.past?.v);
-  const segments: KeySegment[] = [...(before.prefix ? [before.prefix] : []), { k, v, bias: causal }];
+  const prefix = before.prefix ? [{ ...before.prefix, visible: inPrefix }] : [];
+  const segments: KeySegment[] = [...prefix, { k, v, visible: inRow }];
   const mixed = moveRows(attention(q, segments), layout.queries.fromGrid, layout.queries.toGrid);
   const attended = tf.add(x, project(tf.reshape(mixed, [x.shape[0], -1]), 'self_attn.o_proj')) as tf.Tensor2D;
   const y = rmsNorm(attended, weight('post_attention_layernorm'), config.rmsNormEps);
@@ -224,7 +225,7 @@ function recomputedLayer(
   const own = Object.entries(trainable(model)).filter(([name]) => name.startsWith(`model.layers.${i}.`));
   const names = own.map(([name]) => name);
   const { past, prefix } = before;
-  const cached = [prefix?.k, prefix?.v, past?.k, past?.v, prefix?.bias];
+  const cached = [prefix?.k, prefix?.v, past?.k, past?.v];
   const present = cached.map((tensor) => tensor !== undefined);
   let first = true;
   const layer = (inputs: tf.Tensor[]) => {
@@ -235,11 +236,11 @@ function recomputedLayer(
     const [x, ...rest] = inputs;
     const params = Object.fromEntries(names.map((name, n) => [name, rest[n]]));
     const given = rest.slice(names.length);
-    const [prefixK, prefixV, k, v, bias] = present.map((is) => (is ? given.shift() : undefined)) as tf.Tensor3D[];
+    const [prefixK, prefixV, k, v] = present.map((is) => (is ? given.shift() : undefined)) as tf.Tensor3D[];
     const out = decoderLayer(withTrainable(model, { ...trainable(model), ...params }), i, {
       x: x as tf.Tensor2D,
       context: ownContext,
-      before: { past: past && { k, v }, prefix: prefix && { k: prefixK, v: prefixV, bias } },
+      before: { past: past && { k, v }, prefix: prefix && { k: prefixK, v: prefixV } },
     });
     return [out.x, out.k, out.v];
   };
@@ -257,12 +258,17 @@ function keysInGrid(x: tf.Tensor3D, layout: Layout, past?: tf.Tensor3D): tf.Tens
   return past ? tf.concat([past, grid], 1) : grid;
 }
 
-/** Hides later tokens from earlier ones: shape (1, T, past + T); nothing to hide from a single new token. */
-function causalBias(time: number, past: number): tf.Tensor3D | undefined {
-  if (time === 1) return undefined;
-  const bias = new Float32Array(time * (past + time));
-  for (let t = 0; t < time; t++) bias.fill(HIDDEN, t * (past + time) + past + t + 1, (t + 1) * (past + time));
-  return tf.tensor3d(bias, [1, time, past + time]);
+/** Hides the padding of shorter prompts, and later tokens of a row from earlier ones; nothing from a single new token. */
+function visibleKeys(
+  { group, time }: Layout,
+  { numHeads, numKvHeads }: LlamaConfig,
+  { prefix, past }: { prefix?: Prefix | undefined; past: number },
+): Pick<Context, 'inPrefix' | 'inRow'> {
+  const padded = prefix?.lengths.some((length) => length !== prefix.lengths[0]);
+  return {
+    inPrefix: padded ? { counts: prefix!.lengths, divisor: (group * time * numHeads) / numKvHeads } : undefined,
+    inRow: time > 1 ? { counts: Array.from({ length: time }, (_, t) => past + t + 1), divisor: 1 } : undefined,
+  };
 }
 
 /** Cosines and sines of every packed token's angles, each of shape (N, 1, D/2). */

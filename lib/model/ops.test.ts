@@ -6,6 +6,7 @@ import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { useBackend } from '../backend/test_backend.ts';
 import { normals } from '../run/random.ts';
+import type { Visible } from './attention.ts';
 import { attention, linear, moveRows, rmsNorm, rotaryEmbedding, swiGlu, tokenLogProbs } from './ops.ts';
 
 const TOLERANCE = 1e-5;
@@ -149,25 +150,22 @@ describe('moveRows', () => {
 });
 
 describe('attention', () => {
-  const causal = (time: number, past: number) => ({
-    shape: [1, time, past + time],
-    hidden: (t: number, s: number) => s > past + t,
+  const causal = (time: number, past: number) => ({ counts: range(time).map((t) => past + t + 1), divisor: 1 });
+  /** Of each key set of `queries` queries, the last 0, 1 or 2 keys are padding. */
+  const padding = (batch: number, size: number, queries: number) => ({
+    counts: range(batch).map((b) => size - (b % 3)),
+    divisor: queries,
   });
-  /** One bias for each of `batch` key sets: the last `b mod 3` keys of set b are padding. */
-  const padding = (batch: number, size: number) => ({
-    shape: [batch, 1, size],
-    hidden: (b: number, s: number) => s >= size - (b % 3),
-  });
-  type Segment = { batch: number; size: number; bias?: ReturnType<typeof causal> };
+  type Segment = { batch: number; size: number; visible?: Visible };
 
   test.each<[string, { queries: number; dim: number; segments: Segment[] }]>([
     ['one query, one key', { queries: 1, dim: 1, segments: [{ batch: 1, size: 1 }] }],
     ['one segment, odd sizes', { queries: 15, dim: 7, segments: [{ batch: 5, size: 3 }] }],
     [
       'causal, two query heads a key head',
-      { queries: 24, dim: 4, segments: [{ batch: 3, size: 4, bias: causal(4, 0) }] },
+      { queries: 24, dim: 4, segments: [{ batch: 3, size: 4, visible: causal(4, 0) }] },
     ],
-    ['causal with a past', { queries: 12, dim: 3, segments: [{ batch: 2, size: 5, bias: causal(3, 2) }] }],
+    ['causal with a past', { queries: 12, dim: 3, segments: [{ batch: 2, size: 5, visible: causal(3, 2) }] }],
     [
       'a prefix shared by three rows each, then one new token with its past',
       {
@@ -185,41 +183,36 @@ describe('attention', () => {
         queries: 4 * 3 * 3,
         dim: 6,
         segments: [
-          { batch: 4, size: 4, bias: padding(4, 4) },
-          { batch: 12, size: 3, bias: causal(3, 0) },
+          { batch: 4, size: 4, visible: padding(4, 4, 9) },
+          { batch: 12, size: 3, visible: causal(3, 0) },
         ],
       },
     ],
   ])('%s', (_, { queries, dim, segments }) => {
-    const biases = segments.map(({ bias }) => {
-      if (!bias) return undefined;
-      const [a, b, size] = bias.shape;
-      const values = range(a * b * size).map((i) => (bias.hidden(Math.floor(i / size), i % size) ? -1e9 : 0));
-      return tf.tensor3d(values, [a, b, size]);
-    });
     const shapes = segments.map(({ batch, size }) => [batch, size, dim]);
     return check(
-      (q, ...rest) => {
-        const [ks, vs] = [rest.slice(0, segments.length), rest.slice(segments.length)] as tf.Tensor3D[][];
-        return attention(
+      (q, ...rest) =>
+        attention(
           q as tf.Tensor2D,
-          ks.map((k, i) => ({ k, v: vs[i], bias: biases[i] })),
-        );
-      },
+          segments.map(({ visible }, i) => {
+            const [k, v] = rest.slice(2 * i) as tf.Tensor3D[];
+            return { k, v, visible };
+          }),
+        ),
       (q, ...rest) =>
         range(queries).flatMap((m) => {
-          const seen = segments.flatMap(({ batch, size, bias }, i) =>
-            range(size).flatMap((s) => {
-              const b = Math.floor(m / (queries / batch));
-              if (bias?.hidden(bias.shape[0] === 1 ? m % bias.shape[1] : b, s)) return [];
-              const [k, v] = [rest[i], rest[segments.length + i]].map((x) => row(x, b * size + s, dim));
-              return [{ weight: Math.exp(dot(row(q, m, dim), k) / Math.sqrt(dim)), v }];
-            }),
-          );
+          const seen = segments.flatMap(({ batch, size, visible }, i) => {
+            const b = Math.floor(m / (queries / batch));
+            const count = visible ? visible.counts[Math.floor(m / visible.divisor) % visible.counts.length] : size;
+            return range(count).map((s) => {
+              const [k, v] = rest.slice(2 * i).map((x) => row(x, b * size + s, dim));
+              return { weight: Math.exp(dot(row(q, m, dim), k) / Math.sqrt(dim)), v };
+            });
+          });
           const total = sum(seen.map(({ weight }) => weight));
           return range(dim).map((d) => sum(seen.map(({ weight, v }) => (weight / total) * v[d])));
         }),
-      [[queries, dim], ...shapes, ...shapes],
+      [[queries, dim], ...shapes.flatMap((shape) => [shape, shape])],
     );
   });
 });

@@ -68,7 +68,10 @@ export const createRunCommand = (experiment: string, { modelName } = { modelName
     .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
     .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
     .option('--gpu <gpu>', 'which one of several: its number, or (webgpu) a part of its name')
-    .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const));
+    .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
+    .addOption(
+      new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
+    );
 
 /**
  * Parses the command line of a run: {@link parseOptions}, where `--resume` brings the options of the run it names.

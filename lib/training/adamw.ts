@@ -1,5 +1,6 @@
 /** AdamW, and the clipping of gradients by their global norm. */
 import * as tf from '@tensorflow/tfjs';
+import { fusible } from '../model/fusible.ts';
 import type { Params } from '../model/llama.ts';
 
 /** First and second moment of each parameter's gradient, by name, and the number of updates made. */
@@ -32,23 +33,36 @@ export function adamW(
   { learningRate, weightDecay, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8 }: AdamWOptions,
 ): { params: Params; state: AdamWState } {
   const step = state.step + 1;
-  const stepSize = learningRate / (1 - beta1 ** step);
-  const rootOfCorrection = Math.sqrt(1 - beta2 ** step);
   const next: { params: Params; m: Params; v: Params } = { params: {}, m: {}, v: {} };
   for (const [name, gradient] of Object.entries(gradients)) {
     const old = [params[name], state.m[name], state.v[name]];
-    [next.params[name], next.m[name], next.v[name]] = tf.tidy(() => {
-      const [param, oldM, oldV] = old;
-      const m = tf.add(tf.mul(oldM, beta1), tf.mul(gradient, 1 - beta1));
-      const v = tf.add(tf.mul(oldV, beta2), tf.mul(tf.square(gradient), 1 - beta2));
-      const decayed = param.rank > 1 && weightDecay > 0 ? tf.mul(param, 1 - learningRate * weightDecay) : param;
-      const denominator = tf.add(tf.div(tf.sqrt(v), rootOfCorrection), epsilon);
-      return [tf.sub(decayed, tf.mul(tf.div(m, denominator), stepSize)), m, v];
-    });
+    const [param, m, v] = old;
+    [next.params[name], next.m[name], next.v[name]] = tf.tidy(() =>
+      updateParam([param, gradient, m, v], {
+        beta1,
+        beta2,
+        epsilon,
+        decay: param.rank > 1 ? 1 - learningRate * weightDecay : 1,
+        stepSize: learningRate / (1 - beta1 ** step),
+        rootOfCorrection: Math.sqrt(1 - beta2 ** step),
+      }),
+    );
     tf.dispose(old);
   }
   return { params: next.params, state: { step, m: next.m, v: next.v } };
 }
+
+type Factors = Record<'beta1' | 'beta2' | 'epsilon' | 'decay' | 'stepSize' | 'rootOfCorrection', number>;
+
+/** Parameter, gradient and moments → the next parameter and moments. */
+const updateParam = fusible<Factors>('AdamW', ([param, gradient, oldM, oldV], factors) => {
+  const { beta1, beta2, epsilon, decay, stepSize, rootOfCorrection } = factors;
+  const m = tf.add(tf.mul(oldM, beta1), tf.mul(gradient, 1 - beta1));
+  const v = tf.add(tf.mul(oldV, beta2), tf.mul(tf.square(gradient), 1 - beta2));
+  const decayed = decay === 1 ? param : tf.mul(param, decay);
+  const denominator = tf.add(tf.div(tf.sqrt(v), rootOfCorrection), epsilon);
+  return [tf.sub(decayed, tf.mul(tf.div(m, denominator), stepSize)), m, v];
+});
 
 /**
  * Scales all gradients down so that their norm, taken over all of them together, is at most `maxNorm`

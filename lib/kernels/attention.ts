@@ -1,0 +1,232 @@
+/**
+ * Softmax attention (Vaswani et al. 2017, eq. 1) of each query over the keys of several segments, and its gradient. The
+ * probabilities are never written down: the gradient computes them again from the logarithm of their normaliser (Dao et
+ * al. 2022, "FlashAttention").
+ */
+import { addScaled, dot, exp1, exp4, log, splat, sum4 } from './simd';
+import { largest } from './token_log_probs';
+
+/**
+ * A stretch of keys, as a record in memory. Query i reads batch i / queriesPerBatch, and of its `length` keys the first
+ * visible[(i / divisor) mod modulus]; all of them where `visible` is 0.
+ */
+@unmanaged
+export class Segment {
+  k: usize;
+  v: usize;
+  /** Where the gradients of k and v go; not used forward. */
+  dK: usize;
+  dV: usize;
+  length: i32;
+  queriesPerBatch: i32;
+  visible: usize;
+  divisor: i32;
+  modulus: i32;
+}
+
+// @ts-ignore: decorators of functions are AssemblyScript's
+@inline
+function keysOf(segment: Segment, query: i32): i32 {
+  if (segment.visible == 0) return segment.length;
+  return load<i32>(segment.visible + (<usize>((query / segment.divisor) % segment.modulus) << 2));
+}
+
+/** Where the keys (or values) of a query's batch begin. */
+// @ts-ignore: decorators of functions are AssemblyScript's
+@inline
+function batchOf(segment: Segment, base: usize, query: i32, dim: i32): usize {
+  return base + (<usize>((query / segment.queriesPerBatch) * segment.length * dim) << 2);
+}
+
+/** `outⱼ = scale · (q · kⱼ)` for `count` keys: four at a time. */
+function scores(q: usize, k: usize, out: usize, count: i32, dim: i32, scale: f32): void {
+  const bytes = <usize>dim << 2;
+  let j = 0;
+  if ((dim & 3) == 0) {
+    for (; j + 4 <= count; j += 4) {
+      let a = splat(0);
+      let b = splat(0);
+      let c = splat(0);
+      let d = splat(0);
+      for (let at: usize = 0; at < bytes; at += 16) {
+        const x = v128.load(q + at);
+        a = f32x4.add(a, f32x4.mul(x, v128.load(k + at)));
+        b = f32x4.add(b, f32x4.mul(x, v128.load(k + bytes + at)));
+        c = f32x4.add(c, f32x4.mul(x, v128.load(k + 2 * bytes + at)));
+        d = f32x4.add(d, f32x4.mul(x, v128.load(k + 3 * bytes + at)));
+      }
+      // The four sums of four, side by side: halves are added until one number of each is left.
+      const ab = f32x4.add(v128.shuffle<f32>(a, b, 0, 4, 1, 5), v128.shuffle<f32>(a, b, 2, 6, 3, 7));
+      const cd = f32x4.add(v128.shuffle<f32>(c, d, 0, 4, 1, 5), v128.shuffle<f32>(c, d, 2, 6, 3, 7));
+      const sums = f32x4.add(v128.shuffle<f32>(ab, cd, 0, 1, 4, 5), v128.shuffle<f32>(ab, cd, 2, 3, 6, 7));
+      v128.store(out + (<usize>j << 2), f32x4.mul(sums, splat(scale)));
+      k += 4 * bytes;
+    }
+  }
+  for (; j < count; j++) {
+    store<f32>(out + (<usize>j << 2), scale * dot(q, k, dim));
+    k += bytes;
+  }
+}
+
+/** `y += Σ pⱼ vⱼ` over `count` values. */
+function addWeighted(y: usize, p: usize, v: usize, count: i32, dim: i32): void {
+  const bytes = <usize>dim << 2;
+  const end = p + (<usize>count << 2);
+  let i = 0;
+  for (; i + 16 <= dim; i += 16) {
+    const at = <usize>i << 2;
+    let a = v128.load(y + at, 0);
+    let b = v128.load(y + at, 16);
+    let c = v128.load(y + at, 32);
+    let d = v128.load(y + at, 48);
+    let x = v + at;
+    for (let w = p; w < end; w += 4) {
+      const weight = v128.load32_splat(w);
+      a = f32x4.add(a, f32x4.mul(weight, v128.load(x, 0)));
+      b = f32x4.add(b, f32x4.mul(weight, v128.load(x, 16)));
+      c = f32x4.add(c, f32x4.mul(weight, v128.load(x, 32)));
+      d = f32x4.add(d, f32x4.mul(weight, v128.load(x, 48)));
+      x += bytes;
+    }
+    v128.store(y + at, a, 0);
+    v128.store(y + at, b, 16);
+    v128.store(y + at, c, 32);
+    v128.store(y + at, d, 48);
+  }
+  for (; i < dim; i++) {
+    let x = v + (<usize>i << 2);
+    let sum = load<f32>(y + (<usize>i << 2));
+    for (let w = p; w < end; w += 4) {
+      sum += load<f32>(w) * load<f32>(x);
+      x += bytes;
+    }
+    store<f32>(y + (<usize>i << 2), sum);
+  }
+}
+
+/** `xⱼ ← exp(xⱼ − shift)`; returns their sum. */
+function exponentials(x: usize, count: i32, shift: f32): f32 {
+  let sums = splat(0);
+  let j = 0;
+  for (; j + 4 <= count; j += 4) {
+    const at = x + (<usize>j << 2);
+    const e = exp4(f32x4.sub(v128.load(at), splat(shift)));
+    v128.store(at, e);
+    sums = f32x4.add(sums, e);
+  }
+  let sum = sum4(sums);
+  for (; j < count; j++) {
+    const at = x + (<usize>j << 2);
+    const e = exp1(load<f32>(at) - shift);
+    store<f32>(at, e);
+    sum += e;
+  }
+  return sum;
+}
+
+/**
+ * `out = softmax(scale · q [K₁ | K₂ | …]ᵀ) [V₁ ; V₂ ; …]`.
+ * @param logSums - receives the logarithm of each query's normaliser
+ * @param scratch - room for a float for each key of all segments
+ */
+export function attention(
+  q: usize,
+  segments: usize,
+  segmentCount: i32,
+  out: usize,
+  logSums: usize,
+  scratch: usize,
+  queries: i32,
+  dim: i32,
+  scale: f32,
+): void {
+  const bytes = <usize>dim << 2;
+  const size = offsetof<Segment>();
+  for (let i = 0; i < queries; i++) {
+    let count = 0;
+    for (let s = 0; s < segmentCount; s++) {
+      const segment = changetype<Segment>(segments + <usize>s * size);
+      const seen = keysOf(segment, i);
+      scores(q, batchOf(segment, segment.k, i, dim), scratch + (<usize>count << 2), seen, dim, scale);
+      count += seen;
+    }
+    const top = largest(scratch, count);
+    const sum = exponentials(scratch, count, top);
+    store<f32>(logSums + (<usize>i << 2), top + <f32>log(<f64>sum));
+    memory.fill(out, 0, bytes);
+    let weights = scratch;
+    for (let s = 0; s < segmentCount; s++) {
+      const segment = changetype<Segment>(segments + <usize>s * size);
+      const seen = keysOf(segment, i);
+      addWeighted(out, weights, batchOf(segment, segment.v, i, dim), seen, dim);
+      weights += <usize>seen << 2;
+    }
+    const inverse: f32 = 1 / sum;
+    for (let j: usize = 0; j < bytes; j += 4) store<f32>(out + j, load<f32>(out + j) * inverse);
+    q += bytes;
+    out += bytes;
+  }
+}
+
+/**
+ * With p the probabilities and δ = dout · out: `dv = pᵀ dout`, `ds = p ∘ (dout vᵀ − δ)`, `dq = scale · ds k`,
+ * `dk = scale · dsᵀ q`. The gradients of the segments must be zero before.
+ * @param scratch - room for two floats for each key of all segments
+ */
+export function attentionGrad(
+  dOut: usize,
+  q: usize,
+  segments: usize,
+  segmentCount: i32,
+  out: usize,
+  logSums: usize,
+  dQ: usize,
+  scratch: usize,
+  queries: i32,
+  dim: i32,
+  scale: f32,
+): void {
+  const bytes = <usize>dim << 2;
+  const size = offsetof<Segment>();
+  for (let i = 0; i < queries; i++) {
+    memory.fill(dQ, 0, bytes);
+    // Of a query that nothing depends on (padding), nothing is to be computed.
+    if (dot(dOut, dOut, dim) != 0) {
+      const delta = dot(dOut, out, dim);
+      const logSum = load<f32>(logSums + (<usize>i << 2));
+      for (let s = 0; s < segmentCount; s++) {
+        const segment = changetype<Segment>(segments + <usize>s * size);
+        const seen = keysOf(segment, i);
+        const k = batchOf(segment, segment.k, i, dim);
+        const scratch2 = scratch + (<usize>seen << 2);
+        scores(q, k, scratch, seen, dim, scale);
+        exponentials(scratch, seen, logSum);
+        scores(dOut, batchOf(segment, segment.v, i, dim), scratch2, seen, dim, 1);
+        let j = 0;
+        for (; j + 4 <= seen; j += 4) {
+          const at = <usize>j << 2;
+          const dP = f32x4.sub(v128.load(scratch2 + at), splat(delta));
+          v128.store(scratch2 + at, f32x4.mul(f32x4.mul(v128.load(scratch + at), dP), splat(scale)));
+        }
+        for (; j < seen; j++) {
+          const at = <usize>j << 2;
+          store<f32>(scratch2 + at, load<f32>(scratch + at) * (load<f32>(scratch2 + at) - delta) * scale);
+        }
+        addWeighted(dQ, scratch2, k, seen, dim);
+        let dK = batchOf(segment, segment.dK, i, dim);
+        let dV = batchOf(segment, segment.dV, i, dim);
+        for (j = 0; j < seen; j++) {
+          addScaled(dK, q, load<f32>(scratch2 + (<usize>j << 2)), dim);
+          addScaled(dV, dOut, load<f32>(scratch + (<usize>j << 2)), dim);
+          dK += bytes;
+          dV += bytes;
+        }
+      }
+    }
+    dOut += bytes;
+    q += bytes;
+    out += bytes;
+    dQ += bytes;
+  }
+}

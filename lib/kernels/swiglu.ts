@@ -1,0 +1,43 @@
+/** SwiGLU gate: `y = g · σ(g) · u` (Shazeer 2020), and its gradient. */
+import { exp1, exp4, splat } from './simd';
+
+export function swiGlu(gate: usize, up: usize, y: usize, count: i32): void {
+  const one = splat(1);
+  let i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const at = (<usize>i) << 2;
+    const g = v128.load(gate + at);
+    const denominator = f32x4.add(one, exp4(f32x4.neg(g)));
+    v128.store(y + at, f32x4.mul(f32x4.div(g, denominator), v128.load(up + at)));
+  }
+  for (; i < count; i++) {
+    const at = (<usize>i) << 2;
+    const g = load<f32>(gate + at);
+    store<f32>(y + at, (g / (1 + exp1(-g))) * load<f32>(up + at));
+  }
+}
+
+/** `du = dy · g σ(g)`, `dg = dy · u · (σ + g σ (1 − σ))`. */
+export function swiGluGrad(dy: usize, gate: usize, up: usize, dGate: usize, dUp: usize, count: i32): void {
+  const one = splat(1);
+  let i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const at = (<usize>i) << 2;
+    const g = v128.load(gate + at);
+    const d = v128.load(dy + at);
+    const sigma = f32x4.div(one, f32x4.add(one, exp4(f32x4.neg(g))));
+    const silu = f32x4.mul(g, sigma);
+    const slope = f32x4.add(sigma, f32x4.mul(silu, f32x4.sub(one, sigma)));
+    v128.store(dUp + at, f32x4.mul(d, silu));
+    v128.store(dGate + at, f32x4.mul(f32x4.mul(d, v128.load(up + at)), slope));
+  }
+  for (; i < count; i++) {
+    const at = (<usize>i) << 2;
+    const g = load<f32>(gate + at);
+    const d = load<f32>(dy + at);
+    const sigma: f32 = 1 / (1 + exp1(-g));
+    const silu = g * sigma;
+    store<f32>(dUp + at, d * silu);
+    store<f32>(dGate + at, d * load<f32>(up + at) * (sigma + silu * (1 - sigma)));
+  }
+}
