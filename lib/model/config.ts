@@ -180,6 +180,9 @@ const ARCHITECTURES = { LlamaForCausalLM: 'llama', Qwen2ForCausalLM: 'qwen2', Qw
 
 /** @returns the model's type */
 function refuseUnsupported(file: string, json: JsonObject): 'llama' | 'qwen2' | 'qwen3' {
+  if (typeof json.experiment === 'string') {
+    throw new UserError(`${file}: this is the folder of a run: name the model in it, final_model or a checkpoint.`);
+  }
   const refuse = (what: string): never => {
     throw new UserError(
       `${file}: ${what} is not supported; supported are ${Object.keys(ARCHITECTURES).join(', ')} without such options.`,

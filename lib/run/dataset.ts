@@ -4,7 +4,7 @@ import { UserError } from './errors.ts';
 import { permutation } from './random.ts';
 
 /**
- * Reads a data set. Empty lines are skipped.
+ * Reads a data set. Empty lines are skipped, and the mark with which some editors on Windows begin a file.
  * @param file - path of a JSONL file
  * @param parse - checks one line's object; throws an Error whose message says what was expected and what was found
  * @returns what `parse` made of each line, with the place it came from (`file:line`, for messages)
@@ -22,19 +22,22 @@ export function readJsonLines<T>(
       `cannot read the data set ${file} (${(error as NodeJS.ErrnoException).code}): name a JSONL file`,
     );
   }
-  const items = text.split('\n').flatMap((line, i) => {
-    if (line.trim() === '') return [];
-    const source = `${file}:${i + 1}`;
-    try {
-      const value: unknown = JSON.parse(line);
-      if (typeof value !== 'object' || value === null || Array.isArray(value))
-        throw new Error('expected a JSON object');
-      return [{ ...parse(value as Record<string, unknown>), source }];
-    } catch (error) {
-      const problem = error instanceof SyntaxError ? 'not valid JSON: ' : '';
-      throw new UserError(`${source}: ${problem}${(error as Error).message}`);
-    }
-  });
+  const items = text
+    .replace(/^\uFEFF/, '')
+    .split('\n')
+    .flatMap((line, i) => {
+      if (line.trim() === '') return [];
+      const source = `${file}:${i + 1}`;
+      try {
+        const value: unknown = JSON.parse(line);
+        if (typeof value !== 'object' || value === null || Array.isArray(value))
+          throw new Error('expected a JSON object');
+        return [{ ...parse(value as Record<string, unknown>), source }];
+      } catch (error) {
+        const problem = error instanceof SyntaxError ? 'not valid JSON: ' : '';
+        throw new UserError(`${source}: ${problem}${(error as Error).message}`);
+      }
+    });
   if (items.length === 0) throw new UserError(`the data set ${file} is empty: expected one JSON object a line`);
   return items;
 }

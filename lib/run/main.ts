@@ -21,6 +21,12 @@ export async function runMain(url: string, main: () => void | Promise<void>): Pr
   // Below a process of runBelow: when that one is gone, nobody waits for this run any more.
   process.once('disconnect', () => process.exit(1));
   process.channel?.unref();
+  // Who reads the output may stop early, as `head` does: the run goes on, its folder has everything.
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') throw error;
+    });
+  }
   try {
     await main();
   } catch (error) {

@@ -122,6 +122,7 @@ describe('--config', () => {
     ['backend: gpu', ":1: option '--backend <name>' argument 'gpu' is invalid: allowed choices are auto, wasm."],
     ['kl-coef: null', ':1: "kl-coef" has no value'],
     ['kl-coef:', ':1: "kl-coef" has no value'],
+    ['kl-coef: 1\nconfig: other.yaml', ':2: "config" cannot stand in a file, only on the command line'],
     ['kl-coef: [1, 2]', ':1: "kl-coef" must be a single value, not a list or mapping'],
     ['fused: 3', ':1: "fused" must be true or false, found "3"'],
     ['kl-coef: 1\nklCoef: 2', ':2: "klCoef" was set above already'],

@@ -166,6 +166,7 @@ function readConfig<Options extends OptionValues>(command: Command<[], Options>,
   for (const { key, value } of document.contents.items) {
     const where = at(isScalar(key) ? key.range?.[0] : undefined);
     const name = kebab(String(key));
+    if (name === 'config') throw new UserError(`${where}: "${key}" cannot stand in a file, only on the command line`);
     if (found.has(name)) throw new UserError(`${where}: "${key}" was set above already`);
     if (value !== null && !isScalar(value))
       throw new UserError(`${where}: "${key}" must be a single value, not a list or mapping`);

@@ -46,7 +46,7 @@ export type Run = {
 /**
  * Finds the run that is to be resumed, and changes nothing.
  * @param resume - a run's folder, one of its checkpoints, or `latest`: the run in `outputDir` if that is given, else the
- *   newest one of this experiment
+ *   newest one that was given no `outputDir`
  * @throws {UserError} if there is no such run, or it is one of another experiment
  */
 export function findRun(resume: string, { experiment, outputDir, root = 'runs' }: RunPlace): FoundRun {
@@ -168,7 +168,7 @@ export function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): s
     makeFolder(folder);
     // That file alone is left by a run that was killed as it began: there is nothing yet to resume.
     if (readdirSync(folder).some((name) => name !== '.config.json.partial')) {
-      const holds = existsSync(join(folder, 'metrics.jsonl')) ? 'another run' : 'other files';
+      const holds = readJson(join(folder, 'config.json'))?.experiment ? 'another run' : 'other files';
       throw new UserError(`--output-dir ${folder} holds ${holds}: name a new folder, or continue a run with --resume`);
     }
     return folder;
