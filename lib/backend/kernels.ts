@@ -32,6 +32,9 @@ type Call = {
   room(content: number | Int32Array | Float64Array): number;
 };
 
+/** Names under which kernels are registered. */
+export const KERNELS: string[] = [];
+
 /** @returns whether they were built: if not, the plain definitions are used */
 export async function registerKernels(): Promise<boolean> {
   const bytes = await readFile(FILE).catch(() => undefined);
@@ -150,6 +153,7 @@ const addressOf = (backend: WasmBackend, { dataId }: tf.TensorInfo): number =>
   backend.dataIdMap.get(dataId).memoryOffset ?? 0;
 
 function kernel(name: string, compute: (call: Call) => tf.TensorInfo[]): void {
+  KERNELS.push(name);
   register(name, ({ inputs, attrs, backend }) => {
     const { wasm } = backend;
     const taken: number[] = [];
