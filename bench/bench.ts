@@ -8,7 +8,9 @@
  * ours, and the ratios of its times to ours are printed.
  */
 import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
+import * as tf from '@tensorflow/tfjs';
 import { addReference, createCommand, groupAdvantages, type Rollout, updateOnce } from '../experiment_base/train.ts';
 import {
   BACKENDS,
@@ -17,20 +19,24 @@ import {
   generate,
   initBackend,
   integer,
+  type LlamaConfig,
   loadCheckpoint,
   number,
+  parameterShapes,
   parseOptions,
   permutation,
+  readConfig,
   runMain,
   THREAD_VARIABLES,
   UserError,
   uniform,
 } from '../lib/index.ts';
+import { sweep } from './sweep.ts';
 
 export const command = new Command('bench')
   .usage('[checkpoint] [options]')
   .option('--prompts <n>', 'P', integer({ min: 1 }), 16)
-  .option('--group <n>', 'G', integer({ min: 2 }), 8)
+  .option('--group <n>', 'G', integer({ min: 1 }), 8)
   .option('--prompt-len <n>', 'tokens a prompt', integer({ min: 1 }), 24)
   .option('--new-tokens <n>', 'tokens a completion', integer({ min: 1 }), 48)
   .option('--minibatch <n>', 'completions an update', integer({ min: 1 }), 64)
@@ -46,7 +52,8 @@ export const command = new Command('bench')
   .addOption(
     new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
   )
-  .option('--peer <script>', 'Python script to compare with')
+  .option('--peer [script]', 'also run this Python script, in turns with ours (default: bench/peer_torch.py)')
+  .option('--sweep', 'measure how the time grows with what is varied, and draw it', false)
   .option('--json', 'print one line of JSON', false);
 
 type Arguments = ReturnType<typeof command.opts>;
@@ -91,7 +98,7 @@ export async function createStep(
     const sampled = performance.now();
     onPart('rollout_s');
     const rewards = prompts.map((_, p) => Array.from({ length: args.group }, (_, g) => uniform(2, step, p, g)));
-    const [flatRewards, advantages] = [rewards.flat(), groupAdvantages(rewards).flat()];
+    const [flatRewards, advantages] = [rewards.flat(), (args.group > 1 ? groupAdvantages(rewards) : rewards).flat()];
     const rollouts: Rollout[] = completions.map(({ tokens, logProbs, finishReason }, row) => ({
       problem: { question: '', answer: '', source: '' },
       prompt: prompts[Math.floor(row / args.group)],
@@ -120,18 +127,58 @@ export async function createStep(
   };
 }
 
+/** Floating-point operations of the matrix products that a step cannot do without, attention's included. */
+function stepFlops(config: LlamaConfig, args: Arguments): number {
+  const { prompts, group, promptLen, newTokens, klCoef } = args;
+  const { hiddenSize, numHeads, headDim, numLayers, vocabSize } = config;
+  const matrices = Object.entries(parameterShapes(config)).filter(([name]) => name.endsWith('proj.weight'));
+  const layers = matrices.reduce((sum, [, [rows, columns]]) => sum + rows * columns, 0);
+  const attention = (keys: number) => 2 * numLayers * numHeads * headDim * keys;
+  const sampled = prompts * group * newTokens;
+  const shared = prompts * (promptLen - 1);
+  const token = layers + vocabSize * hiddenSize + attention(promptLen + newTokens / 2);
+  const forward = 2 * (sampled * token + shared * (layers + attention(promptLen / 2)));
+  // Sampling and the reference go forward; training also goes back, which takes two products for each one.
+  return forward * (1 + (klCoef > 0 ? 1 : 0) + 3);
+}
+
+/** Operations a second in the product of two large matrices: the best of several. */
+async function gemmPeak(): Promise<number> {
+  const size = 1024;
+  const [a, b] = [tf.randomNormal([size, size]), tf.randomNormal([size, size])];
+  let best = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < 8; i++) {
+    const began = performance.now();
+    const product = tf.matMul(a, b);
+    await product.data();
+    best = Math.min(best, performance.now() - began);
+    product.dispose();
+  }
+  tf.dispose([a, b]);
+  return (2 * size ** 3) / (best / 1000);
+}
+
 /** One run of the peer, whose own repeats it reports as a median. */
 function runPeer(script: string, checkpoint: string, args: Arguments): Times & { torch?: string } {
   const names = ['prompts', 'group', 'promptLen', 'newTokens', 'minibatch', 'threads'] as const;
   const flags = names.flatMap((name) => [`--${name.replace(/[A-Z]/, (c) => `-${c.toLowerCase()}`)}`, `${args[name]}`]);
-  const { status, stdout, stderr } = spawnSync('python3', [script, checkpoint, ...flags, '--repeats', '1', '--json']);
+  const { status, stdout, stderr } = spawnSync(process.env.PYTHON ?? 'python3', [
+    script,
+    checkpoint,
+    ...flags,
+    '--repeats',
+    '1',
+    '--json',
+  ]);
   try {
     if (status === 0) return JSON.parse(String(stdout));
   } catch {
     throw new UserError(`--peer ${script} must print one line of JSON, found ${String(stdout).slice(0, 60)}`);
   }
   const reason = String(stderr).trim().split('\n').at(-1);
-  throw new UserError(`--peer ${script} did not run (${reason}): it needs python3 with torch and numpy`);
+  throw new UserError(
+    `--peer ${script} did not run (${reason}): it needs Python with torch and numpy; the environment variable PYTHON names another python3`,
+  );
 }
 
 /** The middle value; of an even number of values, the mean of both in the middle. */
@@ -140,22 +187,33 @@ export const median = (values: number[]): number => {
   return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
 };
 
-async function main(): Promise<void> {
-  // Like the peer, it takes the checkpoint first.
+/** The command line, which like the peer's begins with the checkpoint (models/tiny, unless there is one). */
+export function checkpointAndFlags(): { checkpoint: string; line: string[] } {
   const [node, script, first = '-', ...rest] = process.argv;
-  const [checkpoint, line] = first.startsWith('-') ? ['models/tiny', process.argv] : [first, [node, script, ...rest]];
+  if (first.startsWith('-')) return { checkpoint: 'models/tiny', line: process.argv };
+  return { checkpoint: first, line: [node, script, ...rest] };
+}
+
+async function main(): Promise<void> {
+  const { checkpoint, line } = checkpointAndFlags();
   const args = parseOptions(command, line);
   // The libraries read these once, when they are loaded.
   for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
+  if (args.sweep) {
+    const flags = line.slice(2).filter((flag) => flag !== '--sweep');
+    return sweep(checkpoint, flags, 'docs/bench_sweep.svg');
+  }
   const backend = await initBackend(args.backend, args);
   const step = await createStep(checkpoint, args);
+  const peak = await gemmPeak();
   await step();
   const [ours, peers]: [Times[], Times[]] = [[], []];
   let torch: string | undefined;
   for (let i = 0; i < args.repeats; i++) {
     ours.push(await step());
     if (args.peer === undefined) continue;
-    const peer = runPeer(args.peer, checkpoint, args);
+    const script = args.peer === true ? join(import.meta.dirname, 'peer_torch.py') : args.peer;
+    const peer = runPeer(script, checkpoint, args);
     peers.push(peer);
     torch = peer.torch;
   }
@@ -168,6 +226,8 @@ async function main(): Promise<void> {
     rollout_tok_s: tokens / medians.rollout_s,
     train_tok_s: tokens / medians.train_s,
     step_tok_s: tokens / medians.step_s,
+    gemm_peak_gflops: peak / 1e9,
+    gemm_peak_share: stepFlops(await readConfig(checkpoint), args) / medians.step_s / peak,
     peak_memory_mb: process.resourceUsage().maxRSS / 1024,
   };
   if (args.json) return console.log(JSON.stringify({ ...result, ours, peers }));

@@ -7,7 +7,7 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import { initBackend, parseOptions, runMain, THREAD_VARIABLES } from '../lib/index.ts';
-import { command, createStep, PARTS } from './bench.ts';
+import { checkpointAndFlags, command, createStep, PARTS } from './bench.ts';
 
 type Cost = { calls: number; ms: number };
 
@@ -36,8 +36,7 @@ function timeKernels(): Map<string, Cost> {
 }
 
 async function main(): Promise<void> {
-  const [node, script, first = '-', ...rest] = process.argv;
-  const [checkpoint, line] = first.startsWith('-') ? ['models/tiny', process.argv] : [first, [node, script, ...rest]];
+  const { checkpoint, line } = checkpointAndFlags();
   const args = parseOptions(command, line);
   for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
   console.log(await initBackend(args.backend, args));

@@ -15,8 +15,15 @@ const size = (hidden: number, intermediate: number, layers: number, vocabulary: 
   ...{ hidden_size: hidden, intermediate_size: intermediate, num_hidden_layers: layers, vocab_size: vocabulary },
 });
 
-/** As in the `config.json` of the models of these names. */
+/** As in the `config.json` of the models of these names; `width-…`: one shape in several widths, for `npm run bench -- --sweep`. */
 const SHAPES: Record<string, object> = {
+  'TinyStories-656K': { ...llama, ...size(128, 384, 2, 2048), ...heads(8, 4), rope_theta: 10_000 },
+  ...Object.fromEntries(
+    [64, 128, 256, 512].map((width) => [
+      `width-${width}`,
+      { ...llama, ...size(width, 3 * width, 4, 512), ...heads(width / 32, width / 64) },
+    ]),
+  ),
   'SmolLM2-135M': { ...llama, ...size(576, 1536, 30, 49_152), ...heads(9, 3) },
   'SmolLM2-360M': { ...llama, ...size(960, 2560, 32, 49_152), ...heads(15, 5) },
   'Qwen2.5-0.5B': { ...qwen, ...size(896, 4864, 24, 151_936), ...heads(14, 2) },
@@ -29,6 +36,15 @@ async function main(): Promise<void> {
   if (!Object.hasOwn(SHAPES, name ?? '') || !folder) {
     throw new UserError(`expected a shape (${Object.keys(SHAPES).join(', ')}) and a folder to write to`);
   }
+  const parameters = await writeRandomModel(name, folder);
+  console.log(`${folder}: ${(parameters / 1e6).toPrecision(3)} million parameters, bfloat16`);
+}
+
+/**
+ * @param name - of {@link SHAPES}
+ * @returns how many parameters the model has
+ */
+export async function writeRandomModel(name: string, folder: string): Promise<number> {
   mkdirSync(folder, { recursive: true });
   const common = {
     tie_word_embeddings: true,
@@ -50,8 +66,7 @@ async function main(): Promise<void> {
     },
   }));
   await writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' });
-  const parameters = tensors.reduce((sum, { shape }) => sum + shape[0] * (shape[1] ?? 1), 0);
-  console.log(`${folder}: ${(parameters / 1e6).toFixed(0)} million parameters, bfloat16`);
+  return tensors.reduce((sum, { shape }) => sum + shape[0] * (shape[1] ?? 1), 0);
 }
 
 await runMain(import.meta.url, main);
