@@ -55,52 +55,54 @@ export async function generate(
   );
   let past: Past | undefined;
   let rows: Row[] = completions.map((_, i) => ({ prompt: Math.floor(i / count), length: 1 }));
-  let alive = completions.map((_, i) => i);
+  let batch = completions.map((_, i) => i); // the completion of each row
+  const ended = completions.map(() => false);
   let tokens = rows.map(({ prompt }) => prompts[prompt].at(-1)!);
   const forced: number[][] = completions.map(() => []); // what each row is still to be fed
   let sampled = 0;
   try {
-    for (let position = 0; position < maxNewTokens && alive.length > 0; position++) {
-      const due = alive.map((row) => forced[row].shift());
-      const uniforms = Float64Array.from(alive, (row, i) => (due[i] === undefined ? random(row, position) : 0));
+    for (let [position, alive] = [0, batch.length]; position < maxNewTokens && alive > 0; position++) {
+      const due = batch.map((row) => forced[row].shift());
+      const idle = batch.map((row, i) => ended[row] || due[i] !== undefined);
+      const uniforms = Float64Array.from(batch, (row, i) => (idle[i] ? 0 : random(row, position)));
       const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens }));
       tf.dispose(past?.layers);
       past = own;
-      const sampledRows = await sampleRows(model, hidden, uniforms, options).finally(() => hidden.dispose());
-      const chosen = sampledRows.map((drawn, i) => (due[i] === undefined ? drawn : { token: due[i], logProb: 0 }));
-      tokens = alive.map((row, i) => {
-        const { token, logProb } = chosen[i];
-        const { tokens, logProbs, mask } = completions[row];
-        tokens.push(token);
+      const drawn = await sampleRows(model, hidden, uniforms, options).finally(() => hidden.dispose());
+      tokens = batch.map((row, i) => {
+        if (ended[row]) return tokens[i];
+        const { token, logProb } = due[i] === undefined ? drawn[i] : { token: due[i], logProb: 0 };
+        const { tokens: own, logProbs, mask } = completions[row];
+        own.push(token);
         logProbs.push(logProb);
         mask.push(due[i] === undefined ? 1 : 0);
         sampled += mask[position];
         return token;
       });
-      const reactions = await Promise.all(
-        alive.map(async (row, i): Promise<Reaction | undefined> => {
+      await Promise.all(
+        batch.map(async (row, i) => {
           // A forced token ends nothing: a tool's answer may hold any token.
-          if (completions[row].mask[position] === 0) return undefined;
-          return eosTokenIds.includes(tokens[i]) ? { finish: 'stop' } : react?.(row, completions[row]);
+          if (idle[i]) return;
+          const reaction = eosTokenIds.includes(tokens[i])
+            ? ({ finish: 'stop' } as const)
+            : await react?.(row, completions[row]);
+          if (reaction && 'force' in reaction) forced[row] = [...reaction.force];
+          if (!reaction || !('finish' in reaction)) return;
+          ended[row] = true;
+          completions[row].finishReason = reaction.finish;
         }),
       );
-      const keep: number[] = [];
-      for (const [i, row] of alive.entries()) {
-        const reaction = reactions[i];
-        if (reaction && 'finish' in reaction) completions[row].finishReason = reaction.finish;
-        else keep.push(i);
-        if (reaction && 'force' in reaction) forced[row] = [...reaction.force];
-      }
-      if (keep.length < alive.length) {
-        alive = keep.map((i) => alive[i]);
+      const keep = batch.flatMap((row, i) => (ended[row] ? [] : [i]));
+      alive = keep.length;
+      // Narrowing copies all keys and values: it waits until enough rows have ended to be worth it.
+      if (alive > 0 && alive <= (1 - LEAVING) * batch.length) {
+        batch = keep.map((i) => batch[i]);
         tokens = keep.map((i) => tokens[i]);
-        if (keep.length > 0) {
-          const narrowed = keepRows(model, prefix, past, { rows, keep });
-          tf.dispose([past.layers, prefix?.layers ?? []]);
-          ({ prefix, past, rows } = narrowed);
-        }
+        const narrowed = keepRows(model, prefix, past, { rows, keep });
+        tf.dispose([past.layers, prefix?.layers ?? []]);
+        ({ prefix, past, rows } = narrowed);
       }
-      onProgress?.(sampled, alive.length);
+      onProgress?.(sampled, alive);
       await setImmediate(); // lets signals and timers in between two positions
     }
   } finally {
@@ -108,6 +110,9 @@ export async function generate(
   }
   return completions;
 }
+
+/** The part of a batch's rows that must have ended before they leave it. */
+const LEAVING = 1 / 8;
 
 /** Logits in memory at one time: 64 MB of them. */
 const MAX_LOGITS = 16 * 2 ** 20;
