@@ -78,23 +78,23 @@ export async function registerKernels(): Promise<boolean> {
   kernel('Attention', (call) => {
     const { inputs, at, output, room } = call;
     const [q, ...segments] = inputs;
-    const outputs = [output(q.shape), output([q.shape[0], 1])];
+    const outputs = [output(q.shape), output([q.shape[0], 2])];
     const [records, scratch] = [segmentRecords(call, q, segments), room(allKeys(segments))];
     run.attention(at(q), records, segments.length / 2, ...outputs.map(at), scratch, ...q.shape, scaleOf(q));
     return outputs;
   });
   kernel('AttentionGrad', (call) => {
     const { inputs, at, output, room, backend } = call;
-    const [dy, value, logSums, q, ...segments] = inputs;
+    const [dy, value, normalisers, q, ...segments] = inputs;
     const dQ = output(q.shape);
     const gradients = segments.map(({ shape }) => output(shape));
     const [records, scratch] = [segmentRecords(call, q, segments, gradients), room(2 * allKeys(segments))];
     for (const gradient of gradients) {
       backend.wasm.HEAPU8.fill(0, at(gradient), at(gradient) + 4 * sizeOf(gradient.shape));
     }
-    const [dyAt, qAt, valueAt, logSumsAt, dQAt] = [dy, q, value, logSums, dQ].map(at);
+    const [dyAt, qAt, valueAt, normalisersAt, dQAt] = [dy, q, value, normalisers, dQ].map(at);
     const count = segments.length / 2;
-    run.attentionGrad(dyAt, qAt, records, count, valueAt, logSumsAt, dQAt, scratch, ...q.shape, scaleOf(q));
+    run.attentionGrad(dyAt, qAt, records, count, valueAt, normalisersAt, dQAt, scratch, ...q.shape, scaleOf(q));
     return [dQ, ...gradients];
   });
   kernel('TokenLogProbs', ({ inputs: [logits, tokens], attrs, at, output }) => {

@@ -1,9 +1,9 @@
 /**
  * Softmax attention (Vaswani et al. 2017, eq. 1) of each query over the keys of several segments, and its gradient. The
- * probabilities are never written down: the gradient computes them again from the logarithm of their normaliser (Dao et
- * al. 2022, "FlashAttention").
+ * probabilities are never written down: the gradient computes them again from two numbers of each query (Dao et al. 2022,
+ * "FlashAttention").
  */
-import { addScaled, dot, exp1, exp4, log, splat, sum4 } from './simd';
+import { dot, exp1, exp4, splat, sum4 } from './simd';
 import { largest } from './token_log_probs';
 
 /**
@@ -94,6 +94,16 @@ function addWeighted(y: usize, p: usize, v: usize, count: i32, dim: i32): void {
     v128.store(y + at, c, 32);
     v128.store(y + at, d, 48);
   }
+  for (; i + 4 <= dim; i += 4) {
+    const at = <usize>i << 2;
+    let a = v128.load(y + at);
+    let x = v + at;
+    for (let w = p; w < end; w += 4) {
+      a = f32x4.add(a, f32x4.mul(v128.load32_splat(w), v128.load(x)));
+      x += bytes;
+    }
+    v128.store(y + at, a);
+  }
   for (; i < dim; i++) {
     let x = v + (<usize>i << 2);
     let sum = load<f32>(y + (<usize>i << 2));
@@ -102,6 +112,48 @@ function addWeighted(y: usize, p: usize, v: usize, count: i32, dim: i32): void {
       x += bytes;
     }
     store<f32>(y + (<usize>i << 2), sum);
+  }
+}
+
+/** `yⱼ += scale · pⱼ · x` for `count` rows y. */
+function addOuter(y: usize, p: usize, x: usize, count: i32, dim: i32, scale: f32): void {
+  const bytes = <usize>dim << 2;
+  const end = p + (<usize>count << 2);
+  const factor = splat(scale);
+  let i = 0;
+  for (; i + 16 <= dim; i += 16) {
+    const at = <usize>i << 2;
+    const a = f32x4.mul(factor, v128.load(x + at, 0));
+    const b = f32x4.mul(factor, v128.load(x + at, 16));
+    const c = f32x4.mul(factor, v128.load(x + at, 32));
+    const d = f32x4.mul(factor, v128.load(x + at, 48));
+    let row = y + at;
+    for (let w = p; w < end; w += 4) {
+      const weight = v128.load32_splat(w);
+      v128.store(row, f32x4.add(v128.load(row, 0), f32x4.mul(weight, a)), 0);
+      v128.store(row, f32x4.add(v128.load(row, 16), f32x4.mul(weight, b)), 16);
+      v128.store(row, f32x4.add(v128.load(row, 32), f32x4.mul(weight, c)), 32);
+      v128.store(row, f32x4.add(v128.load(row, 48), f32x4.mul(weight, d)), 48);
+      row += bytes;
+    }
+  }
+  for (; i + 4 <= dim; i += 4) {
+    const at = <usize>i << 2;
+    const a = f32x4.mul(factor, v128.load(x + at));
+    let row = y + at;
+    for (let w = p; w < end; w += 4) {
+      v128.store(row, f32x4.add(v128.load(row), f32x4.mul(v128.load32_splat(w), a)));
+      row += bytes;
+    }
+  }
+  for (; i < dim; i++) {
+    const at = <usize>i << 2;
+    const factor = scale * load<f32>(x + at);
+    let row = y + at;
+    for (let w = p; w < end; w += 4) {
+      store<f32>(row, load<f32>(row) + load<f32>(w) * factor);
+      row += bytes;
+    }
   }
 }
 
@@ -127,7 +179,7 @@ function exponentials(x: usize, count: i32, shift: f32): f32 {
 
 /**
  * `out = softmax(scale · q [K₁ | K₂ | …]ᵀ) [V₁ ; V₂ ; …]`.
- * @param logSums - receives the logarithm of each query's normaliser
+ * @param normalisers - receives two numbers of each query: its largest score, and 1 / Σ exp(score − largest)
  * @param scratch - room for a float for each key of all segments
  */
 export function attention(
@@ -135,7 +187,7 @@ export function attention(
   segments: usize,
   segmentCount: i32,
   out: usize,
-  logSums: usize,
+  normalisers: usize,
   scratch: usize,
   queries: i32,
   dim: i32,
@@ -153,8 +205,10 @@ export function attention(
     }
     const top = largest(scratch, count);
     const sum = exponentials(scratch, count, top);
-    store<f32>(logSums + (<usize>i << 2), top + <f32>log(<f64>sum));
-    memory.fill(out, 0, bytes);
+    const inverse: f32 = 1 / sum;
+    store<f32>(normalisers + ((<usize>i) << 3), top);
+    store<f32>(normalisers + ((<usize>i) << 3), inverse, 4);
+    for (let j: usize = 0; j < bytes; j += 4) store<f32>(out + j, 0);
     let weights = scratch;
     for (let s = 0; s < segmentCount; s++) {
       const segment = changetype<Segment>(segments + <usize>s * size);
@@ -162,7 +216,6 @@ export function attention(
       addWeighted(out, weights, batchOf(segment, segment.v, i, dim), seen, dim);
       weights += <usize>seen << 2;
     }
-    const inverse: f32 = 1 / sum;
     for (let j: usize = 0; j < bytes; j += 4) store<f32>(out + j, load<f32>(out + j) * inverse);
     q += bytes;
     out += bytes;
@@ -180,7 +233,7 @@ export function attentionGrad(
   segments: usize,
   segmentCount: i32,
   out: usize,
-  logSums: usize,
+  normalisers: usize,
   dQ: usize,
   scratch: usize,
   queries: i32,
@@ -190,38 +243,33 @@ export function attentionGrad(
   const bytes = <usize>dim << 2;
   const size = offsetof<Segment>();
   for (let i = 0; i < queries; i++) {
-    memory.fill(dQ, 0, bytes);
+    for (let j: usize = 0; j < bytes; j += 4) store<f32>(dQ + j, 0);
     // Of a query that nothing depends on (padding), nothing is to be computed.
     if (dot(dOut, dOut, dim) != 0) {
       const delta = dot(dOut, out, dim);
-      const logSum = load<f32>(logSums + (<usize>i << 2));
+      const top = load<f32>(normalisers + (<usize>i << 3));
+      const inverse = load<f32>(normalisers + (<usize>i << 3), 4);
       for (let s = 0; s < segmentCount; s++) {
         const segment = changetype<Segment>(segments + <usize>s * size);
         const seen = keysOf(segment, i);
         const k = batchOf(segment, segment.k, i, dim);
         const scratch2 = scratch + (<usize>seen << 2);
         scores(q, k, scratch, seen, dim, scale);
-        exponentials(scratch, seen, logSum);
+        exponentials(scratch, seen, top);
         scores(dOut, batchOf(segment, segment.v, i, dim), scratch2, seen, dim, 1);
         let j = 0;
         for (; j + 4 <= seen; j += 4) {
           const at = <usize>j << 2;
           const dP = f32x4.sub(v128.load(scratch2 + at), splat(delta));
-          v128.store(scratch2 + at, f32x4.mul(f32x4.mul(v128.load(scratch + at), dP), splat(scale)));
+          v128.store(scratch2 + at, f32x4.mul(f32x4.mul(v128.load(scratch + at), dP), splat(scale * inverse)));
         }
         for (; j < seen; j++) {
           const at = <usize>j << 2;
-          store<f32>(scratch2 + at, load<f32>(scratch + at) * (load<f32>(scratch2 + at) - delta) * scale);
+          store<f32>(scratch2 + at, load<f32>(scratch + at) * (load<f32>(scratch2 + at) - delta) * (scale * inverse));
         }
         addWeighted(dQ, scratch2, k, seen, dim);
-        let dK = batchOf(segment, segment.dK, i, dim);
-        let dV = batchOf(segment, segment.dV, i, dim);
-        for (j = 0; j < seen; j++) {
-          addScaled(dK, q, load<f32>(scratch2 + (<usize>j << 2)), dim);
-          addScaled(dV, dOut, load<f32>(scratch + (<usize>j << 2)), dim);
-          dK += bytes;
-          dV += bytes;
-        }
+        addOuter(batchOf(segment, segment.dK, i, dim), scratch2, q, seen, dim, 1);
+        addOuter(batchOf(segment, segment.dV, i, dim), scratch, dOut, seen, dim, inverse);
       }
     }
     dOut += bytes;

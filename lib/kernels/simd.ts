@@ -13,16 +13,17 @@ export function splat(x: f32): v128 {
 }
 
 /**
- * eˣ of four numbers, to two units in the last place: x = n·ln 2 + r with |r| ≤ ln 2 / 2, and eˣ = 2ⁿ·eʳ, where eʳ is a
- * polynomial of degree 7 (the coefficients of Cephes' `expf`). Exactly 0 below −87.3, where float32 ends.
+ * eˣ of four numbers up to 88, to two units in the last place: x = n·ln 2 + r with |r| ≤ ln 2 / 2, and eˣ = 2ⁿ·eʳ, where eʳ
+ * is a polynomial of degree 7 (the coefficients of Cephes' `expf`). Exactly 0 below −87.3, where float32 ends.
  */
 // @ts-ignore: decorators of functions are AssemblyScript's
 @inline
 export function exp4(x: v128): v128 {
   const below = f32x4.lt(x, splat(-87.33654)); // not true of NaN, which stays NaN
-  const clamped = f32x4.max(f32x4.min(x, splat(88.37626)), splat(-87.33654));
-  const n = f32x4.nearest(f32x4.mul(clamped, splat(1.44269504088896341)));
-  const r = f32x4.sub(f32x4.sub(clamped, f32x4.mul(n, splat(0.693359375))), f32x4.mul(n, splat(-2.12194440e-4)));
+  // Beside 1.5 · 2²³ no digit after the point is left: the sum's last bits are n.
+  const shifted = f32x4.add(f32x4.mul(x, splat(1.44269504088896341)), splat(12582912));
+  const n = f32x4.sub(shifted, splat(12582912));
+  const r = f32x4.sub(f32x4.sub(x, f32x4.mul(n, splat(0.693359375))), f32x4.mul(n, splat(-2.12194440e-4)));
   let p = splat(1.9875691500e-4);
   p = f32x4.add(f32x4.mul(p, r), splat(1.3981999507e-3));
   p = f32x4.add(f32x4.mul(p, r), splat(8.3334519073e-3));
@@ -31,8 +32,7 @@ export function exp4(x: v128): v128 {
   p = f32x4.add(f32x4.mul(p, r), splat(5.0000001201e-1));
   p = f32x4.add(f32x4.add(f32x4.mul(f32x4.mul(p, r), r), r), splat(1));
   // 2ⁿ is added to the exponent's bits, which start at bit 23.
-  const power = i32x4.shl(i32x4.trunc_sat_f32x4_s(n), 23);
-  return v128.andnot(i32x4.add(p, power), below);
+  return v128.andnot(i32x4.add(p, i32x4.shl(shifted, 23)), below);
 }
 
 /** eˣ of one number, the same to the last bit. */
@@ -73,20 +73,4 @@ export function dot(a: usize, b: usize, count: i32): f32 {
   let total = sum4(sum);
   for (; i < count; i++) total += load<f32>(a + (<usize>i << 2)) * load<f32>(b + (<usize>i << 2));
   return total;
-}
-
-/** yᵢ ← yᵢ + s·xᵢ over `count` floats. */
-// @ts-ignore: decorators of functions are AssemblyScript's
-@inline
-export function addScaled(y: usize, x: usize, s: f32, count: i32): void {
-  const scale = splat(s);
-  let i = 0;
-  for (; i + 4 <= count; i += 4) {
-    const at = <usize>i << 2;
-    v128.store(y + at, f32x4.add(v128.load(y + at), f32x4.mul(scale, v128.load(x + at))));
-  }
-  for (; i < count; i++) {
-    const at = <usize>i << 2;
-    store<f32>(y + at, load<f32>(y + at) + s * load<f32>(x + at));
-  }
 }

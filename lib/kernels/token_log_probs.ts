@@ -8,7 +8,7 @@ const BLOCK = 512;
 export function largest(x: usize, count: i32): f32 {
   let top = splat(-Infinity);
   let i = 0;
-  for (; i + 4 <= count; i += 4) top = f32x4.max(top, v128.load(x + ((<usize>i) << 2)));
+  for (; i + 4 <= count; i += 4) top = f32x4.pmax(top, v128.load(x + ((<usize>i) << 2)));
   let result = max4(top);
   for (; i < count; i++) result = max(result, load<f32>(x + ((<usize>i) << 2)));
   return result;
