@@ -612,20 +612,15 @@ describe('update', () => {
   it('needs no more memory after 200 steps than after 50', async () => {
     const options = optionsOf(...SMALL, '--max-steps', '200');
     const state = await newState();
-    const used: number[][] = [];
-    const heap: number[] = [];
+    const used: (number | undefined)[][] = [];
     for (let step = 1; step <= 200; step++) {
       const rollouts = await rollout(state.model, tokenizer, PROBLEMS, { ...options, step });
       await update(state, rollouts, { ...options, step });
       if (step % 50 === 0) await evaluate(state.model, tokenizer, PROBLEMS, { ...options, samples: 2 });
       const { wasm } = tf.backend() as unknown as { wasm?: { HEAPU8: Uint8Array } };
-      if (step % 50 === 0) used.push([tf.memory().numTensors, tf.memory().numBytes]);
-      if (step % 50 === 0) heap.push(wasm?.HEAPU8.length ?? 0);
+      if (step % 50 === 0) used.push([tf.memory().numTensors, tf.memory().numBytes, wasm?.HEAPU8.length]);
     }
     expect(used).toEqual(new Array(4).fill(used[0]));
-    // Between the tensors of the tests before, it may once be short of one gap that is large enough.
-    expect(heap[3]).toBe(heap[1]);
-    expect(heap[3]).toBeLessThanOrEqual(1.25 * heap[0]);
   });
 
   it('skips a loss that is not finite, counts it, and gives up after ten in a row', async () => {

@@ -8,14 +8,23 @@ import { normals, permutation, uniform } from '../run/random.ts';
 import { type AdamWState, adamW } from '../training/adamw.ts';
 import { initBackend } from './index.ts';
 import { KERNELS, registerKernels } from './kernels.ts';
+import type { WasmBackend } from './wasm.ts';
 
 const TOLERANCE = 1e-5;
 const CASES = 40;
 
 let built = false;
+/** Blocks of the backend's memory that are taken. */
+let blocks = 0;
 beforeAll(async () => {
   await initBackend('wasm', { kernels: 'off' });
   built = await registerKernels();
+  const { wasm } = tf.backend() as WasmBackend;
+  const { _malloc: allocate, _free: free } = wasm;
+  Object.assign(wasm, {
+    _malloc: (bytes: number) => (blocks++, allocate(bytes)),
+    _free: (address: number) => (blocks--, free(address)),
+  });
 });
 
 test('are built, and claim no address for data of their own', async () => {
@@ -68,14 +77,14 @@ async function expectSame(actual: tf.Tensor[], expected: tf.Tensor[]): Promise<v
 
 /** Value and gradients of an operation, with kernels and without; nothing is left behind. */
 async function compare(op: (...inputs: tf.Tensor[]) => tf.Tensor, inputs: tf.Tensor[]): Promise<void> {
-  const before = tf.memory().numTensors;
+  const before = [tf.memory().numTensors, blocks];
   const value = op(...inputs);
   const dy = random(value.shape);
   const all = () => [op(...inputs), ...tf.grads(op)(inputs, dy)];
   const [actual, expected] = [all(), plainly(all)];
   await expectSame(actual, expected);
   tf.dispose([value, dy, actual, expected]);
-  expect(tf.memory().numTensors).toBe(before);
+  expect([tf.memory().numTensors, blocks]).toEqual(before);
   tf.dispose(inputs);
 }
 

@@ -106,7 +106,7 @@ export async function registerKernels(): Promise<boolean> {
     const [, logits] = inputs;
     run.tokenLogProbsGrad(...inputs.map(at), ...logits.shape, attrs.temperature);
     backend.incRef(logits.dataId); // it was written over them
-    return [logits];
+    return [{ dataId: logits.dataId, shape: logits.shape, dtype: logits.dtype }];
   });
   kernel('SampleTokens', ({ inputs: [logits], attrs, at, output, room }) => {
     const [count, vocabulary] = logits.shape;
