@@ -1,10 +1,12 @@
 import { createRequire } from 'node:module';
+import * as tf from '@tensorflow/tfjs';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 
 /** A process has one backend: each test loads the module anew. */
 let initBackend: typeof import('./index.ts').initBackend;
 let UserError: typeof import('../run/errors.ts').UserError;
 beforeEach(async () => {
+  vi.stubEnv('TFJS_KERNELS', '');
   vi.resetModules();
   ({ initBackend } = await import('./index.ts'));
   ({ UserError } = await import('../run/errors.ts'));
@@ -52,6 +54,11 @@ test('--blas off asks for no library; a process has one backend', async () => {
   const description = await initBackend('wasm', { blas: 'off' });
   expect(description).toBe('wasm alone (--blas off)');
   expect(await initBackend('cpu')).toBe(description);
+});
+
+test('--kernels off leaves the plain definitions', async () => {
+  expect(await initBackend('wasm', { kernels: 'off' })).toMatch(/^wasm.*\(.*--kernels off\)$/);
+  expect(tf.getKernel('RmsNorm', 'wasm')).toBeUndefined();
 });
 
 test.each(['wasm', 'cpu'] as const)('--gpu is refused where there is none to choose: %s', async (name) => {

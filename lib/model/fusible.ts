@@ -44,5 +44,6 @@ export function differentiable(
     save(kept);
     return { value, gradFunc: gradient };
   });
-  return (inputs) => op(...inputs);
+  // Where no gradient is recorded, nothing needs to be kept.
+  return (inputs) => (tf.engine().state.gradientDepth > 0 ? op(...inputs) : tf.tidy(() => forward(inputs).value));
 }

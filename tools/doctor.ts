@@ -1,0 +1,101 @@
+/**
+ * What this machine has for a run, and for each thing that is missing what it would bring and how to get it.
+ *
+ *   npm run doctor
+ */
+import { spawnSync } from 'node:child_process';
+import { readFileSync, statfsSync } from 'node:fs';
+import { arch, availableParallelism, cpus, freemem, platform, totalmem } from 'node:os';
+import { join } from 'node:path';
+import { BACKENDS, runMain } from '../lib/index.ts';
+
+type Finding = { ok: boolean; name: string; found: string; advice?: string };
+
+const REPOSITORY = join(import.meta.dirname, '..');
+const GB = 2 ** 30;
+
+/** A short matrix product and a training-like chain of operations on one backend, in a process of its own. */
+const TRIAL = `
+import * as tf from '@tensorflow/tfjs';
+import { initBackend } from './lib/index.ts';
+const [, backend] = process.argv;
+const description = await initBackend(backend);
+const [a, b] = [tf.randomNormal([512, 512]), tf.randomNormal([512, 512])];
+const seconds = [];
+for (let i = 0; i < 6; i++) {
+  const began = performance.now();
+  const product = tf.matMul(a, b);
+  await product.data();
+  seconds.push((performance.now() - began) / 1000);
+}
+console.log(JSON.stringify({ description, gflops: (2 * 512 ** 3) / Math.min(...seconds) / 1e9 }));`;
+
+function tryBackend(name: string): Finding {
+  const flags = ['--import', 'tsx', '--input-type=module', '-e', TRIAL, name];
+  const { status, stdout, stderr } = spawnSync(process.execPath, flags, { cwd: REPOSITORY, encoding: 'utf8' });
+  if (status === 0) {
+    const { description, gflops } = JSON.parse(stdout.trim().split('\n').at(-1)!);
+    return { ok: true, name: `backend ${name}`, found: `${description}; ${gflops.toPrecision(3)} GFLOP/s` };
+  }
+  const reason = /(?:UserError|Error): (.*)/.exec(stderr)?.[1] ?? `ended with exit code ${status}`;
+  return { ok: false, name: `backend ${name}`, found: reason };
+}
+
+/** The first line that a command prints, or undefined if there is no such command. */
+function version(command: string, ...flags: string[]): string | undefined {
+  const { status, stdout } = spawnSync(command, flags, { encoding: 'utf8' });
+  return status === 0 ? stdout.trim().split('\n')[0] : undefined;
+}
+
+function findings(): Finding[] {
+  const { engines } = JSON.parse(readFileSync(join(REPOSITORY, 'package.json'), 'utf8'));
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  const memory = totalmem() / GB;
+  const { bavail, bsize } = statfsSync(REPOSITORY);
+  const disk = (bavail * bsize) / GB;
+  const gpu = version('nvidia-smi', '--query-gpu=name,memory.total', '--format=csv,noheader');
+  const mpi = version('mpirun', '--version');
+  const jupyter = version('jupyter', '--version');
+  const tool = (name: string, found: string | undefined, advice: string): Finding =>
+    found === undefined ? { ok: false, name, found: 'not found', advice } : { ok: true, name, found };
+  return [
+    {
+      ok: major > 20 || (major === 20 && minor >= 19),
+      name: 'Node',
+      found: `${process.versions.node} on ${platform()} ${arch()}`,
+      advice: `expected ${engines.node}: get it from nodejs.org`,
+    },
+    {
+      ok: availableParallelism() >= 2,
+      name: 'processor',
+      found: `${availableParallelism()} cores (${cpus()[0]?.model.trim()})`,
+      advice: 'with a single core a run takes about twice as long',
+    },
+    {
+      ok: memory >= 4,
+      name: 'memory',
+      found: `${memory.toFixed(1)} GB, of which ${(freemem() / GB).toFixed(1)} free`,
+      advice: 'a run of the bundled model takes about 1 GB: close other programs',
+    },
+    {
+      ok: disk >= 2,
+      name: 'disk',
+      found: `${disk.toFixed(1)} GB free here`,
+      advice:
+        'checkpoints need room: a run of the bundled model takes 50 MB, one of a larger model many times its size',
+    },
+    ...BACKENDS.filter((name) => name !== 'auto' && name !== 'cpu').map(tryBackend),
+    tool('NVIDIA GPU', gpu, 'with one and CUDA, --backend tensorflow trains there; other GPUs: --backend webgpu'),
+    tool('MPI', mpi, 'experiment_ddp over several machines: apt-get install openmpi-bin, or brew install open-mpi'),
+    tool('Jupyter', jupyter, 'the notebooks in a browser: pip install jupyterlab; VS Code opens them without it'),
+  ];
+}
+
+function main(): void {
+  for (const { ok, name, found, advice } of findings()) {
+    console.log(`${ok ? '✓' : '–'} ${name.padEnd(20)} ${found}`);
+    if (!ok && advice) console.log(`  ${''.padEnd(20)} → ${advice}`);
+  }
+}
+
+await runMain(import.meta.url, main);
