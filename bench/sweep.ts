@@ -70,20 +70,25 @@ function run(checkpoint: string, flags: string[]): Record<string, number> {
 }
 
 /** Seconds of the parts of a step, stacked, over each thing that was varied. */
-const plot = (points: Point[]): Promise<string> =>
+export const plot = (points: Point[]): Promise<string> =>
   draw({
     $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
     background: 'white',
     padding: 12,
     columns: 2,
     spacing: { row: 24, column: 36 },
-    concat: SWEEPS.map(({ title }, i) => ({
+    concat: SWEEPS.map(({ title }) => ({
       width: 320,
       height: 160,
       data: { values: points.filter((point) => point.sweep === title) },
       mark: { type: 'area' as const, point: { size: 24 } },
       encoding: {
-        x: { field: 'value', type: 'quantitative' as const, axis: { title, tickCount: 6, format: 'd' } },
+        x: {
+          field: 'value',
+          type: 'quantitative' as const,
+          scale: { zero: true, nice: false },
+          axis: { title, tickCount: 6, format: 'd' },
+        },
         y: {
           field: 'seconds',
           type: 'quantitative' as const,
@@ -95,7 +100,7 @@ const plot = (points: Point[]): Promise<string> =>
           type: 'nominal' as const,
           sort: Object.values(PARTS),
           scale: { range: ['#0969da', '#8250df', '#bf8700'] },
-          legend: i === 1 ? { title: null, orient: 'top-left' as const } : null,
+          legend: { title: null, orient: 'top' as const },
         },
       },
     })),

@@ -149,8 +149,9 @@ export async function registerKernels(): Promise<boolean> {
   return true;
 }
 
+/** Addresses of more than 2 GB come as negative numbers. */
 const addressOf = (backend: WasmBackend, { dataId }: tf.TensorInfo): number =>
-  backend.dataIdMap.get(dataId).memoryOffset ?? 0;
+  (backend.dataIdMap.get(dataId).memoryOffset ?? 0) >>> 0;
 
 function kernel(name: string, compute: (call: Call) => tf.TensorInfo[]): void {
   KERNELS.push(name);
@@ -159,7 +160,7 @@ function kernel(name: string, compute: (call: Call) => tf.TensorInfo[]): void {
     const taken: number[] = [];
     const room: Call['room'] = (content) => {
       const bytes = typeof content === 'number' ? 4 * content : content.byteLength;
-      const address = wasm._malloc(Math.max(16, bytes));
+      const address = wasm._malloc(Math.max(16, bytes)) >>> 0;
       taken.push(address);
       if (typeof content !== 'number')
         wasm.HEAPU8.set(new Uint8Array(content.buffer, content.byteOffset, bytes), address);
