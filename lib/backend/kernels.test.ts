@@ -153,7 +153,7 @@ test('attention: shared and padded prefixes, causal rows, any head dimension', a
 });
 
 test('tokenLogProbs, in one chunk and in several', async () => {
-  for (const key of cases.slice(1)) {
+  for (const key of cases) {
     const [count, width, vocabulary] = [rowsOf(key), size(1, key), (key % 5 ? 1 : 1200) + size(2, key)];
     const tokens = Int32Array.from({ length: count }, (_, i) => Math.floor(vocabulary * uniform(11, key, i)));
     const options = { temperature: key % 2 ? 1 : 0.7, maxLogits: key % 3 ? 100 : 2 ** 20 };
@@ -162,14 +162,41 @@ test('tokenLogProbs, in one chunk and in several', async () => {
   }
 });
 
-test('concat, along every axis', async () => {
+test('tokenLogProbs of large logits at a low temperature', async () => {
+  const head = random([70, 8]);
+  const tokens = Int32Array.from({ length: 5 }, (_, i) => 14 * i);
+  const op = (x: tf.Tensor, head: tf.Tensor) => tokenLogProbs(x as tf.Tensor2D, head, tokens, { temperature: 0.05 });
+  await compare(op, [tf.mul(random([5, 8]), 30), head]);
+  expect(() => tokenLogProbs(random([1, 8]) as tf.Tensor2D, head, Int32Array.of(70))).toThrow(/token 70 is outside/);
+});
+
+test('concat, along every axis and of every type', async () => {
   for (const key of cases) {
     const [a, b, c] = [size(1, key), size(2, key), size(3, key)];
     const axis = key % 3;
-    const sizes = [a, b, c];
-    const parts = [1, key % 5, 3].map((extra) => random(sizes.with(axis, extra)));
-    await compare((...parts) => tf.concat(parts, axis), parts);
+    const dtype = (['float32', 'int32', 'bool'] as const)[key % 5 === 4 ? 2 : key % 2];
+    const parts = [1, key % 5, 3].map((extra) => tf.cast(tf.mul(random([a, b, c].with(axis, extra)), 9), dtype));
+    const joined = tf.concat(parts, axis);
+    expect(joined.dtype).toBe(dtype);
+    let begin = 0;
+    for (const part of parts) {
+      const at = [0, 0, 0].with(axis, begin);
+      begin += part.shape[axis]!;
+      await expectSame([tf.slice(joined, at, part.shape)], [part]);
+    }
+    expect(joined.shape).toEqual([a, b, c].with(axis, begin));
   }
+  expect(() => tf.concat([tf.zeros([2, 3]), tf.zeros([2, 4])], 0)).toThrow();
+});
+
+test('no queries, no rows to draw for, no parameter', async () => {
+  const keys = () => random([2, 3, 4]) as tf.Tensor3D;
+  expect((await attention(tf.zeros([0, 4]), [{ k: keys(), v: keys() }]).data()).length).toBe(0);
+  expect(await sampleTokens(tf.zeros([0, 7]), new Float64Array(0), { temperature: 1, topK: 0, topP: 1 })).toEqual([]);
+  const none = { w: tf.zeros([0, 3]) };
+  const state: AdamWState = { step: 0, m: { w: tf.zeros([0, 3]) }, v: { w: tf.zeros([0, 3]) } };
+  const next = adamW({ w: tf.zeros([0, 3]) }, none, state, { learningRate: 1, weightDecay: 0 });
+  expect(next.params.w.shape).toEqual([0, 3]);
 });
 
 describe('sampling', () => {

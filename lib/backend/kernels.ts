@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import * as tf from '@tensorflow/tfjs';
 import type { Visible } from '../model/attention.ts';
-import { register, replace, sizeOf, type WasmBackend } from './wasm.ts';
+import { register, registered, replace, sizeOf, type WasmBackend } from './wasm.ts';
 
 /** What `npm install` has built. */
 const FILE = new URL('../dist/kernels.wasm', import.meta.url);
@@ -35,13 +35,14 @@ type Call = {
 /** Names under which kernels are registered. */
 export const KERNELS: string[] = [];
 
-/** @returns whether they were built: if not, the plain definitions are used */
+/** @returns whether there are any: if they were not built, or cannot run here, the plain definitions are used */
 export async function registerKernels(): Promise<boolean> {
-  const bytes = await readFile(FILE).catch(() => undefined);
-  if (!bytes) return false;
   const { memory } = (tf.backend() as WasmBackend).wasm.asm;
-  const { instance } = await WebAssembly.instantiate(bytes, { env: { memory, log: Math.log } });
-  const run = instance.exports;
+  const module = await readFile(FILE)
+    .then((bytes) => WebAssembly.instantiate(bytes, { env: { memory, log: Math.log } }))
+    .catch(() => undefined);
+  if (!module) return false;
+  const run = module.instance.exports;
 
   kernel('RmsNorm', ({ inputs: [x, weight], attrs, at, output }) => {
     const outputs = [output(x.shape), output([x.shape[0], 1])];
@@ -126,10 +127,17 @@ export async function registerKernels(): Promise<boolean> {
     return outputs;
   });
   // The backend's own walks through JavaScript for every block.
-  replace('Concat', ({ inputs, attrs, backend }) => {
+  const concat = registered('Concat');
+  replace('Concat', (call) => {
+    const { inputs, attrs, backend } = call;
     const parts = Object.values(inputs);
     const { shape, dtype } = parts[0];
     const axis = tf.util.parseAxisParam(attrs.axis as number, shape)[0];
+    if (dtype !== 'float32' && dtype !== 'int32') return concat(call); // not four bytes an element
+    tf.backend_util.assertParamsConsistent(
+      parts.map((part) => part.shape),
+      axis,
+    );
     const out = backend.makeOutput(
       tf.backend_util.computeOutShape(
         parts.map((part) => part.shape),
@@ -166,16 +174,18 @@ function kernel(name: string, compute: (call: Call) => tf.TensorInfo[]): void {
         wasm.HEAPU8.set(new Uint8Array(content.buffer, content.byteOffset, bytes), address);
       return address;
     };
-    const outputs = compute({
-      inputs: Object.values(inputs),
-      attrs,
-      backend,
-      at: (tensor) => addressOf(backend, tensor),
-      output: (shape, dtype = 'float32') => backend.makeOutput(shape, dtype),
-      room,
-    });
-    for (const address of taken) wasm._free(address);
-    return outputs;
+    try {
+      return compute({
+        inputs: Object.values(inputs),
+        attrs,
+        backend,
+        at: (tensor) => addressOf(backend, tensor),
+        output: (shape, dtype = 'float32') => backend.makeOutput(shape, dtype),
+        room,
+      });
+    } finally {
+      for (const address of taken) wasm._free(address);
+    }
   });
 }
 
@@ -188,7 +198,7 @@ function segmentRecords(
 ): number {
   const records = (attrs.visible as (Visible | undefined)[]).flatMap((visible, i) => {
     const [k, v] = segments.slice(2 * i);
-    const [dK, dV] = gradients?.slice(2 * i).map(at) ?? [0, 0];
+    const [dK, dV] = gradients?.slice(2 * i, 2 * i + 2).map(at) ?? [0, 0];
     const counts = visible ? room(Int32Array.from(visible.counts)) : 0;
     const queriesPerBatch = q.shape[0] / k.shape[0];
     return [

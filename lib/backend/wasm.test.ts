@@ -180,3 +180,10 @@ test('a tensor that does not fit into memory is refused in one sentence, and wha
 
   expect(Array.from(await kept.data())).toEqual([1, 2, 3]);
 });
+
+test('a product over nothing is zero', async () => {
+  const garbage = tf.fill([3, 4], 7);
+  garbage.dispose(); // its memory is what the product is written to
+  const product = tf.matMul(tf.zeros([3, 0]), tf.zeros([0, 4]));
+  expect(Array.from(await product.data())).toEqual(new Array(12).fill(0));
+});

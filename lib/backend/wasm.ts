@@ -33,8 +33,8 @@ const SMALLEST_FOR_BLAS = 2 ** 12;
  */
 export function patchWasmBackend(blas: Blas | null): void {
   refuseFailedAllocations((tf.backend() as WasmBackend).wasm);
-  const original = kernel('BatchMatMul');
-  const transpose = kernel('Transpose');
+  const original = registered('BatchMatMul');
+  const transpose = registered('Transpose');
   replace('BatchMatMul', ({ inputs, backend, attrs }) => {
     const { a, b } = inputs;
     const { transposeA, transposeB } = attrs as { transposeA: boolean; transposeB: boolean };
@@ -42,6 +42,11 @@ export function patchWasmBackend(blas: Blas | null): void {
     const n = lastTwo(b.shape, transposeB)[1];
     const batch = sizeOf(a.shape.slice(0, -2));
     const sameBatch = a.shape.slice(0, -2).join() === b.shape.slice(0, -2).join();
+    if (k === 0) {
+      const out = backend.makeOutput([...a.shape.slice(0, -2), m, n], 'float32');
+      backend.typedArrayFromHeap(out).fill(0); // a sum of nothing: the backend would leave what was there
+      return out;
+    }
     const plain = a.dtype === 'float32' && b.dtype === 'float32' && sameBatch;
     if (blas && plain && m * n * k >= SMALLEST_FOR_BLAS) {
       const out = backend.makeOutput([...a.shape.slice(0, -2), m, n], 'float32');
@@ -72,7 +77,7 @@ export function patchWasmBackend(blas: Blas | null): void {
   });
 
   // Rows gathered along the first axis are copied whole: the backend's own kernel walks every element's coordinates.
-  const gather = kernel('GatherV2');
+  const gather = registered('GatherV2');
   replace('GatherV2', (args) => {
     const { inputs, backend, attrs } = args;
     const { x, indices } = inputs;
@@ -124,7 +129,8 @@ export const sizeOf = (shape: number[]): number => shape.reduce((product, size) 
 const lastTwo = (shape: number[], transposed: boolean): number[] =>
   transposed ? shape.slice(-2).reverse() : shape.slice(-2);
 
-const kernel = (name: string): Kernel => tf.getKernel(name, 'wasm').kernelFunc as unknown as Kernel;
+/** The kernel that is registered for the wasm backend under this name. */
+export const registered = (name: string): Kernel => tf.getKernel(name, 'wasm').kernelFunc as unknown as Kernel;
 
 /** Adds a kernel to the wasm backend. */
 export function register(kernelName: string, kernelFunc: Kernel<tf.TensorInfo | tf.TensorInfo[]>): void {

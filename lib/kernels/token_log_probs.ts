@@ -60,6 +60,22 @@ export function tokenLogProbs(
   }
 }
 
+/** Σ exp(scale · (x − shift)) over `count` floats. */
+function sumOfExponentials(x: usize, count: i32, shift: f32, scale: f32): f64 {
+  let sum: f64 = 0;
+  let i = 0;
+  while (i + 4 <= count) {
+    const end = min(i + BLOCK, count & ~3);
+    let sums = splat(0);
+    for (; i < end; i += 4) {
+      sums = f32x4.add(sums, exp4(f32x4.mul(f32x4.sub(v128.load(x + ((<usize>i) << 2)), splat(shift)), splat(scale))));
+    }
+    sum += <f64>sum4(sums);
+  }
+  for (; i < count; i++) sum += <f64>exp1((load<f32>(x + ((<usize>i) << 2)) - shift) * scale);
+  return sum;
+}
+
 /**
  * The gradient of the logits, in their place: `(dlogp · (1[token] − p) − dentropy · p · (log p + entropy)) / T`.
  * @param values - what {@link tokenLogProbs} has put out
@@ -80,27 +96,29 @@ export function tokenLogProbsGrad(
     const second = at + ((<usize>count) << 2);
     const entropy = load<f32>(values + second);
     const scale: f32 = 1 / temperature;
-    // The logarithm of Σ exp(logits / T).
-    const logSum: f32 = load<f32>(token) * scale - load<f32>(values + at);
+    const top = largest(logits, vocabulary);
+    const z = (load<f32>(token) - top) * scale;
+    // The logarithm of Σ exp((logits − top) / T): the difference of two large numbers would have lost its digits.
+    const logSum: f32 = z > -8 ? z - load<f32>(values + at) : <f32>log(sumOfExponentials(logits, vocabulary, top, scale));
     const dLogProb = load<f32>(dy + at) * scale;
     const dEntropy = load<f32>(dy + second) * scale;
     let i = 0;
     if (dEntropy == 0) {
       for (; i + 4 <= vocabulary; i += 4) {
         const z = logits + ((<usize>i) << 2);
-        const logP = f32x4.sub(f32x4.mul(v128.load(z), splat(scale)), splat(logSum));
+        const logP = f32x4.sub(f32x4.mul(f32x4.sub(v128.load(z), splat(top)), splat(scale)), splat(logSum));
         v128.store(z, f32x4.mul(exp4(logP), splat(-dLogProb)));
       }
     }
     for (; i + 4 <= vocabulary; i += 4) {
       const z = logits + ((<usize>i) << 2);
-      const logP = f32x4.sub(f32x4.mul(v128.load(z), splat(scale)), splat(logSum));
+      const logP = f32x4.sub(f32x4.mul(f32x4.sub(v128.load(z), splat(top)), splat(scale)), splat(logSum));
       const slope = f32x4.add(splat(dLogProb), f32x4.mul(splat(dEntropy), f32x4.add(logP, splat(entropy))));
       v128.store(z, f32x4.neg(f32x4.mul(exp4(logP), slope)));
     }
     for (; i < vocabulary; i++) {
       const z = logits + ((<usize>i) << 2);
-      const logP = load<f32>(z) * scale - logSum;
+      const logP = (load<f32>(z) - top) * scale - logSum;
       store<f32>(z, -exp1(logP) * (dLogProb + dEntropy * (logP + entropy)));
     }
     store<f32>(token, load<f32>(token) + dLogProb);

@@ -14,6 +14,7 @@ const MAX_LOGITS = 4 * 2 ** 20;
  * @param options - `maxLogits`: more tokens than have so many logits go through the head in chunks; the head
  *   gets no gradient if `frozenHead`
  * @returns shape (2, N): log-probabilities in row 0, entropies (nats) in row 1
+ * @throws {RangeError} if a token is not one of the V
  */
 export function tokenLogProbs(
   hidden: tf.Tensor2D,
@@ -26,8 +27,11 @@ export function tokenLogProbs(
   }: { temperature?: number; maxLogits?: number; frozenHead?: boolean } = {},
 ): tf.Tensor2D {
   const [count, width] = hidden.shape;
-  const size = Math.max(1, Math.floor(maxLogits / head.shape[0]));
-  const begins = Array.from({ length: Math.ceil(count / size) }, (_, i) => i * size);
+  const vocabulary = head.shape[0];
+  const outside = tokens.find((id) => id < 0 || id >= vocabulary);
+  if (outside !== undefined) throw new RangeError(`token ${outside} is outside 0 … ${vocabulary - 1}`);
+  const size = Math.max(1, Math.floor(maxLogits / vocabulary));
+  const begins = Array.from({ length: Math.max(1, Math.ceil(count / size)) }, (_, i) => i * size);
   const chunkOf = (x: tf.Tensor, begin: number, axis: 0 | 1) => {
     const length = Math.min(size, count - begin);
     return tf.slice(x, axis === 0 ? [begin, 0] : [0, begin], axis === 0 ? [length, width] : [2, length]);
