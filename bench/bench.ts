@@ -199,6 +199,9 @@ async function main(): Promise<void> {
   const args = parseOptions(command, line);
   // The libraries read these once, when they are loaded.
   for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
+  if (args.peer !== undefined && (args.klCoef === 0 || args.loraRank > 0)) {
+    throw new UserError('--peer always has a reference and trains all weights: leave out --kl-coef 0 and --lora-rank');
+  }
   if (args.sweep) {
     const flags = line.slice(2).filter((flag) => flag !== '--sweep');
     return sweep(checkpoint, flags, 'docs/bench_sweep.svg');

@@ -42,6 +42,8 @@ class Llama(nn.Module):
     def __init__(self, folder):
         super().__init__()
         self.config = config = json.loads((folder / "config.json").read_text())
+        if config.get("architectures") != ["LlamaForCausalLM"] or config.get("rope_scaling"):
+            raise SystemExit(f"{folder}: expected a LlamaForCausalLM without rope_scaling")
         weights = read_weights(folder / "model.safetensors")
         self.weights = nn.ParameterDict({name.replace(".", "/"): nn.Parameter(w) for name, w in weights.items()})
         self.heads = config["num_attention_heads"]

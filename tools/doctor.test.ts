@@ -8,8 +8,5 @@ test('lists what the machine has, and for what is missing what it would bring', 
   expect(lines.every((line) => /^([✓–] \S| {21} → )/.test(line))).toBe(true);
   expect(lines[0]).toBe(`✓ Node                 ${process.versions.node} on ${process.platform} ${process.arch}`);
   expect(stdout).toMatch(/^✓ backend wasm {9}wasm.*; [\d.]+ GFLOP\/s$/m);
-  // Nobody has everything: what is not there is either explained by its own sentence or by advice.
-  for (const [i, line] of lines.entries()) {
-    if (line.startsWith('–')) expect(`${line} ${lines[i + 1]}`).toMatch(/→|: run |needs|expected/);
-  }
+  for (const [i, line] of lines.entries()) if (line.startsWith('–')) expect(lines[i + 1]).toContain('→');
 });

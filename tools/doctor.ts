@@ -14,7 +14,7 @@ type Finding = { ok: boolean; name: string; found: string; advice?: string };
 const REPOSITORY = join(import.meta.dirname, '..');
 const GB = 2 ** 30;
 
-/** A short matrix product and a training-like chain of operations on one backend, in a process of its own. */
+/** The speed of a matrix product on one backend, in a process of its own. */
 const TRIAL = `
 import * as tf from '@tensorflow/tfjs';
 import { initBackend } from './lib/index.ts';
@@ -38,8 +38,14 @@ function tryBackend(name: string): Finding {
     return { ok: true, name: `backend ${name}`, found: `${description}; ${gflops.toPrecision(3)} GFLOP/s` };
   }
   const reason = /(?:UserError|Error): (.*)/.exec(stderr)?.[1] ?? `ended with exit code ${status}`;
-  return { ok: false, name: `backend ${name}`, found: reason };
+  return { ok: false, name: `backend ${name}`, found: reason, advice: BRINGS[name] };
 }
+
+const BRINGS: Record<string, string> = {
+  tensorflow: 'trains on an NVIDIA GPU; on a CPU it is no faster than wasm with OpenBLAS',
+  wasm: 'is needed: without it, run npm ci again',
+  webgpu: 'trains on any GPU that has a Vulkan, Metal or Direct3D 12 driver',
+};
 
 /** The first line that a command prints, or undefined if there is no such command. */
 function version(command: string, ...flags: string[]): string | undefined {
@@ -55,7 +61,6 @@ function findings(): Finding[] {
   const disk = (bavail * bsize) / GB;
   const gpu = version('nvidia-smi', '--query-gpu=name,memory.total', '--format=csv,noheader');
   const mpi = version('mpirun', '--version');
-  const jupyter = version('jupyter', '--version');
   const tool = (name: string, found: string | undefined, advice: string): Finding =>
     found === undefined ? { ok: false, name, found: 'not found', advice } : { ok: true, name, found };
   return [
@@ -87,7 +92,6 @@ function findings(): Finding[] {
     ...BACKENDS.filter((name) => name !== 'auto' && name !== 'cpu').map(tryBackend),
     tool('NVIDIA GPU', gpu, 'with one and CUDA, --backend tensorflow trains there; other GPUs: --backend webgpu'),
     tool('MPI', mpi, 'experiment_ddp over several machines: apt-get install openmpi-bin, or brew install open-mpi'),
-    tool('Jupyter', jupyter, 'the notebooks in a browser: pip install jupyterlab; VS Code opens them without it'),
   ];
 }
 

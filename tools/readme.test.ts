@@ -17,7 +17,9 @@ const FOLDERS = [
   'lib/model/fixtures',
   ...readdirSync('.').filter((name) => /^experiment_|^bench$/.test(name)),
 ];
-const READMES = FOLDERS.map((folder) => join(folder, 'README.md')).filter((file) => existsSync(file));
+const READMES = [...FOLDERS.map((folder) => join(folder, 'README.md')), 'CONTRIBUTING.md'].filter((file) =>
+  existsSync(file),
+);
 const scripts = Object.keys(JSON.parse(readFileSync('package.json', 'utf8')).scripts);
 
 describe.each(READMES)('%s', (file) => {
@@ -31,6 +33,7 @@ describe.each(READMES)('%s', (file) => {
     for (const other of [
       '--help',
       '--check',
+      '--write', // of Biome
       '--omit',
       '--hostfile',
       '--mca',
