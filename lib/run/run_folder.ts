@@ -168,7 +168,8 @@ export function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): s
     makeFolder(folder);
     // That file alone is left by a run that was killed as it began: there is nothing yet to resume.
     if (readdirSync(folder).some((name) => name !== '.config.json.partial')) {
-      const holds = readJson(join(folder, 'config.json'))?.experiment ? 'another run' : 'other files';
+      const isRun = existsSync(join(folder, 'metrics.jsonl')) || readJson(join(folder, 'config.json'))?.experiment;
+      const holds = isRun ? 'another run' : 'other files';
       throw new UserError(`--output-dir ${folder} holds ${holds}: name a new folder, or continue a run with --resume`);
     }
     return folder;
