@@ -22,8 +22,14 @@ beforeAll(async () => {
   const { wasm } = tf.backend() as WasmBackend;
   const { _malloc: allocate, _free: free } = wasm;
   Object.assign(wasm, {
-    _malloc: (bytes: number) => (blocks++, allocate(bytes)),
-    _free: (address: number) => (blocks--, free(address)),
+    _malloc: (bytes: number) => {
+      blocks++;
+      return allocate(bytes);
+    },
+    _free: (address: number) => {
+      blocks--;
+      free(address);
+    },
   });
 });
 
