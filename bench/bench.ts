@@ -187,24 +187,27 @@ export const median = (values: number[]): number => {
   return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
 };
 
-/** The command line, which like the peer's begins with the checkpoint (models/tiny, unless there is one). */
-export function checkpointAndFlags(): { checkpoint: string; line: string[] } {
-  const [node, script, first = '-', ...rest] = process.argv;
-  if (first.startsWith('-')) return { checkpoint: 'models/tiny', line: process.argv };
-  return { checkpoint: first, line: [node, script, ...rest] };
+/**
+ * The command line, which like the peer's begins with the checkpoint (models/tiny, unless there is one). Sets the number of
+ * threads, which the libraries read once, when they are loaded.
+ * @returns also the `flags` behind the checkpoint, as they were given
+ */
+export function parseBench(): { checkpoint: string; flags: string[]; args: Arguments } {
+  const [node, script, ...given] = process.argv;
+  const [checkpoint, ...flags] = given[0]?.startsWith('-') === false ? given : ['models/tiny', ...given];
+  const args = parseOptions(command, [node, script, ...flags]);
+  for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
+  return { checkpoint, flags, args };
 }
 
 async function main(): Promise<void> {
-  const { checkpoint, line } = checkpointAndFlags();
-  const args = parseOptions(command, line);
-  // The libraries read these once, when they are loaded.
-  for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
+  const { checkpoint, flags, args } = parseBench();
   if (args.peer !== undefined && (args.klCoef === 0 || args.loraRank > 0)) {
     throw new UserError('--peer always has a reference and trains all weights: leave out --kl-coef 0 and --lora-rank');
   }
   if (args.sweep) {
-    const flags = line.slice(2).filter((flag) => flag !== '--sweep');
-    return sweep(checkpoint, flags, 'docs/bench_sweep.svg');
+    const others = flags.filter((flag) => flag !== '--sweep');
+    return sweep(checkpoint, others, 'docs/bench_sweep.svg');
   }
   const backend = await initBackend(args.backend, args);
   const step = await createStep(checkpoint, args);

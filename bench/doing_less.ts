@@ -14,21 +14,17 @@ import {
   lmHead,
   loadCheckpoint,
   microBatches,
-  parseOptions,
   prefill,
   runMain,
   type Sequence,
   scoreCompletions,
-  THREAD_VARIABLES,
   uniform,
 } from '../lib/index.ts';
 import { tokenLogProbs } from '../lib/model/ops.ts';
-import { checkpointAndFlags, command, median } from './bench.ts';
+import { median, parseBench } from './bench.ts';
 
 async function main(): Promise<void> {
-  const { checkpoint, line } = checkpointAndFlags();
-  const args = parseOptions(command, line);
-  for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
+  const { checkpoint, args } = parseBench();
   console.log(await initBackend(args.backend, args));
   const model = await loadCheckpoint(checkpoint);
   const { vocabSize } = model.config;

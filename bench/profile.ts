@@ -6,8 +6,8 @@
  * Takes the options of bench.ts. What is left beside the kernels is JavaScript: TensorFlow.js itself, and this project's code.
  */
 import * as tf from '@tensorflow/tfjs';
-import { initBackend, parseOptions, runMain, THREAD_VARIABLES } from '../lib/index.ts';
-import { checkpointAndFlags, command, createStep, PARTS } from './bench.ts';
+import { initBackend, runMain } from '../lib/index.ts';
+import { createStep, PARTS, parseBench } from './bench.ts';
 
 type Cost = { calls: number; ms: number };
 
@@ -36,9 +36,7 @@ function timeKernels(): Map<string, Cost> {
 }
 
 async function main(): Promise<void> {
-  const { checkpoint, line } = checkpointAndFlags();
-  const args = parseOptions(command, line);
-  for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
+  const { checkpoint, args } = parseBench();
   console.log(await initBackend(args.backend, args));
   const costs = timeKernels();
   const parts: Record<string, Map<string, Cost>> = {};

@@ -134,17 +134,9 @@ export async function registerKernels(): Promise<boolean> {
     const { shape, dtype } = parts[0];
     const axis = tf.util.parseAxisParam(attrs.axis as number, shape)[0];
     if (dtype !== 'float32' && dtype !== 'int32') return concat(call); // not four bytes an element
-    tf.backend_util.assertParamsConsistent(
-      parts.map((part) => part.shape),
-      axis,
-    );
-    const out = backend.makeOutput(
-      tf.backend_util.computeOutShape(
-        parts.map((part) => part.shape),
-        axis,
-      ),
-      dtype,
-    );
+    const shapes = parts.map((part) => part.shape);
+    tf.backend_util.assertParamsConsistent(shapes, axis);
+    const out = backend.makeOutput(tf.backend_util.computeOutShape(shapes, axis), dtype);
     const [count, stride] = [sizeOf(shape.slice(0, axis)), sizeOf(out.shape.slice(axis))];
     let target = addressOf(backend, out);
     for (const part of parts) {

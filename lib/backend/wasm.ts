@@ -42,7 +42,7 @@ export function patchWasmBackend(blas: Blas | null): void {
     const n = lastTwo(b.shape, transposeB)[1];
     const batch = sizeOf(a.shape.slice(0, -2));
     const sameBatch = a.shape.slice(0, -2).join() === b.shape.slice(0, -2).join();
-    if (k === 0) {
+    if (k === 0 && sameBatch) {
       const out = backend.makeOutput([...a.shape.slice(0, -2), m, n], 'float32');
       backend.typedArrayFromHeap(out).fill(0); // a sum of nothing: the backend would leave what was there
       return out;
