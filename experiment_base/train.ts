@@ -118,8 +118,9 @@ export async function rollout(
   model: Model,
   tokenizer: Tokenizer,
   problems: Problem[],
-  { step, numGenerations: G, ...options }: Options & { step: number },
+  { step, ...options }: Options & { step: number },
 ): Promise<Rollout[]> {
+  const G = options.numGenerations;
   const prompts = problems.map((problem) => buildPrompt(tokenizer, problem));
   const completions = await generate(model, prompts, G, {
     ...options,
@@ -316,10 +317,10 @@ export async function evaluate(
 export type Outcome = Pick<Rollout, 'reward' | 'completion' | 'finishReason'>;
 
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
-export function rolloutMetrics(rollouts: Outcome[], { numGenerations: G }: Options): Record<string, number> {
+export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options): Record<string, number> {
   const length = (rows: Outcome[]) => mean(rows.map(({ completion }) => completion.length));
   const rewards = rollouts.map((row) => row.reward);
-  const groups = rewards.flatMap((_, i) => (i % G === 0 ? [rewards.slice(i, i + G)] : []));
+  const groups = rewards.flatMap((_, i) => (i % numGenerations === 0 ? [rewards.slice(i, i + numGenerations)] : []));
   return {
     reward: mean(rewards),
     reward_std: mean(groups.map(std)),

@@ -151,8 +151,9 @@ export async function rollout(
   model: Model,
   tokenizer: Tokenizer,
   problems: Problem[],
-  { step, first = 0, numGenerations: G, ...options }: Options & { step: number; first?: number },
+  { step, first = 0, ...options }: Options & { step: number; first?: number },
 ): Promise<Rollout[]> {
+  const G = options.numGenerations;
   if (problems.length === 0) return []; // more ranks than prompts
   const prompts = problems.map((problem) => buildPrompt(tokenizer, problem));
   const completions = await generate(model, prompts, G, {
@@ -414,10 +415,10 @@ export type Outcome = Pick<Rollout, 'reward' | 'completion' | 'finishReason'>;
 
 // Copied from experiment_base/train.ts: rolloutMetrics
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
-export function rolloutMetrics(rollouts: Outcome[], { numGenerations: G }: Options): Record<string, number> {
+export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options): Record<string, number> {
   const length = (rows: Outcome[]) => mean(rows.map(({ completion }) => completion.length));
   const rewards = rollouts.map((row) => row.reward);
-  const groups = rewards.flatMap((_, i) => (i % G === 0 ? [rewards.slice(i, i + G)] : []));
+  const groups = rewards.flatMap((_, i) => (i % numGenerations === 0 ? [rewards.slice(i, i + numGenerations)] : []));
   return {
     reward: mean(rewards),
     reward_std: mean(groups.map(std)),

@@ -298,8 +298,9 @@ export async function rollout(
   model: Model,
   tokenizer: Tokenizer,
   problems: Problem[],
-  { step, numGenerations: G, ...options }: Options & { step: number },
+  { step, ...options }: Options & { step: number },
 ): Promise<Rollout[]> {
+  const G = options.numGenerations;
   const prompts = problems.map((problem) => buildPrompt(tokenizer, problem, options.tools));
   const { calls, react } = converse(tokenizer, problems.length * G, options);
   const completions = await generate(model, prompts, G, {
@@ -544,10 +545,10 @@ function callMetrics(rollouts: Pick<Rollout, 'calls' | 'problem'>[]): Record<str
 
 // Copied from experiment_multiturn_tool/train.ts: rolloutMetrics
 /** What the rollouts of a step say of the policy. Lengths are of what the policy wrote, without the tools' answers. */
-export function rolloutMetrics(rollouts: Rollout[], { numGenerations: G }: Options): Record<string, number> {
+export function rolloutMetrics(rollouts: Rollout[], { numGenerations }: Options): Record<string, number> {
   const length = (rows: Rollout[]) => mean(rows.map(({ mask }) => mask.reduce((sum, own) => sum + own)));
   const rewards = rollouts.map((row) => row.reward);
-  const groups = rewards.flatMap((_, i) => (i % G === 0 ? [rewards.slice(i, i + G)] : []));
+  const groups = rewards.flatMap((_, i) => (i % numGenerations === 0 ? [rewards.slice(i, i + numGenerations)] : []));
   const parts = Object.keys(REWARDS).map((name, i) => [
     `rewards/${name}/mean`,
     mean(rollouts.map((row) => row.rewards[i])),

@@ -15,6 +15,7 @@ export * from './model/ops.ts';
 export * from './model/pretrained.ts';
 export * from './model/safetensors.ts';
 export * from './model/tokenizer.ts';
+export * from './run/curves.ts';
 export * from './run/dataset.ts';
 export * from './run/errors.ts';
 export * from './run/interrupt.ts';

@@ -3,7 +3,8 @@
  *
  *   // Copied from experiment_base/train.ts: groupAdvantages
  *
- * is replaced by the declaration of that name in that file, docblock included.
+ * is replaced by the declaration of that name in that file, docblock included. The cells of notebooks are kept equal in the
+ * same way; there the word `export` is left out, which their kernel does not take.
  *
  *   npm run sync-copies                rewrites copies that have drifted
  *   npm run sync-copies -- --check     changes nothing; fails if one has
@@ -16,7 +17,15 @@ import { parseOptions, runMain, UserError } from '../lib/index.ts';
 
 const MARKER = /^\/\/ Copied from (\S+): (\w+)$/m;
 
-type Declaration = { name: string; begin: number; end: number; text: string; marker: RegExpExecArray | null };
+type Declaration = {
+  name: string;
+  begin: number;
+  end: number;
+  text: string;
+  /** the same without the word `export` */
+  local: string;
+  marker: RegExpExecArray | null;
+};
 
 /** Top-level declarations of a file: their names, their text with docblock, and the marker above them. */
 function declarations(path: string, text: string): Declaration[] {
@@ -27,8 +36,23 @@ function declarations(path: string, text: string): Declaration[] {
     if (name === undefined) return [];
     const begin = statement.getStart(source, true);
     const marker = MARKER.exec(text.slice(statement.getFullStart(), begin));
-    return [{ name, begin, end: statement.end, text: text.slice(begin, statement.end), marker }];
+    const own = statement.getStart(source);
+    const local = text.slice(begin, own) + text.slice(own, statement.end).replace(/^export /, '');
+    return [{ name, begin, end: statement.end, text: text.slice(begin, statement.end), local, marker }];
   });
+}
+
+type Notebook = { cells: { cell_type: string; source: string | string[] }[] };
+
+/** Applies `change` to each cell of code in a notebook, and gives the whole notebook as Jupyter writes it. */
+function changeCells(notebook: string, change: (code: string) => string): string {
+  const { cells, ...rest } = JSON.parse(notebook) as Notebook;
+  const changed = cells.map((cell) => {
+    if (cell.cell_type !== 'code') return cell;
+    const code = change([cell.source].flat().join(''));
+    return { ...cell, source: code.split(/(?<=\n)/) };
+  });
+  return `${JSON.stringify({ cells: changed, ...rest }, null, 1)}\n`;
 }
 
 /**
@@ -39,10 +63,8 @@ function declarations(path: string, text: string): Declaration[] {
 export function syncCopies(root: string): { files: Map<string, string>; drifts: string[] } {
   const files = new Map<string, string>();
   const drifts: string[] = [];
-  const folders = readdirSync(root).filter((name) => name.startsWith('experiment_'));
-  const paths = folders.flatMap((folder) => readdirSync(join(root, folder)).map((name) => `${folder}/${name}`));
-  for (const path of paths.filter((path) => path.endsWith('.ts'))) {
-    const before = readFileSync(join(root, path), 'utf8');
+  /** A text with its copies renewed. */
+  const renew = (path: string, before: string, version: 'text' | 'local'): string => {
     let after = before;
     // From the end, so that places further up stay where they are.
     for (const copy of declarations(path, before).toReversed()) {
@@ -50,11 +72,21 @@ export function syncCopies(root: string): { files: Map<string, string>; drifts: 
       const [, from, name] = copy.marker;
       const original = readSource(root, path, from).find((declaration) => declaration.name === name);
       if (!original) throw new UserError(`${path}: "Copied from ${from}: ${name}", but ${from} declares no ${name}`);
-      if (original.text === copy.text) continue;
+      if (original[version] === copy.text) continue;
       drifts.push(`${path}: ${copy.name} differs from ${from}: ${name}`);
-      after = after.slice(0, copy.begin) + original.text + after.slice(copy.end);
+      after = after.slice(0, copy.begin) + original[version] + after.slice(copy.end);
     }
-    if (after !== before) files.set(path, after);
+    return after;
+  };
+  const folders = readdirSync(root).filter((name) => name.startsWith('experiment_') || name === 'notebooks');
+  for (const path of folders.flatMap((folder) => readdirSync(join(root, folder)).map((name) => `${folder}/${name}`))) {
+    if (!/\.(ts|ipynb)$/.test(path)) continue;
+    const before = readFileSync(join(root, path), 'utf8');
+    const known = drifts.length;
+    const after = path.endsWith('.ts')
+      ? renew(path, before, 'text')
+      : changeCells(before, (code) => renew(path, code, 'local'));
+    if (drifts.length > known) files.set(path, after);
   }
   return { files, drifts };
 }

@@ -7,8 +7,8 @@ import * as tf from '@tensorflow/tfjs';
 import type { Visible } from '../model/attention.ts';
 import { register, registered, replace, sizeOf, type WasmBackend } from './wasm.ts';
 
-/** What `npm install` has built. */
-const FILE = new URL('../dist/kernels.wasm', import.meta.url);
+/** What `npm install` has built: where it lies as seen from this file, and from what is built of this file. */
+const FILES = ['../dist/kernels.wasm', '../kernels.wasm'].map((path) => new URL(path, import.meta.url));
 
 /** The part of it that is used here: Node's types have none without those of browsers. */
 const { WebAssembly } = globalThis as unknown as {
@@ -38,7 +38,8 @@ export const KERNELS: string[] = [];
 /** @returns whether there are any: if they were not built, or cannot run here, the plain definitions are used */
 export async function registerKernels(): Promise<boolean> {
   const { memory } = (tf.backend() as WasmBackend).wasm.asm;
-  const module = await readFile(FILE)
+  const module = await readFile(FILES[0])
+    .catch(() => readFile(FILES[1]))
     .then((bytes) => WebAssembly.instantiate(bytes, { env: { memory, log: Math.log } }))
     .catch(() => undefined);
   if (!module) return false;

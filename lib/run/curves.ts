@@ -60,6 +60,27 @@ export async function curves(rows: Row[]): Promise<string> {
   return draw(specification(rows));
 }
 
+/** How charts look: what a specification in the language of Vega-Lite begins with. */
+export const STYLE = {
+  $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
+  background: 'white',
+  padding: 12,
+  config: {
+    font: 'Helvetica, Arial, sans-serif',
+    view: { stroke: null },
+    title: { anchor: 'start', frame: 'group', fontSize: 13, fontWeight: 600, color: '#24292f', offset: 8 },
+    axis: {
+      labelColor: '#57606a',
+      titleColor: '#57606a',
+      titleFontWeight: 'normal',
+      titleFontSize: 11,
+      labelFontSize: 10,
+    },
+    axisX: { grid: false, tickColor: '#d0d7de', domainColor: '#d0d7de' },
+    axisY: { gridColor: '#eaeef2', domain: false, ticks: false, labelPadding: 6, tickCount: 5 },
+  },
+} satisfies Partial<TopLevelSpec>;
+
 /** Draws a chart that is written in the language of Vega-Lite, as an SVG document. */
 export async function draw(specification: TopLevelSpec): Promise<string> {
   // Loaded here and not at the top: it takes longer than the start of a script should.
@@ -77,26 +98,10 @@ function specification(rows: Row[]): TopLevelSpec {
     Math.max(1, ...rows.map((row) => row.step)),
   ];
   return {
-    $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
-    background: 'white',
-    padding: 12,
+    ...STYLE,
     columns: COLUMNS,
     spacing: { row: 18, column: 36 },
     concat: charts.map(({ panel, points }, i) => chart(panel, points, steps, i >= charts.length - COLUMNS)),
-    config: {
-      font: 'Helvetica, Arial, sans-serif',
-      view: { stroke: null },
-      title: { anchor: 'start', frame: 'group', fontSize: 13, fontWeight: 600, color: '#24292f', offset: 8 },
-      axis: {
-        labelColor: '#57606a',
-        titleColor: '#57606a',
-        titleFontWeight: 'normal',
-        titleFontSize: 11,
-        labelFontSize: 10,
-      },
-      axisX: { grid: false, tickColor: '#d0d7de', domainColor: '#d0d7de' },
-      axisY: { gridColor: '#eaeef2', domain: false, ticks: false, labelPadding: 6, tickCount: 5 },
-    },
   };
 }
 

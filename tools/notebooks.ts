@@ -1,0 +1,140 @@
+/**
+ * The notebooks' kernel: TypeScript in Jupyter, through tslab.
+ *
+ *   npm run notebooks                        starts Jupyter, with the kernel
+ *   npm run notebooks -- --install           only installs the kernel for you, so that VS Code and every Jupyter find it
+ *   npm run notebooks:execute                runs all notebooks and writes their outputs; fails on any error in them
+ *   npm run notebooks:execute -- --only base,ddp
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { homedir, tmpdir } from 'node:os';
+import { delimiter, join, resolve } from 'node:path';
+import { Command } from '@commander-js/extra-typings';
+import { parseOptions, runMain, UserError } from '../lib/index.ts';
+
+const FOLDER = 'notebooks';
+const OWN_JUPYTER = join(FOLDER, '.jupyter');
+/** Debian's packages belong to its own Python, which need not be the first. */
+const PYTHONS = process.env.PYTHON ? [process.env.PYTHON] : ['python3', 'python', '/usr/bin/python3'];
+
+/** Writes the description of the kernel below a folder in which Jupyter looks for such. */
+function installKernel(jupyter: string): void {
+  const folder = join(jupyter, 'kernels', 'tslab');
+  mkdirSync(folder, { recursive: true });
+  const argv = [
+    process.execPath,
+    resolve('node_modules/tslab/bin/tslab'),
+    'kernel',
+    '--config-path',
+    '{connection_file}',
+  ];
+  const description = { argv, display_name: 'TypeScript', language: 'typescript' };
+  writeFileSync(join(folder, 'kernel.json'), `${JSON.stringify(description, null, 2)}\n`);
+}
+
+/** Where Jupyter looks for what a user has installed (jupyter_core's rules). */
+function userJupyter(): string {
+  const { JUPYTER_DATA_DIR, APPDATA, XDG_DATA_HOME } = process.env;
+  if (JUPYTER_DATA_DIR) return JUPYTER_DATA_DIR;
+  if (process.platform === 'darwin') return join(homedir(), 'Library', 'Jupyter');
+  if (process.platform === 'win32') return join(APPDATA ?? homedir(), 'jupyter');
+  return join(XDG_DATA_HOME ?? join(homedir(), '.local', 'share'), 'jupyter');
+}
+
+/** A program's environment, in which Jupyter finds the kernel of this project. */
+const environment = () => ({
+  ...process.env,
+  JUPYTER_PATH: [resolve(OWN_JUPYTER), process.env.JUPYTER_PATH].filter(Boolean).join(delimiter),
+});
+
+function startJupyter(): void {
+  const works = (app: string) => spawnSync('jupyter', [app, '--version'], { stdio: 'ignore' }).status === 0;
+  const app = ['lab', 'notebook'].find(works);
+  if (!app) {
+    throw new UserError(
+      'no Jupyter was found: `pip install jupyterlab` brings one, then run this again; or run `npm run notebooks -- --install`, open a notebook in VS Code (with its Jupyter extension), and choose the kernel "TypeScript"',
+    );
+  }
+  const { status, signal } = spawnSync('jupyter', [app, FOLDER], { stdio: 'inherit', env: environment() });
+  process.exitCode = status ?? (signal === 'SIGINT' ? 130 : 1);
+}
+
+type Output = { output_type: string; name?: string; text?: string | string[] };
+type Notebook = { cells: { cell_type: string; execution_count?: number; outputs?: Output[] }[] };
+
+/**
+ * What went wrong in a notebook that was executed, if anything did. The kernel names no errors: they are on stderr, and
+ * cells after one do not run.
+ */
+export function mistakeInNotebook({ cells }: Notebook): string | undefined {
+  for (const [i, { outputs = [] }] of cells.entries()) {
+    const bad = outputs.find(({ output_type, name }) => output_type === 'error' || name === 'stderr');
+    if (bad) return `cell ${i + 1}: ${[bad.text ?? 'an error'].flat().join('').trim()}`;
+  }
+  return undefined;
+}
+
+/** A Python that can execute notebooks. */
+function findPython(): string {
+  const python = PYTHONS.find(
+    (name) => spawnSync(name, ['-m', 'nbconvert', '--version'], { stdio: 'ignore' }).status === 0,
+  );
+  if (python !== undefined) return python;
+  throw new UserError(
+    `${PYTHONS[0]} has no nbconvert, which executes notebooks: \`apt-get install jupyter-client python3-nbclient python3-nbconvert\`, or \`pip install nbconvert\` (the environment variable PYTHON names another Python)`,
+  );
+}
+
+/** Runs a notebook from top to bottom and writes its outputs into it, unless there is a mistake. */
+function execute(python: string, name: string): void {
+  const began = performance.now();
+  const scratch = mkdtempSync(join(tmpdir(), 'notebook-'));
+  const file = join(FOLDER, `${name}.ipynb`);
+  const options = ['--ExecutePreprocessor.kernel_name=tslab', '--ExecutePreprocessor.timeout=1800'];
+  try {
+    const { status, stderr } = spawnSync(
+      python,
+      // biome-ignore format: one command line
+      ['-m', 'nbconvert', '--to', 'notebook', '--execute', '--allow-errors', ...options,
+        '--ExecutePreprocessor.record_timing=False', '--output-dir', scratch, file],
+      { env: environment(), encoding: 'utf8' },
+    );
+    if (status !== 0) throw new UserError(`${file} could not be executed: ${stderr.trim().split('\n').at(-1)}`);
+    const notebook = JSON.parse(readFileSync(join(scratch, `${name}.ipynb`), 'utf8')) as Notebook;
+    const mistake = mistakeInNotebook(notebook);
+    if (mistake !== undefined) throw new UserError(`${file}, ${mistake}`);
+    // The kernel does not number what it runs.
+    for (const [i, cell] of notebook.cells.filter((cell) => cell.cell_type === 'code').entries()) {
+      cell.execution_count = i + 1;
+    }
+    writeFileSync(file, `${JSON.stringify(notebook, null, 1)}\n`);
+  } finally {
+    rmSync(scratch, { recursive: true });
+  }
+  console.log(`${file}: ${((performance.now() - began) / 1000).toFixed(0)} s`);
+}
+
+export const createCommand = () =>
+  new Command('notebooks')
+    .option('--execute', 'run notebooks and write their outputs, without a browser')
+    .option('--only <names>', 'with --execute: some of them, as in base,ddp', (names: string) => names.split(','))
+    .option('--install', 'install the kernel for you, not for this project only');
+
+async function main(): Promise<void> {
+  const options = parseOptions(createCommand());
+  installKernel(OWN_JUPYTER);
+  if (options.install) {
+    installKernel(userJupyter());
+    return console.log(`installed in ${userJupyter()}: choose the kernel "TypeScript"`);
+  }
+  if (!options.execute) return startJupyter();
+  const all = readdirSync(FOLDER).flatMap((file) => (file.endsWith('.ipynb') ? [file.slice(0, -'.ipynb'.length)] : []));
+  const names = options.only ?? all;
+  const unknown = names.find((name) => !all.includes(name));
+  if (unknown !== undefined) throw new UserError(`there is no notebook "${unknown}": there are ${all.join(', ')}`);
+  const python = findPython();
+  for (const name of names) execute(python, name);
+}
+
+await runMain(import.meta.url, main);
