@@ -13,12 +13,15 @@ export function table(rows: Record<string, Cell>[]): void {
   const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
   const cell = (value: Cell) =>
     typeof value === 'number'
-      ? `<td align="right">${Number.isInteger(value) ? value : Number(value.toPrecision(4))}</td>`
-      : `<td align="left">${inHtml(String(value ?? '')).replaceAll('\n', '<br>')}</td>`;
-  const head = `<tr>${names.map((name) => `<th align="left">${inHtml(name)}</th>`).join('')}</tr>`;
+      ? `<td ${aligned('right')}>${Number.isInteger(value) ? value : Number(value.toPrecision(4))}</td>`
+      : `<td ${aligned('left')}>${inHtml(String(value ?? '')).replaceAll('\n', '<br>')}</td>`;
+  const head = `<tr>${names.map((name) => `<th ${aligned('left')}>${inHtml(name)}</th>`).join('')}</tr>`;
   const body = rows.map((row) => `<tr>${names.map((name) => cell(row[name])).join('')}</tr>`);
   display.html(`<table>${head}${body.join('')}</table>`);
 }
+
+/** As a style for Jupyter, whose own would win, and as an attribute for code hosts, which remove styles. */
+const aligned = (side: string): string => `align="${side}" style="text-align: ${side}"`;
 
 const inHtml = (text: string): string =>
   text.replace(/[&<>]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[c]!);

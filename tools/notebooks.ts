@@ -60,8 +60,8 @@ function startJupyter(): void {
   process.exitCode = status ?? (signal === 'SIGINT' ? 130 : 1);
 }
 
-type Output = { output_type: string; name?: string; text?: string | string[] };
-type Notebook = { cells: { cell_type: string; execution_count?: number; outputs?: Output[] }[] };
+type Output = { output_type: string; name?: string; text?: string | string[]; data?: Record<string, unknown> };
+export type Notebook = { cells: { cell_type: string; execution_count?: number; outputs?: Output[] }[] };
 
 /**
  * What went wrong in a notebook that was executed, if anything did. The kernel names no errors: they are on stderr, and

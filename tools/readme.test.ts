@@ -10,6 +10,7 @@ import * as qa from '../experiment_multiturn_qa/train.ts';
 import * as tool from '../experiment_multiturn_tool/train.ts';
 import { command as pretrain } from '../models/tiny/pretrain.ts';
 import { createCommand as createCompare } from './compare.ts';
+import { createCommand as createNotebooks } from './notebooks.ts';
 
 const FOLDERS = [
   '.',
@@ -22,12 +23,22 @@ const READMES = [...FOLDERS.map((folder) => join(folder, 'README.md')), 'CONTRIB
 );
 const scripts = Object.keys(JSON.parse(readFileSync('package.json', 'utf8')).scripts);
 
-describe.each(READMES)('%s', (file) => {
+const NOTEBOOKS = readdirSync('notebooks').filter((file) => file.endsWith('.ipynb'));
+
+/** What there is to read in a README, or between the cells of code of a notebook. */
+function textOf(file: string): string {
   const text = readFileSync(file, 'utf8');
+  if (!file.endsWith('.ipynb')) return text;
+  const cells = JSON.parse(text).cells as { cell_type: string; source: string[] }[];
+  return cells.flatMap(({ cell_type, source }) => (cell_type === 'markdown' ? source.join('') : [])).join('\n\n');
+}
+
+describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])('%s', (file) => {
+  const text = textOf(file);
 
   it('names no option that does not exist', () => {
     const experiments = [base, ddp, drgrpo, tool, qa].map(({ createCommand }) => createCommand());
-    const commands = [...experiments, createCompare(), allReduce, bench, pretrain];
+    const commands = [...experiments, createCompare(), createNotebooks(), allReduce, bench, pretrain];
     const known = new Set(commands.flatMap((command) => command.options.map(({ long }) => long)));
     // Of commander, sync-copies, npm, mpirun and srun.
     for (const other of [

@@ -33,6 +33,25 @@ describe('syncCopies', () => {
     );
   });
 
+  it('keeps the cells of notebooks equal, without the word export, and leaves everything else of them alone', () => {
+    mkdirSync(join(root, 'notebooks'));
+    const file = (source: string | string[]) => {
+      const cells = [
+        { cell_type: 'markdown', source: ['// Copied from experiment_a/train.ts: one'] },
+        { cell_type: 'code', id: 'b', execution_count: 3, outputs: [{ text: ['1'] }], source },
+      ];
+      return `${JSON.stringify({ cells, metadata: { a: 1 }, nbformat: 4 }, null, 1)}\n`;
+    };
+    const marker = '// Copied from experiment_a/train.ts: one\n';
+    writeFileSync(join(root, 'notebooks/a.ipynb'), file([marker, '/** 1. */\n', 'const one = () => 2;\n', 'one();']));
+    const equal = file([marker, '/** One. */\n', 'const one = () => 1;\n', 'one();']);
+    const { files, drifts } = syncCopies(root);
+    expect(drifts).toEqual(['notebooks/a.ipynb: one differs from experiment_a/train.ts: one']);
+    expect(files.get('notebooks/a.ipynb')).toBe(equal);
+    writeFileSync(join(root, 'notebooks/a.ipynb'), equal);
+    expect(syncCopies(root).drifts).toEqual([]);
+  });
+
   it('refuses a marker whose source is gone', () => {
     copy('// Copied from experiment_a/train.ts: three\nconst three = 3;\n');
     expect(() => syncCopies(root)).toThrow('declares no three');

@@ -1,0 +1,51 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { describe, expect, it, test } from 'vitest';
+import { mistakeInNotebook, type Notebook } from './notebooks.ts';
+import { NODE, runProcess } from './test_process.ts';
+
+const files = readdirSync('notebooks').filter((file) => file.endsWith('.ipynb'));
+
+describe.each(files)('notebooks/%s', (file) => {
+  const notebook = JSON.parse(readFileSync(`notebooks/${file}`, 'utf8')) as Notebook & {
+    metadata: { kernelspec: { name: string } };
+  };
+  const code = notebook.cells.filter(({ cell_type }) => cell_type === 'code');
+
+  it('is committed as it was executed, from top to bottom, without a mistake', () => {
+    expect(notebook.metadata.kernelspec.name).toBe('tslab');
+    expect(mistakeInNotebook(notebook)).toBeUndefined();
+    expect(code.map(({ execution_count }) => execution_count)).toEqual(code.map((_, i) => i + 1));
+  });
+
+  it('shows tables and pictures', () => {
+    const kinds = code.flatMap(({ outputs = [] }) => outputs.flatMap(({ data = {} }) => Object.keys(data)));
+    expect(kinds).toContain('text/html');
+    expect(kinds).toContain('image/svg+xml');
+  });
+});
+
+test('a mistake is what is on stderr, where the kernel reports it', () => {
+  const cell = (name: string) => ({
+    cell_type: 'code',
+    outputs: [{ output_type: 'stream', name, text: ['no', ' x\n'] }],
+  });
+  expect(mistakeInNotebook({ cells: [cell('stdout')] })).toBeUndefined();
+  expect(mistakeInNotebook({ cells: [{ cell_type: 'markdown' }, cell('stderr')] })).toBe('cell 2: no x');
+  expect(mistakeInNotebook({ cells: [{ cell_type: 'code', outputs: [{ output_type: 'error' }] }] })).toBe(
+    'cell 1: an error',
+  );
+});
+
+test.each([
+  ['--execute --only bas', 'there is no notebook "bas": there are base, '],
+  ['--execute', '/nowhere/python has no nbconvert, which executes notebooks: `apt-get install '],
+  ['', 'no Jupyter was found: `pip install jupyterlab` brings one'],
+])('notebooks.ts %s says what is missing', async (options, message) => {
+  const env = { PATH: '/nowhere', PYTHON: '/nowhere/python' };
+  const { code, stderr } = await runProcess([...NODE, 'tools/notebooks.ts', ...options.split(' ').filter(Boolean)], {
+    env,
+  });
+  expect(stderr).toContain(`error: ${message}`);
+  expect(stderr.trim().split('\n')).toHaveLength(1);
+  expect(code).toBe(2);
+});
