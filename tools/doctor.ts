@@ -61,6 +61,7 @@ function findings(): Finding[] {
   const disk = (bavail * bsize) / GB;
   const gpu = version('nvidia-smi', '--query-gpu=name,memory.total', '--format=csv,noheader');
   const mpi = version('mpirun', '--version');
+  const lab = version('jupyter', 'lab', '--version') ?? version('jupyter', 'notebook', '--version');
   const tool = (name: string, found: string | undefined, advice: string): Finding =>
     found === undefined ? { ok: false, name, found: 'not found', advice } : { ok: true, name, found };
   return [
@@ -92,6 +93,11 @@ function findings(): Finding[] {
     ...BACKENDS.filter((name) => name !== 'auto' && name !== 'cpu').map(tryBackend),
     tool('NVIDIA GPU', gpu, 'with one and CUDA, --backend tensorflow trains there; other GPUs: --backend webgpu'),
     tool('MPI', mpi, 'experiment_ddp over several machines: apt-get install openmpi-bin, or brew install open-mpi'),
+    tool(
+      'Jupyter',
+      lab,
+      'npm run notebooks in a browser: pip install jupyterlab (VS Code does without: npm run notebooks -- --install)',
+    ),
   ];
 }
 
