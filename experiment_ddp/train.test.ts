@@ -11,6 +11,7 @@ import {
   loadProblems,
   loadTokenizer,
   parseOptions,
+  shard,
 } from '../lib/index.ts';
 import { writeTestData, writeTestModel } from '../tools/test_model.ts';
 import {
@@ -25,7 +26,7 @@ import {
   sleep,
   until,
 } from '../tools/test_process.ts';
-import { createCommand, type Rollout, rollout, shard } from './train.ts';
+import { createCommand, type Rollout, rollout } from './train.ts';
 
 // The script as a user runs it, with a random model so small that a step takes milliseconds.
 

@@ -21,7 +21,7 @@ import {
 } from '../../data/encyclopedia.ts';
 import { drawProduct, type Product, taskProducts } from '../../data/products.ts';
 import { drawSum, type Sum, sumText, taskSums } from '../../data/sums.ts';
-import { converse } from '../../experiment_multiturn_tool/train.ts';
+import { converse } from '../../experiment_multiturn_tool/conversation.ts';
 import {
   accumulateGradients,
   adamW,
