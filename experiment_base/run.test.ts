@@ -2,7 +2,7 @@ import type { ChildProcess } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { holds, lastStep, NODE, REPOSITORY, results, sleep, until } from '../tools/test_process.ts';
+import { BACKEND, holds, lastStep, NODE, REPOSITORY, results, sleep, until } from '../tools/test_process.ts';
 import { at, MODEL, run, SHORT, TINY } from './test_script.ts';
 
 const TSX = [join(REPOSITORY, 'node_modules/.bin/tsx')];
@@ -129,6 +129,12 @@ describe.concurrent('a run', () => {
       'eval-steps', 'eval-size', 'logging-steps', 'save-steps', 'save-total-limit', 'resume', 'backend', 'blas', 'config',
     ];
     expect(names.filter((name) => !new RegExp(`^ +--${name} <.*>  +\\S`, 'm').test(stdout))).toEqual([]);
+    const headings = stdout.match(/^[A-Z].*:$/gm);
+    expect(headings).toEqual(
+      ['Model', 'Data and steps', 'Sampling', 'Optimizer', 'Run', 'Backend', 'GRPO', 'Examples'].map(
+        (name) => `${name}:`,
+      ),
+    );
   });
 });
 
@@ -160,6 +166,20 @@ describe.concurrent('Ctrl-C', () => {
     });
     expect(stdout).toContain(`--resume ${folder}\n`);
     expect(readdirSync(folder)).toContain(`checkpoint-${lastStep(folder)}`);
+  });
+
+  it.each(COMMANDS)('before the first step says that nothing is saved: %s', async (name, command, end) => {
+    const folder = at(`not begun ${name}`);
+    const during = async (child: ChildProcess, ended: () => boolean) => {
+      await until(() => existsSync(join(folder, 'config.json')), ended);
+      await sleep(300);
+      interrupt(child);
+    };
+    // The bundled model and its data: an evaluation of some seconds.
+    const { code, signal, stderr } = await run(['--backend', BACKEND, '--output-dir', folder], { command, during });
+    expect(code ?? signal).toBe(end);
+    expect(stderr.trim()).toMatch(/^stopped before the first step, nothing is saved yet; to start again: .*--resume/);
+    expect(readdirSync(folder)).toEqual(['config.json']);
   });
 
   it.each(COMMANDS)('pressed twice stops at once: %s', async (name, command, end) => {
