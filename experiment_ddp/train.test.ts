@@ -51,18 +51,6 @@ const MPI = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }
 const MPIRUN = ['mpirun', '--oversubscribe', '-np', '2'];
 const withMpi = spawnSync('mpirun', ['--version']).stdout?.includes('Open MPI') ? it : it.skip;
 
-describe('shard', () => {
-  it.each([
-    [5, 2, [3, 2]],
-    [8, 3, [3, 3, 2]],
-    [2, 4, [1, 0, 1, 0]],
-  ])('%d prompts over %d ranks: %j, without gap or overlap', (count, size, sizes) => {
-    const shards = Array.from({ length: size }, (_, rank) => shard({ rank, size }, count));
-    expect(shards.map(({ begin, end }) => end - begin)).toEqual(sizes);
-    expect(shards.map(({ end }) => end)).toEqual([...shards.slice(1).map(({ begin }) => begin), count]);
-  });
-});
-
 it('a rank samples for its problems what a single process samples for them', async () => {
   await initBackend((process.env.TFJS_BACKEND as BackendName) ?? 'wasm');
   const model = await loadCheckpoint(at('model'));
