@@ -6,10 +6,12 @@
  *   mpirun -np 2 npx tsx bench/all_reduce.ts
  */
 import { Command } from '@commander-js/extra-typings';
-import { integer, parseOptions, runRanks } from '../lib/index.ts';
+import { examples, integer, parseOptions, runRanks } from '../lib/index.ts';
 import { median } from './bench.ts';
 
 export const command = new Command('all_reduce')
+  .description('Times adding up numbers over ranks.')
+  .addHelpText('after', examples('npm run bench:all-reduce -- --nproc 2'))
   .option('--nproc <n>', 'local ranks (below mpirun or srun: as many as these start)', integer({ min: 1 }), 2)
   .option('--repeats <n>', 'times to measure, after one that is not', integer({ min: 1 }), 5)
   .option('--bucket <n>', 'numbers that are sent at once', integer({ min: 1 }), 2 ** 22);

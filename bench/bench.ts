@@ -16,6 +16,7 @@ import {
   BACKENDS,
   createTrainingState,
   disposeModel,
+  examples,
   generate,
   initBackend,
   integer,
@@ -34,27 +35,36 @@ import {
 import { sweep } from './sweep.ts';
 
 export const command = new Command('bench')
+  .description('Times the steps of GRPO, without learning anything.')
   .usage('[checkpoint] [options]')
+  .addHelpText(
+    'after',
+    examples('npm run bench -- models/tiny --repeats 3', 'npm run bench -- models/tiny --backend wasm --peer'),
+  )
+  .optionsGroup('The step:')
   .option('--prompts <n>', 'P', integer({ min: 1 }), 16)
   .option('--group <n>', 'G', integer({ min: 1 }), 8)
   .option('--prompt-len <n>', 'tokens a prompt', integer({ min: 1 }), 24)
   .option('--new-tokens <n>', 'tokens a completion', integer({ min: 1 }), 48)
   .option('--minibatch <n>', 'completions an update', integer({ min: 1 }), 64)
-  .option('--threads <n>', 'threads of BLAS or TensorFlow', integer({ min: 1 }), 2)
   .option('--kl-coef <x>', 'β; 0 computes no reference', number({ min: 0 }), 0.01)
-  .option('--repeats <n>', 'steps to time, after one that is not', integer({ min: 1 }), 5)
   .option('--micro-batch-tokens <n>', 'tokens in memory at once', integer({ min: 1 }), 8192)
   .option('--lora-rank <n>', 'train an adapter of this rank (0: all weights)', integer({ min: 0 }), 0)
   .option('--gradient-checkpointing', 'run each layer again for its gradient', false)
-  .option('--gpu <gpu>', 'which one, where there are several')
+  .optionsGroup('Backend:')
   .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
+  .option('--gpu <gpu>', 'which one, where there are several')
+  .option('--threads <n>', 'threads of BLAS or TensorFlow', integer({ min: 1 }), 2)
   .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
   .addOption(
     new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
   )
+  .optionsGroup('Measuring:')
+  .option('--repeats <n>', 'steps to time, after one that is not', integer({ min: 1 }), 5)
   .option('--peer [script]', 'also run this Python script, in turns with ours (default: bench/peer_torch.py)')
   .option('--sweep', 'measure how the time grows with what is varied, and draw it', false)
-  .option('--json', 'print one line of JSON', false);
+  .option('--json', 'print one line of JSON', false)
+  .helpOption('-h, --help', 'display help for command');
 
 type Arguments = ReturnType<typeof command.opts>;
 

@@ -11,6 +11,7 @@ import {
   loadProblems,
   loadTokenizer,
   parseOptions,
+  shard,
 } from '../lib/index.ts';
 import { writeTestData, writeTestModel } from '../tools/test_model.ts';
 import {
@@ -25,7 +26,7 @@ import {
   sleep,
   until,
 } from '../tools/test_process.ts';
-import { createCommand, type Rollout, rollout, shard } from './train.ts';
+import { createCommand, type Rollout, rollout } from './train.ts';
 
 // The script as a user runs it, with a random model so small that a step takes milliseconds.
 
@@ -49,18 +50,6 @@ const TSX = join(REPOSITORY, 'node_modules/.bin/tsx');
 const MPI = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' };
 const MPIRUN = ['mpirun', '--oversubscribe', '-np', '2'];
 const withMpi = spawnSync('mpirun', ['--version']).stdout?.includes('Open MPI') ? it : it.skip;
-
-describe('shard', () => {
-  it.each([
-    [5, 2, [3, 2]],
-    [8, 3, [3, 3, 2]],
-    [2, 4, [1, 0, 1, 0]],
-  ])('%d prompts over %d ranks: %j, without gap or overlap', (count, size, sizes) => {
-    const shards = Array.from({ length: size }, (_, rank) => shard({ rank, size }, count));
-    expect(shards.map(({ begin, end }) => end - begin)).toEqual(sizes);
-    expect(shards.map(({ end }) => end)).toEqual([...shards.slice(1).map(({ begin }) => begin), count]);
-  });
-});
 
 it('a rank samples for its problems what a single process samples for them', async () => {
   await initBackend((process.env.TFJS_BACKEND as BackendName) ?? 'wasm');

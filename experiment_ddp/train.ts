@@ -1,97 +1,71 @@
 /**
  * Data-parallel GRPO: several processes, the ranks, each with the whole policy and a part of the prompts.
  *
- * Each rank samples, scores and differentiates its own completions. The gradients are added up over the ranks, each
- * already divided by the size of the whole update, and every rank makes the same update. So the result is that of one
- * process with the whole batch, however many ranks there are.
+ * Each rank samples, scores and differentiates its own completions. Their gradients, each already divided by the size of
+ * the whole update, are added up over the ranks, and every rank makes the same update: the result is that of one process
+ * with the whole batch, however many ranks there are. What is simplified: as in experiment_base.
  *
  *   npx tsx experiment_ddp/train.ts --nproc 2                       two processes of this machine
  *   mpirun -np 8 --hostfile hosts npx tsx experiment_ddp/train.ts   several machines
  *   npx tsx experiment_ddp/train.ts --help                          all options
- *
- * What is simplified: the reward is a rule, not a trained model; sampling and training take turns in one process; the
- * reference policy, where there is one (--kl-coef above 0), stays the initial policy for the whole run.
  */
-import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, broadcastState, type Communicator, type Completion, checkInSync, checkPrompts, createRunCommand,
-  createTrainingState, disposeModel, findRun, finishRun, fromRankZero, generate, initBackend, integer, itemsOfStep,
-  loadPretrained, loadProblems, loadSplits, loadTokenizer, locatePretrained, type Model, microBatches, number, openRun,
-  optimizerStep, type Params, type Problem, parseRunOptions, permutation, runRanks, runSteps, SCHEDULES, type Sequence,
-  scheduleFactor, scoreCompletions, shareRun, type Tokenizer, type TrainingState, trainable, UserError, uniform,
+  accumulateGradients, agree, type Communicator, type Completion, checkInSync, createRunCommand, examples, finishRun,
+  flatten, fromRankZero, gatherRows, generate, integer, itemsOfStep, loadProblems, loadSplits, type Model, mean,
+  measureSpeed, microBatches, number, optimizerStep, type Params, type Problem, padRows, parseRunOptions, permutation,
+  runRanks, runSteps, type Sequence, sameAnswer, sampleStd, scheduleFactor, scoreCompletions, shard, startRun, sumUp,
+  type Tokenizer, type TrainingState, trainable, UserError, unflatten, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const EXPERIMENT = 'experiment_ddp';
 const BUCKET = 2 ** 22; // numbers that the ranks send at once: 16 MB
+type Shared = { communicator: Communicator };
 // Copied from experiment_base/train.ts: PASS_AT
 const PASS_AT = 8; // samples of each held-out problem, before and after
 // Copied from experiment_base/train.ts: SHOWN
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
 // Copied from experiment_base/train.ts: SUMS
 const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
+// Copied from experiment_base/train.ts: DEFAULTS
+const DEFAULTS = { dataset: SUMS.train, maxSteps: 200, evalSteps: 25, maxNewTokens: 32, learningRate: 2.5e-4 };
 
 export const createCommand = () =>
-  createRunCommand(EXPERIMENT)
+  createRunCommand(EXPERIMENT, DEFAULTS)
     .description('Data-parallel GRPO. Without options it trains the bundled tiny model on sums.')
-    .option(
-      '--nproc <n>',
-      'ranks on this machine (below mpirun or srun: as many as these start)',
-      integer({ min: 1 }),
-      2,
-    )
-    .option(
-      '--check-sync-steps <n>',
-      'compare the weights of all ranks, and at the end (0: never)',
-      integer({ min: 0 }),
-      25,
-    )
-    .option('--dataset <file>', 'JSONL with "question" and "answer" a line', SUMS.train)
-    .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
-    .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 200)
+    .addHelpText('after', examples(`npx tsx ${EXPERIMENT}/train.ts --nproc 2 --max-steps 50`))
+    .optionsGroup('Ranks:')
+    .option('--nproc <n>', 'ranks on this machine (below mpirun or srun: as many as it starts)', integer({ min: 1 }), 2)
+    .option('--check-sync-steps <n>', "compare all ranks' weights, and at the end (0: never)", integer({ min: 0 }), 25)
+    .optionsGroup('GRPO:')
     .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 32)
     .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2 }), 8)
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
-    .option('--micro-batch-tokens <n>', 'completion tokens in memory at once', integer({ min: 1 }), 8192)
-    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2.5e-4)
-    .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
-    .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
-    .option('--weight-decay <x>', 'decoupled; norms do not decay', number({ min: 0 }), 0)
-    .option('--max-grad-norm <x>', 'global norm to clip the gradient to (0: no clipping)', number({ min: 0 }), 1)
     .option('--kl-coef <x>', 'β, weight of the KL to the initial policy', number({ min: 0 }), 0)
     .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
-    .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }))
-    .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ above: 0 }), 1)
-    .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
-    .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
-    .option('--max-new-tokens <n>', 'tokens a completion may have', integer({ min: 1 }), 32)
-    .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 25)
-    .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200);
+    .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }));
 
 // Copied from experiment_base/train.ts: Options
 export type Options = ReturnType<ReturnType<typeof createCommand>['opts']>;
 
 // Copied from experiment_base/train.ts: checkOptions
 /** What no single option can check. */
-export function checkOptions({ batchSize: P, numGenerations: G, ...options }: Options): void {
+export function checkOptions(options: Options): Options {
+  const { batchSize: P, numGenerations: G } = options;
   const perUpdate = (options.miniBatchSize || P * G) * options.gradientAccumulationSteps;
-  if ((P * G) % perUpdate === 0) return;
+  if ((P * G) % perUpdate === 0) return options;
   throw new UserError(
     `the ${P * G} completions of a step (--batch-size ${P} × --num-generations ${G}) must divide into updates of ${perUpdate} (--mini-batch-size × --gradient-accumulation-steps): choose sizes that do`,
   );
 }
 
 /** The options of this call, checked. */
-function readOptions(): Options {
-  const options = parseRunOptions(createCommand());
-  checkOptions(options);
-  return options;
-}
+const readOptions = (): Options => checkOptions(parseRunOptions(createCommand()));
 
 // ─── Task: prompt and reward ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -115,17 +89,6 @@ export function reward(text: string, answer: string): number {
   const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1];
   if (!given?.trim()) return 0;
   return sameAnswer(given, answer) ? 1 : 0.1;
-}
-
-// Copied from experiment_base/train.ts: sameAnswer
-/** Numbers are compared as numbers (4 = 4.0, 1,000 = 1000), anything else as text. */
-export function sameAnswer(given: string, expected: string): boolean {
-  const plain = (text: string) => (/^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/.test(text) ? text.replaceAll(',', '') : text);
-  const [a, b] = [plain(given.trim()), plain(expected.trim())];
-  if (a === b) return true;
-  // Beyond this, different numbers would be equal as floating-point numbers.
-  if (a === '' || b === '' || !(Math.abs(Number(b)) <= Number.MAX_SAFE_INTEGER)) return false;
-  return Math.abs(Number(a) - Number(b)) < 1e-9;
 }
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,18 +149,8 @@ export function groupAdvantages(rewards: number[][]): number[][] {
   return rewards.map((group) => {
     if (group.length < 2) throw new RangeError(`a group needs at least 2 rewards, found ${group.length}`);
     if (group.every((r) => r === group[0])) return group.map(() => 0);
-    return group.map((r) => (r - mean(group)) / (std(group) + 1e-8));
+    return group.map((r) => (r - mean(group)) / (sampleStd(group) + 1e-8));
   });
-}
-
-// Copied from experiment_base/train.ts: mean
-const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
-
-// Copied from experiment_base/train.ts: std
-/** Sample standard deviation, n − 1. */
-function std(values: number[]): number {
-  const center = mean(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
 }
 
 // Copied from experiment_base/train.ts: LossInputs
@@ -242,10 +195,7 @@ export function grpoLoss(
 /** The loss of a micro-batch of rollouts. `sums` gets the entropy (nats) as a fifth. */
 function microBatchLoss(model: Model, batch: Rollout[], options: Options & { rows: number }) {
   const { logProbs, entropies } = scoreCompletions(model, batch, options.temperature);
-  const padded = (values: (row: Rollout) => number[]): tf.Tensor2D => {
-    const zeros = (row: Rollout) => new Array<number>(logProbs.shape[1] - row.completion.length).fill(0);
-    return tf.tensor2d(batch.map((row) => [...values(row), ...zeros(row)]));
-  };
+  const padded = (values: (row: Rollout) => number[]) => padRows(batch.map(values), logProbs.shape[1]);
   const inputs: LossInputs = {
     logProbs,
     oldLogProbs: padded((row) => row.oldLogProbs),
@@ -270,39 +220,19 @@ export async function addReference(reference: Model, rollouts: Rollout[], option
 
 // ─── Ranks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Which of `count` prompts a rank has, from `begin` to before `end`: as even as it gets, and rank 0 has one in any case. */
-export function shard({ rank, size }: { rank: number; size: number }, count: number): { begin: number; end: number } {
-  return { begin: Math.ceil((rank * count) / size), end: Math.ceil(((rank + 1) * count) / size) };
-}
-
 /** Adds up a gradient over all ranks; it travels as one row of numbers, in a few buckets. Disposes of this rank's own. */
 async function allReduceGradients({ allReduceSum }: Communicator, gradients: Params): Promise<Params> {
-  const tensors = Object.entries(gradients);
-  const flat = new Float32Array(tensors.reduce((sum, [, { size }]) => sum + size, 0));
-  let offset = 0;
-  for (const [, tensor] of tensors) {
-    flat.set(await tensor.data<'float32'>(), offset);
-    offset += tensor.size;
-  }
+  const flat = await flatten(gradients);
   tf.dispose(gradients);
   for (let begin = 0; begin < flat.length; begin += BUCKET) await allReduceSum(flat.subarray(begin, begin + BUCKET));
-  offset = 0;
-  const total = tensors.map(([name, { shape, size }]) => {
-    offset += size;
-    return [name, tf.tensor(flat.slice(offset - size, offset), shape)];
-  });
-  return Object.fromEntries(total);
+  return unflatten(flat, gradients);
 }
 
-/** What all completions of a step came to, on every rank: each fills in its own rows, and the sum is the whole. */
-async function gatherOutcomes({ allReduceSum }: Communicator, rollouts: Rollout[], options: Options & { row: number }) {
-  const table = new Float32Array(3 * options.batchSize * options.numGenerations);
-  for (const [i, { reward, completion, finishReason }] of rollouts.entries()) {
-    table.set([reward, completion.length, Number(finishReason === 'length')], 3 * (options.row + i));
-  }
-  await allReduceSum(table);
-  return Array.from({ length: table.length / 3 }, (_, row): Outcome => {
-    const [reward, length, clipped] = table.subarray(3 * row);
+/** What all completions of a step came to, on every rank. The first of this rank's rollouts is number `row` among all. */
+async function gatherOutcomes(communicator: Communicator, rollouts: Rollout[], options: Options & { row: number }) {
+  const own = rollouts.map((row) => [row.reward, row.completion.length, Number(row.finishReason === 'length')]);
+  const place = { first: options.row, count: options.batchSize * options.numGenerations, width: 3 };
+  return (await gatherRows(communicator, own, place)).map(([reward, length, clipped]): Outcome => {
     return { reward, completion: new Array(length), finishReason: clipped ? 'length' : 'stop' };
   });
 }
@@ -312,25 +242,14 @@ async function gatherOutcomes({ allReduceSum }: Communicator, rollouts: Rollout[
  * @param mine - this rank's rollouts among the `rows` of the update; there may be none
  * @returns the loss, the gradient's norm, whether they were finite, and the sums of {@link microBatchLoss}, over all ranks
  */
-export async function updateOnce(
-  communicator: Communicator,
-  state: TrainingState,
-  mine: Rollout[],
-  options: Options & { rows: number },
-) {
-  const parts: tf.Tensor1D[] = [];
-  const losses = microBatches(mine, options.microBatchTokens).map((batch) => (model: Model) => {
-    const { loss, sums } = microBatchLoss(model, batch, options);
-    parts.push(tf.keep(sums));
-    return loss;
-  });
-  const own = accumulateGradients(state.model, losses);
-  const sums = await Promise.all(parts.map((part) => part.data()));
-  const total = (i: number) => sums.reduce((sum, part) => sum + part[i], 0);
-  const totals = Float32Array.of((await own.loss.data())[0], ...[0, 1, 2, 3, 4].map(total));
-  tf.dispose([parts, own.loss]);
-  await communicator.allReduceSum(totals);
-  const gradients = await allReduceGradients(communicator, own.gradients);
+export async function updateOnce(state: TrainingState, mine: Rollout[], options: Options & Shared & { rows: number }) {
+  const batches = microBatches(mine, options.microBatchTokens);
+  const lossOf = (batch: Rollout[]) => (model: Model) => microBatchLoss(model, batch, options);
+  const own = accumulateGradients(state.model, batches.map(lossOf));
+  const totals = Float32Array.of((await own.loss.data())[0], ...(await sumUp(own.sums, 5)));
+  own.loss.dispose();
+  await options.communicator.allReduceSum(totals);
+  const gradients = await allReduceGradients(options.communicator, own.gradients);
   const result = await optimizerStep(state, { loss: tf.scalar(totals[0]), gradients }, options);
   return { ...result, sums: [...totals.subarray(1)] };
 }
@@ -342,10 +261,9 @@ export async function updateOnce(
  * @returns the step's metrics: means over its updates, and over its tokens
  */
 export async function update(
-  communicator: Communicator,
   state: TrainingState,
   mine: Rollout[],
-  { step, row: firstRow, ...options }: Options & { step: number; row: number },
+  { step, row: firstRow, ...options }: Options & Shared & { step: number; row: number },
 ): Promise<Record<string, number>> {
   const rows = options.batchSize * options.numGenerations;
   const perUpdate = (options.miniBatchSize || rows) * options.gradientAccumulationSteps;
@@ -360,7 +278,7 @@ export async function update(
       const window = order.slice(begin, begin + perUpdate).flatMap((row) => mine[row - firstRow] ?? []);
       const number = (step - 1) * perStep + results.length + 1; // since the start of the run, skipped ones too
       learningRate = options.learningRate * scheduleFactor(options.lrScheduler, number, schedule);
-      results.push(await updateOnce(communicator, state, window, { ...options, learningRate, rows: perUpdate }));
+      results.push(await updateOnce(state, window, { ...options, learningRate, rows: perUpdate }));
     }
   }
   const good = results.filter(({ finite }) => finite);
@@ -421,7 +339,7 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options)
   const groups = rewards.flatMap((_, i) => (i % numGenerations === 0 ? [rewards.slice(i, i + numGenerations)] : []));
   return {
     reward: mean(rewards),
-    reward_std: mean(groups.map(std)),
+    reward_std: mean(groups.map(sampleStd)),
     frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
     'rewards/accuracy/mean': mean(rewards.map((r) => Number(r === 1))),
     'completions/mean_length': length(rollouts),
@@ -435,29 +353,19 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options)
 
 /** One step: sample, score, update, and say how it went. `rollouts` are this rank's, `metrics` those of all. */
 async function trainStep(
-  communicator: Communicator,
   state: TrainingState,
-  { tokenizer, problems, reference }: { tokenizer: Tokenizer; problems: Problem[]; reference?: Model },
+  { tokenizer, problems, ...context }: { tokenizer: Tokenizer; problems: Problem[]; reference?: Model } & Shared,
   options: Options & { step: number },
 ): Promise<{ rollouts: Rollout[]; metrics: Record<string, number> }> {
   const began = performance.now();
-  const { begin, end } = shard(communicator, problems.length);
+  const { begin, end } = shard(context.communicator, problems.length);
   const row = begin * options.numGenerations;
   const rollouts = await rollout(state.model, tokenizer, problems.slice(begin, end), { ...options, first: begin });
-  if (reference) await addReference(reference, rollouts, options);
-  const outcomes = await gatherOutcomes(communicator, rollouts, { ...options, row });
+  if (context.reference) await addReference(context.reference, rollouts, options);
+  const outcomes = await gatherOutcomes(context.communicator, rollouts, { ...options, row });
   const sampled = performance.now();
-  const metrics = await update(communicator, state, rollouts, { ...options, row });
-  const ended = performance.now();
-  const tokens = outcomes.reduce((sum, { completion }) => sum + completion.length, 0);
-  state.counters.tokens += tokens;
-  const speeds = {
-    num_tokens: state.counters.tokens,
-    step_time: (ended - began) / 1000,
-    tokens_per_second: (1000 * tokens) / (ended - began),
-    rollout_tokens_per_second: (1000 * tokens) / (sampled - began),
-    train_tokens_per_second: (1000 * tokens) / (ended - sampled),
-  };
+  const metrics = await update(state, rollouts, { ...options, ...context, row });
+  const speeds = measureSpeed(state, outcomes, { began, sampled });
   return { rollouts, metrics: { ...rolloutMetrics(outcomes, options), ...metrics, ...speeds } };
 }
 
@@ -470,52 +378,22 @@ const toSample = ({ problem: { question, answer }, text, completion, reward, adv
 async function main(communicator: Communicator): Promise<void> {
   // Rank 0 reads the command line, the data and the checkpoint; the others hear of them from it.
   const options = await fromRankZero(communicator, readOptions);
-  const evalDataset = options.evalDataset ?? (options.dataset === SUMS.train ? SUMS.test : undefined);
-  const { train, test } = await fromRankZero(communicator, () => loadSplits(loadProblems, { ...options, evalDataset }));
-  const backend = await initBackend(options.backend, options);
-  await fromRankZero(communicator, () => locatePretrained(options.modelName)); // if it must be fetched, then once
-  const initial = await loadPretrained(options.modelName);
-  const tokenizer = await loadTokenizer(initial.folder);
-  const prompts = [...train, ...test].map((problem) => ({ ...problem, prompt: buildPrompt(tokenizer, problem) }));
-  checkPrompts(prompts, initial.config, options);
-  // Everything is read before the run's folder is touched: a mistake up to here changes nothing.
-  const place = { experiment: EXPERIMENT, ...options };
-  const leads = communicator.rank === 0;
-  const checkpoint = leads && options.resume ? findRun(options.resume, place).checkpoint : undefined;
-  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, checkpoint });
-  await broadcastState(communicator, state);
-  const run = await shareRun(communicator, () =>
-    openRun({ ...place, options: { ...options, nproc: communicator.size } }),
-  );
+  const { train, test } = await fromRankZero(communicator, () => loadSplits(loadProblems, options, SUMS));
+  const task = { problems: [...train, ...test], buildPrompt, reference: options.klCoef > 0, communicator };
+  const { run, state, tokenizer, reference, source } = await startRun(options, { experiment: EXPERIMENT, ...task });
+  if (!run.silent) console.log(`${train.length} problems to train on, ${test.length} held out`);
 
-  const reference = options.klCoef > 0 ? initial : undefined;
-  if (!reference) disposeModel(initial);
-  const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
-  if (leads) {
-    console.log(`backend: ${backend}\nranks: ${communicator.size}`);
-    console.log(`run: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
-    console.log(`${train.length} problems to train on, ${test.length} held out`);
-    if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });
-  }
-
-  const agree = async (asked: boolean) => {
-    const votes = Float32Array.of(Number(asked));
-    await communicator.allReduceSum(votes);
-    return votes[0] > 0;
-  };
-  const due = (every: number, step: number) => every > 0 && step % every === 0;
-  const finished = await runSteps(run, state, { ...options, ...initial, shown: SHOWN, agree }, async (step) => {
+  const ask = (full: boolean) => evaluate(state.model, tokenizer, test, { ...options, samples: full ? PASS_AT : 0 });
+  const around = { shown: SHOWN, evaluate: ask, agree: (asked: boolean) => agree(communicator, asked) };
+  const finished = await runSteps(run, state, { ...options, ...source, ...around }, async (step) => {
     const problems = itemsOfStep(train, step, options);
-    const context = { tokenizer, problems, reference };
-    const { rollouts, metrics } = await trainStep(communicator, state, context, { ...options, step });
-    const last = options.checkSyncSteps > 0 && step === options.maxSteps;
-    if (last || due(options.checkSyncSteps, step)) await checkInSync(communicator, trainable(state.model), step);
-    if (!leads) return { metrics, samples: [] };
-    const evaluation =
-      step === options.maxSteps ? await ask(PASS_AT) : due(options.evalSteps, step) ? await ask(0) : {};
-    return { metrics: { ...metrics, ...evaluation }, samples: rollouts.slice(0, options.numGenerations).map(toSample) };
+    const context = { tokenizer, problems, reference, communicator };
+    const { rollouts, metrics } = await trainStep(state, context, { ...options, step });
+    const isDue = step % options.checkSyncSteps === 0 || step === options.maxSteps;
+    if (options.checkSyncSteps > 0 && isDue) await checkInSync(communicator, trainable(state.model), step);
+    return { metrics, samples: rollouts.slice(0, options.numGenerations).map(toSample) };
   });
-  if (finished) await finishRun(run, state, { ...options, ...initial });
+  if (finished) await finishRun(run, state, { ...options, ...source });
   await communicator.barrier(); // all leave together
 }
 

@@ -16,11 +16,10 @@ import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, type Completion, checkPrompts, createRunCommand, createTrainingState, disposeModel, findRun,
-  finishRun, generate, initBackend, integer, itemsOfStep, loadPretrained, loadProblems, loadSplits, loadTokenizer,
-  type Model, microBatches, number, openRun, optimizerStep, type Problem, parseRunOptions, permutation, runMain,
-  runSteps, SCHEDULES, type Sequence, scheduleFactor, scoreCompletions, type Tokenizer, type TrainingState, UserError,
-  uniform,
+  accumulateGradients, type Completion, createRunCommand, examples, finishRun, generate, integer, itemsOfStep,
+  loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep, type Problem, padRows,
+  parseRunOptions, permutation, runMain, runSteps, type Sequence, sameAnswer, sampleStd, scheduleFactor,
+  scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -32,10 +31,14 @@ const PASS_AT = 8; // samples of each held-out problem, before and after
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
 // Copied from experiment_base/train.ts: SUMS
 const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
+// Copied from experiment_base/train.ts: DEFAULTS
+const DEFAULTS = { dataset: SUMS.train, maxSteps: 200, evalSteps: 25, maxNewTokens: 32, learningRate: 2.5e-4 };
 
 export const createCommand = () =>
-  createRunCommand(EXPERIMENT)
+  createRunCommand(EXPERIMENT, DEFAULTS)
     .description('Dr. GRPO. Without options it trains the bundled tiny model on sums.')
+    .addHelpText('after', examples(`npx tsx ${EXPERIMENT}/train.ts --critic-type grpo --max-steps 50`))
+    .optionsGroup('Dr. GRPO:')
     .addOption(
       new Option('--critic-type <name>', 'sets the two below').choices(['grpo', 'drgrpo']).default('drgrpo' as const),
     )
@@ -51,38 +54,25 @@ export const createCommand = () =>
         'rewards above the mean are divided by: std of their group, or nothing',
       ).choices(['std', 'none']),
     )
-    .option('--dataset <file>', 'JSONL with "question" and "answer" a line', SUMS.train)
-    .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
-    .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 200)
+    .optionsGroup('GRPO:')
     .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 32)
     .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2 }), 8)
     .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
-    .option('--micro-batch-tokens <n>', 'completion tokens in memory at once', integer({ min: 1 }), 8192)
-    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 2.5e-4)
-    .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
-    .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
-    .option('--weight-decay <x>', 'decoupled; norms do not decay', number({ min: 0 }), 0)
-    .option('--max-grad-norm <x>', 'global norm to clip the gradient to (0: no clipping)', number({ min: 0 }), 1)
     .option('--kl-coef <x>', 'β, weight of the KL to the initial policy', number({ min: 0 }), 0)
     .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
-    .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }))
-    .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ above: 0 }), 1)
-    .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
-    .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
-    .option('--max-new-tokens <n>', 'tokens a completion may have', integer({ min: 1 }), 32)
-    .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 25)
-    .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200);
+    .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }));
 
 // Copied from experiment_base/train.ts: Options
 export type Options = ReturnType<ReturnType<typeof createCommand>['opts']>;
 
 // Copied from experiment_base/train.ts: checkOptions
 /** What no single option can check. */
-export function checkOptions({ batchSize: P, numGenerations: G, ...options }: Options): void {
+export function checkOptions(options: Options): Options {
+  const { batchSize: P, numGenerations: G } = options;
   const perUpdate = (options.miniBatchSize || P * G) * options.gradientAccumulationSteps;
-  if ((P * G) % perUpdate === 0) return;
+  if ((P * G) % perUpdate === 0) return options;
   throw new UserError(
     `the ${P * G} completions of a step (--batch-size ${P} × --num-generations ${G}) must divide into updates of ${perUpdate} (--mini-batch-size × --gradient-accumulation-steps): choose sizes that do`,
   );
@@ -118,17 +108,6 @@ export function reward(text: string, answer: string): number {
   const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1];
   if (!given?.trim()) return 0;
   return sameAnswer(given, answer) ? 1 : 0.1;
-}
-
-// Copied from experiment_base/train.ts: sameAnswer
-/** Numbers are compared as numbers (4 = 4.0, 1,000 = 1000), anything else as text. */
-export function sameAnswer(given: string, expected: string): boolean {
-  const plain = (text: string) => (/^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/.test(text) ? text.replaceAll(',', '') : text);
-  const [a, b] = [plain(given.trim()), plain(expected.trim())];
-  if (a === b) return true;
-  // Beyond this, different numbers would be equal as floating-point numbers.
-  if (a === '' || b === '' || !(Math.abs(Number(b)) <= Number.MAX_SAFE_INTEGER)) return false;
-  return Math.abs(Number(a) - Number(b)) < 1e-9;
 }
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,22 +162,12 @@ export async function rollout(
  * @throws {RangeError} if G < 2: a group of one has nothing to be compared with
  */
 export function groupAdvantages(rewards: number[][], options: Normalization): number[][] {
-  const scale = normalizations(options).advantage === 'std' ? (group: number[]) => std(group) + 1e-8 : () => 1;
+  const scale = normalizations(options).advantage === 'std' ? (group: number[]) => sampleStd(group) + 1e-8 : () => 1;
   return rewards.map((group) => {
     if (group.length < 2) throw new RangeError(`a group needs at least 2 rewards, found ${group.length}`);
     if (group.every((r) => r === group[0])) return group.map(() => 0);
     return group.map((r) => (r - mean(group)) / scale(group));
   });
-}
-
-// Copied from experiment_base/train.ts: mean
-const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
-
-// Copied from experiment_base/train.ts: std
-/** Sample standard deviation, n − 1. */
-function std(values: number[]): number {
-  const center = mean(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
 }
 
 // Copied from experiment_base/train.ts: LossInputs
@@ -244,10 +213,7 @@ export function grpoLoss(
 /** The loss of a micro-batch of rollouts. `sums` gets the entropy (nats) as a fifth. */
 function microBatchLoss(model: Model, batch: Rollout[], options: Options & { rows: number }) {
   const { logProbs, entropies } = scoreCompletions(model, batch, options.temperature);
-  const padded = (values: (row: Rollout) => number[]): tf.Tensor2D => {
-    const zeros = (row: Rollout) => new Array<number>(logProbs.shape[1] - row.completion.length).fill(0);
-    return tf.tensor2d(batch.map((row) => [...values(row), ...zeros(row)]));
-  };
+  const padded = (values: (row: Rollout) => number[]) => padRows(batch.map(values), logProbs.shape[1]);
   const inputs: LossInputs = {
     logProbs,
     oldLogProbs: padded((row) => row.oldLogProbs),
@@ -276,16 +242,12 @@ export async function addReference(reference: Model, rollouts: Rollout[], option
  * @returns the loss, the gradient's norm, whether they were finite, and the sums of {@link microBatchLoss}
  */
 export async function updateOnce(state: TrainingState, window: Rollout[], options: Options) {
-  const parts: tf.Tensor1D[] = [];
-  const losses = microBatches(window, options.microBatchTokens).map((batch) => (model: Model) => {
-    const { loss, sums } = microBatchLoss(model, batch, { ...options, rows: window.length });
-    parts.push(tf.keep(sums));
-    return loss;
-  });
-  const result = await optimizerStep(state, accumulateGradients(state.model, losses), options);
-  const sums = await Promise.all(parts.map((part) => part.data()));
-  tf.dispose(parts);
-  return { ...result, sums: [0, 1, 2, 3, 4].map((i) => sums.reduce((sum, part) => sum + part[i], 0)) };
+  const batches = microBatches(window, options.microBatchTokens);
+  const lossOf = (batch: Rollout[]) => (model: Model) =>
+    microBatchLoss(model, batch, { ...options, rows: window.length });
+  const { sums, ...gradient } = accumulateGradients(state.model, batches.map(lossOf));
+  const result = await optimizerStep(state, gradient, options);
+  return { ...result, sums: await sumUp(sums, 5) };
 }
 
 // Copied from experiment_base/train.ts: update
@@ -372,7 +334,7 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options)
   const groups = rewards.flatMap((_, i) => (i % numGenerations === 0 ? [rewards.slice(i, i + numGenerations)] : []));
   return {
     reward: mean(rewards),
-    reward_std: mean(groups.map(std)),
+    reward_std: mean(groups.map(sampleStd)),
     frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
     'rewards/accuracy/mean': mean(rewards.map((r) => Number(r === 1))),
     'completions/mean_length': length(rollouts),
@@ -396,16 +358,7 @@ export async function trainStep(
   if (reference) await addReference(reference, rollouts, options);
   const sampled = performance.now();
   const metrics = await update(state, rollouts, options);
-  const ended = performance.now();
-  const tokens = rollouts.reduce((sum, { completion }) => sum + completion.length, 0);
-  state.counters.tokens += tokens;
-  const speeds = {
-    num_tokens: state.counters.tokens,
-    step_time: (ended - began) / 1000,
-    tokens_per_second: (1000 * tokens) / (ended - began),
-    rollout_tokens_per_second: (1000 * tokens) / (sampled - began),
-    train_tokens_per_second: (1000 * tokens) / (ended - sampled),
-  };
+  const speeds = measureSpeed(state, rollouts, { began, sampled });
   return { rollouts, metrics: { ...rolloutMetrics(rollouts, options), ...metrics, ...speeds } };
 }
 
@@ -417,36 +370,19 @@ const toSample = ({ problem: { question, answer }, text, completion, reward, adv
 
 // Copied from experiment_base/train.ts: main
 async function main(): Promise<void> {
-  const options = parseRunOptions(createCommand());
-  checkOptions(options);
-  const evalDataset = options.evalDataset ?? (options.dataset === SUMS.train ? SUMS.test : undefined);
-  const { train, test } = loadSplits(loadProblems, { ...options, evalDataset });
-  const backend = await initBackend(options.backend, options);
-  const initial = await loadPretrained(options.modelName);
-  const tokenizer = await loadTokenizer(initial.folder);
-  const prompts = [...train, ...test].map((problem) => ({ ...problem, prompt: buildPrompt(tokenizer, problem) }));
-  checkPrompts(prompts, initial.config, options);
-  // Everything is read before the run's folder is touched: a mistake up to here changes nothing.
-  const place = { experiment: EXPERIMENT, ...options };
-  const checkpoint = options.resume && findRun(options.resume, place).checkpoint;
-  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, checkpoint });
-  const run = openRun({ ...place, options });
-  console.log(`backend: ${backend}\nrun: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
-
-  const reference = options.klCoef > 0 ? initial : undefined;
-  if (!reference) disposeModel(initial);
-  const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
+  const options = checkOptions(parseRunOptions(createCommand()));
+  const { train, test } = loadSplits(loadProblems, options, SUMS);
+  const task = { problems: [...train, ...test], buildPrompt, reference: options.klCoef > 0 };
+  const { run, state, tokenizer, reference, source } = await startRun(options, { experiment: EXPERIMENT, ...task });
   console.log(`${train.length} problems to train on, ${test.length} held out`);
-  if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });
 
-  const finished = await runSteps(run, state, { ...options, ...initial, shown: SHOWN }, async (step) => {
+  const ask = (full: boolean) => evaluate(state.model, tokenizer, test, { ...options, samples: full ? PASS_AT : 0 });
+  const finished = await runSteps(run, state, { ...options, ...source, shown: SHOWN, evaluate: ask }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
-    const due = options.evalSteps > 0 && step % options.evalSteps === 0;
-    const evaluation = step === options.maxSteps ? await ask(PASS_AT) : due ? await ask(0) : {};
-    return { metrics: { ...metrics, ...evaluation }, samples: rollouts.slice(0, options.numGenerations).map(toSample) };
+    return { metrics, samples: rollouts.slice(0, options.numGenerations).map(toSample) };
   });
-  if (finished) await finishRun(run, state, { ...options, ...initial });
+  if (finished) await finishRun(run, state, { ...options, ...source });
 }
 
 await runMain(import.meta.url, main);

@@ -8,16 +8,19 @@
  * What is simplified: as in experiment_base; and all rows of a batch wait while a tool is at work. The tool's answer goes
  * into the assistant's own text, between tags (as in Search-R1, Jin et al. 2025), not into a message of its own.
  */
-import { InvalidArgumentError, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, type Completion, callTool, checkPrompts, createCalculator, createRunCommand, createTrainingState,
-  disposeModel, findRun, finishRun, generate, initBackend, integer, itemsOfStep, loadPretrained, loadProblems,
-  loadSplits, loadTokenizer, type Model, microBatches, number, openRun, optimizerStep, type Problem, parseRunOptions,
-  permutation, type Reaction, runMain, runSteps, SCHEDULES, type Sequence, scheduleFactor, scoreCompletions,
-  type Tokenizer, type Tool, type ToolResult, type TrainingState, UserError, uniform,
+  accumulateGradients, type Completion, createCalculator, createRunCommand, examples, finishRun, generate, integer,
+  itemsOfStep, loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
+  type Problem, padRows, parseRunOptions, permutation, runMain, runSteps, type Sequence, sampleStd, scheduleFactor,
+  scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
+// biome-ignore format: a list to skip, not to read
+import {
+  buildPrompt, type Call, type ConversationOptions, callMetrics, checkTools, converse, REWARDS, rewardWeights,
+  type Stretch, scoreConversation, transcribe,
+} from './conversation.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -25,38 +28,17 @@ const EXPERIMENT = 'experiment_multiturn_tool';
 const PASS_AT = 8; // samples of each held-out problem, before and after
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', calls: 'tools/call_frequency' };
 const PRODUCTS = { train: 'data/products_train.jsonl', test: 'data/products_test.jsonl' };
+const DEFAULTS = {
+  ...{ modelName: 'models/tiny_tool', dataset: PRODUCTS.train },
+  ...{ maxSteps: 100, evalSteps: 10, maxNewTokens: 80, learningRate: 1e-4 },
+};
 
 export const createCommand = () =>
-  createRunCommand(EXPERIMENT, { modelName: 'models/tiny_tool' })
-    .description(
-      'GRPO over conversations with a calculator. Without options it trains a tiny model on large sums and products.',
-    )
-    .option('--dataset <file>', 'JSONL with "question" and "answer" a line', PRODUCTS.train)
-    .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
-    .option('--max-steps <n>', 'steps: each samples once and updates at least once', integer({ min: 1 }), 100)
-    .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 16)
-    .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2 }), 8)
-    .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
-    .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
-    .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
-    .option('--micro-batch-tokens <n>', 'completion tokens in memory at once', integer({ min: 1 }), 8192)
-    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), 1e-4)
-    .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
-    .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
-    .option('--weight-decay <x>', 'decoupled; norms do not decay', number({ min: 0 }), 0)
-    .option('--max-grad-norm <x>', 'global norm to clip the gradient to (0: no clipping)', number({ min: 0 }), 1)
-    .option('--kl-coef <x>', 'β, weight of the KL to the initial policy', number({ min: 0 }), 0)
-    .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
-    .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }))
-    .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ above: 0 }), 1)
-    .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
-    .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
-    .option(
-      '--max-turns <n>',
-      'turns of the policy, at least 2: all but the last may call a tool',
-      integer({ min: 2 }),
-      3,
-    )
+  createRunCommand(EXPERIMENT, DEFAULTS, { maxNewTokens: "tokens of a conversation, the tools' included" })
+    .description('GRPO over conversations with a calculator. Without options, a tiny model on large sums and products.')
+    .addHelpText('after', examples('npm run tool', 'npm run tool -- --reward-weights 0,0,0,1 --max-steps 50'))
+    .optionsGroup('Conversation:')
+    .option('--max-turns <n>', 'turns of the policy: all but the last may call a tool', integer({ min: 2 }), 3)
     .option('--max-turn-tokens <n>', 'tokens that the policy may write in a turn', integer({ min: 1 }), 32)
     .option(
       '--max-tool-tokens <n>',
@@ -64,129 +46,34 @@ export const createCommand = () =>
       integer({ min: 1 }),
       24,
     )
-    .option('--max-new-tokens <n>', "tokens of a conversation, the tools' included", integer({ min: 1 }), 80)
     .option('--tool-timeout <x>', 'seconds that a tool may take', number({ above: 0, max: 1e6 }), 5)
-    .addOption(
-      new Option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`)
-        .argParser(weights)
-        .default([1, 1, 1, 1], '1,1,1,1'),
-    )
-    .option(
-      '--log-completions-interval <n>',
-      'a group in completions.jsonl every so many steps',
-      integer({ min: 1 }),
-      10,
-    )
-    .option('--eval-steps <n>', 'evaluate every so many steps (0: before and after only)', integer({ min: 0 }), 10)
-    .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200);
-
-/** Parses the weights of the rewards, as in 1,1,1,0.5. */
-function weights(text: string): number[] {
-  const values = text.split(',').map((value) => (value.trim() === '' ? Number.NaN : Number(value)));
-  if (values.length === Object.keys(REWARDS).length && values.every(Number.isFinite)) return values;
-  throw new InvalidArgumentError(`it must be ${Object.keys(REWARDS).length} numbers with commas between them`);
-}
+    .addOption(rewardWeights())
+    .option('--log-completions-interval <n>', 'a group in completions.jsonl every n steps', integer({ min: 1 }), 10)
+    .optionsGroup('GRPO:')
+    .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1 }), 16)
+    .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2 }), 8)
+    .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1 }), 1)
+    .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
+    .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
+    .option('--kl-coef <x>', 'β, weight of the KL to the initial policy', number({ min: 0 }), 0)
+    .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
+    .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }));
 
 /** `tools`: what the policy may call. */
-export type Options = ReturnType<ReturnType<typeof createCommand>['opts']> & { tools: Tool[] };
+export type Options = ReturnType<ReturnType<typeof createCommand>['opts']> & Pick<ConversationOptions, 'tools'>;
 
 // Copied from experiment_base/train.ts: checkOptions
 /** What no single option can check. */
-export function checkOptions({ batchSize: P, numGenerations: G, ...options }: Options): void {
+export function checkOptions(options: Options): Options {
+  const { batchSize: P, numGenerations: G } = options;
   const perUpdate = (options.miniBatchSize || P * G) * options.gradientAccumulationSteps;
-  if ((P * G) % perUpdate === 0) return;
+  if ((P * G) % perUpdate === 0) return options;
   throw new UserError(
     `the ${P * G} completions of a step (--batch-size ${P} × --num-generations ${G}) must divide into updates of ${perUpdate} (--mini-batch-size × --gradient-accumulation-steps): choose sizes that do`,
   );
 }
 
-// ─── Task: prompt, conversation and rewards ──────────────────────────────────────────────────────────────────────────
-
-const SYSTEM_PROMPT =
-  'Solve the problem. You can call a tool: write <tool:NAME>what it is to work on</tool>, and its answer follows inside <result></result>. Call one before you answer. Then give the final answer alone inside <answer></answer>. The tools:';
-
-/** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
-export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>, tools: Tool[]): number[] {
-  const lines = tools.map(({ name, description, parameters }) => {
-    return `${name}: ${description}${parameters ? ` Arguments as JSON, ${JSON.stringify(parameters)}` : ''}`;
-  });
-  const system = { role: 'system', content: [SYSTEM_PROMPT, ...lines].join('\n') };
-  return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
-}
-
-/**
- * Refuses tools that could not be called, and a tokenizer that cannot write what conversations consist of: with these
- * nothing would ever be learnt.
- * @throws {UserError} naming the tool, or what cannot be written
- */
-export function checkTools(tokenizer: Tokenizer, tools: Tool[]): void {
-  const names = tools.map(({ name }) => name);
-  const bad = names.find((name, i) => !/^[\w-]+$/.test(name) || names.indexOf(name) !== i);
-  if (bad !== undefined)
-    throw new UserError(`a tool needs a name of its own, of A-Z, a-z, 0-9, _ and -; found "${bad}"`);
-  const tags = [...names.map((name) => `<tool:${name}></tool>`), '<result></result>', '<answer></answer>', '[cut]'];
-  const broken = tags.find(
-    (tag) => tokenizer.decode(tokenizer.encode(tag, { addSpecialTokens: false })).trim() !== tag,
-  );
-  if (broken === undefined) return;
-  throw new UserError(`the model's tokenizer cannot write ${broken}, which conversations need: take another model`);
-}
-
-/** One call of a tool, and what came of it. */
-export type Call = ToolResult & { tool: string; body: string };
-
-/** What rewards look at: what the policy wrote in each of its turns, and its calls. What a tool wrote is no answer. */
-export type Conversation = { turns: string[]; calls: Call[] };
-
-const CALL = /<tool:([\w-]+)>(.*?)<\/tool>/s;
-const ANSWER = /<answer>(.*?)<\/answer>/s;
-
-/** What the policy answered at the end, if it did. */
-const answerOf = ({ turns }: Pick<Conversation, 'turns'>): string | undefined =>
-  ANSWER.exec(turns.at(-1)!)?.[1].trim() || undefined;
-
-/** Whether an answer was given, and is right. */
-export const isRight = (given: string | undefined, { answer }: Pick<Problem, 'answer'>): boolean =>
-  given !== undefined && sameAnswer(given, answer);
-
-/** +0.2 if the first turn is a call; if not, −0.5, and there the episode ends. */
-export const callReward = ({ calls }: Conversation): number => (calls.length > 0 ? 0.2 : -0.5);
-
-/** +0.5 if every call worked; −1 if one failed, and there the episode ends. */
-export const executionReward = ({ calls }: Conversation): number =>
-  calls.length === 0 ? 0 : calls.every(({ ok }) => ok) ? 0.5 : -1;
-
-/** +0.3 if an answer in its tags follows, −0.8 if not; 0 if the episode has ended before. */
-export const formatReward = (conversation: Conversation): number =>
-  executionReward(conversation) <= 0 ? 0 : answerOf(conversation) !== undefined ? 0.3 : -0.8;
-
-/** +1 if that answer is right, −0.5 if it is wrong; 0 if there is none. */
-export const correctnessReward = (conversation: Conversation, problem: Parameters<typeof isRight>[1]): number =>
-  formatReward(conversation) <= 0 ? 0 : isRight(answerOf(conversation), problem) ? 1 : -0.5;
-
-/** In the order of the episode; `--reward-weights` is in this order too. Together from −0.8 to 2. */
-export const REWARDS = {
-  call: callReward,
-  execution: executionReward,
-  format: formatReward,
-  correctness: correctnessReward,
-};
-
-// Copied from experiment_base/train.ts: sameAnswer
-/** Numbers are compared as numbers (4 = 4.0, 1,000 = 1000), anything else as text. */
-export function sameAnswer(given: string, expected: string): boolean {
-  const plain = (text: string) => (/^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/.test(text) ? text.replaceAll(',', '') : text);
-  const [a, b] = [plain(given.trim()), plain(expected.trim())];
-  if (a === b) return true;
-  // Beyond this, different numbers would be equal as floating-point numbers.
-  if (a === '' || b === '' || !(Math.abs(Number(b)) <= Number.MAX_SAFE_INTEGER)) return false;
-  return Math.abs(Number(a) - Number(b)) < 1e-9;
-}
-
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/** One stretch of a conversation: who wrote it, and what. */
-export type Stretch = { by: 'policy' | 'tool'; text: string };
 
 /** One conversation, with all that training needs to know of it. */
 export type Rollout = Sequence & {
@@ -202,56 +89,6 @@ export type Rollout = Sequence & {
   right: boolean; // whether the policy's answer is, with or without a tool
   advantage: number;
 };
-
-type ConversationOptions = Pick<Options, 'tools' | 'toolTimeout' | 'maxTurns' | 'maxTurnTokens' | 'maxToolTokens'>;
-
-/**
- * The tool's side of all conversations of a batch: `react` is asked after each token that a row has sampled. A row
- * goes on after a call that worked; it ends with an answer, a call that failed, or a budget that is spent.
- */
-export function converse(tokenizer: Tokenizer, rowCount: number, options: ConversationOptions) {
-  const calls = Array.from({ length: rowCount }, (): Call[] => []);
-  const begins = calls.map(() => 0); // where each row's turn begins among its tokens
-  const react = async (row: number, { tokens }: Pick<Completion, 'tokens'>): Promise<Reaction | undefined> => {
-    const turn = tokens.slice(begins[row]);
-    const isLong = turn.length >= options.maxTurnTokens;
-    // What closes an answer or a call ends in ">": most tokens need no second look.
-    if (!isLong && !tokenizer.decode(turn.slice(-1)).includes('>')) return undefined;
-    const text = tokenizer.decode(turn);
-    if (ANSWER.test(text)) return { finish: 'stop' };
-    const [, name, body] = CALL.exec(text) ?? [];
-    if (name === undefined) return isLong ? { finish: 'length' } : undefined;
-    if (calls[row].length + 1 >= options.maxTurns) return { finish: 'length' };
-    const tool = options.tools.find((tool) => tool.name === name);
-    const result = tool
-      ? await callTool(tool, body, options)
-      : { ok: false, text: `error: there is no tool "${name}"` };
-    calls[row].push({ tool: name, body, ...result });
-    if (!result.ok) return { finish: 'stop' };
-    const force = resultTokens(tokenizer, result.text, options);
-    begins[row] = tokens.length + force.length;
-    return { force };
-  };
-  return { calls, react };
-}
-
-/** A tool's answer as the tokens that are fed: tokenised here, once. */
-export function resultTokens(tokenizer: Tokenizer, text: string, { maxToolTokens }: Pick<Options, 'maxToolTokens'>) {
-  const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
-  // Parted after each "<", no tag in it and no special token (the end of a turn, say) becomes one.
-  const tokens = text.split(/(?<=<)/).flatMap(encode);
-  const isCut = tokens.length > maxToolTokens;
-  return [...encode('<result>'), ...tokens.slice(0, maxToolTokens), ...encode(isCut ? ' [cut]</result>' : '</result>')];
-}
-
-/** Who wrote what, in order, special tokens included. */
-function transcribe(tokenizer: Tokenizer, { tokens, mask }: Pick<Completion, 'tokens' | 'mask'>): Stretch[] {
-  const begins = [...mask.keys()].filter((i) => i === 0 || mask[i] !== mask[i - 1]);
-  return begins.map((begin, i) => ({
-    by: mask[begin] === 1 ? 'policy' : 'tool',
-    text: tokenizer.decode(tokens.slice(begin, begins[i + 1])),
-  }));
-}
 
 /**
  * Holds G conversations about each problem and scores them: P · G rollouts, those of problem 0 first.
@@ -277,9 +114,7 @@ export async function rollout(
     const transcript = transcribe(tokenizer, { tokens, mask });
     const turns = transcript.filter(({ by }) => by === 'policy').map(({ text }) => text);
     const conversation = { turns, calls: calls[row] };
-    const rewards = Object.values(REWARDS).map((reward) => reward(conversation, problem));
-    const total = rewards.reduce((sum, reward, i) => sum + options.rewardWeights[i] * reward, 0);
-    const scores = { rewards, reward: total, right: isRight(answerOf(conversation), problem) };
+    const scores = scoreConversation(conversation, problem, options.rewardWeights);
     const sampled = { prompt, completion: tokens, mask, oldLogProbs: logProbs, finishReason };
     return { problem, ...sampled, transcript, calls: calls[row], ...scores };
   });
@@ -302,18 +137,8 @@ export function groupAdvantages(rewards: number[][]): number[][] {
   return rewards.map((group) => {
     if (group.length < 2) throw new RangeError(`a group needs at least 2 rewards, found ${group.length}`);
     if (group.every((r) => r === group[0])) return group.map(() => 0);
-    return group.map((r) => (r - mean(group)) / (std(group) + 1e-8));
+    return group.map((r) => (r - mean(group)) / (sampleStd(group) + 1e-8));
   });
-}
-
-// Copied from experiment_base/train.ts: mean
-const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
-
-// Copied from experiment_base/train.ts: std
-/** Sample standard deviation, n − 1. */
-function std(values: number[]): number {
-  const center = mean(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
 }
 
 // Copied from experiment_base/train.ts: LossInputs
@@ -360,10 +185,7 @@ export function grpoLoss(
  * @param logProbs - (B, T), under the policy in training
  */
 export function lossInputs(logProbs: tf.Tensor2D, batch: Rollout[], { klCoef }: Pick<Options, 'klCoef'>): LossInputs {
-  const padded = (values: (row: Rollout) => number[]): tf.Tensor2D => {
-    const zeros = (row: Rollout) => new Array<number>(logProbs.shape[1] - row.completion.length).fill(0);
-    return tf.tensor2d(batch.map((row) => [...values(row), ...zeros(row)]));
-  };
+  const padded = (values: (row: Rollout) => number[]) => padRows(batch.map(values), logProbs.shape[1]);
   const mask = padded((row) => row.mask);
   const own = (x: tf.Tensor2D): tf.Tensor2D => tf.mul(x, mask);
   return {
@@ -400,16 +222,12 @@ export async function addReference(reference: Model, rollouts: Rollout[], option
  * @returns the loss, the gradient's norm, whether they were finite, and the sums of {@link microBatchLoss}
  */
 export async function updateOnce(state: TrainingState, window: Rollout[], options: Options) {
-  const parts: tf.Tensor1D[] = [];
-  const losses = microBatches(window, options.microBatchTokens).map((batch) => (model: Model) => {
-    const { loss, sums } = microBatchLoss(model, batch, { ...options, rows: window.length });
-    parts.push(tf.keep(sums));
-    return loss;
-  });
-  const result = await optimizerStep(state, accumulateGradients(state.model, losses), options);
-  const sums = await Promise.all(parts.map((part) => part.data()));
-  tf.dispose(parts);
-  return { ...result, sums: [0, 1, 2, 3, 4].map((i) => sums.reduce((sum, part) => sum + part[i], 0)) };
+  const batches = microBatches(window, options.microBatchTokens);
+  const lossOf = (batch: Rollout[]) => (model: Model) =>
+    microBatchLoss(model, batch, { ...options, rows: window.length });
+  const { sums, ...gradient } = accumulateGradients(state.model, batches.map(lossOf));
+  const result = await optimizerStep(state, gradient, options);
+  return { ...result, sums: await sumUp(sums, 5) };
 }
 
 // Copied from experiment_base/train.ts: update
@@ -485,15 +303,6 @@ export async function evaluate(
   return { ...accuracy, 'eval/sampled_accuracy': share(sampled), [`eval/pass_at_${samples}`]: share(any) };
 }
 
-/** Calls a conversation, and the share of calls that failed (NaN if there was none). */
-function callMetrics(rollouts: Pick<Rollout, 'calls'>[]): Record<string, number> {
-  const calls = rollouts.flatMap((row) => row.calls);
-  return {
-    'tools/call_frequency': calls.length / rollouts.length,
-    'tools/failure_frequency': mean(calls.map(({ ok }) => Number(!ok))),
-  };
-}
-
 /** What the rollouts of a step say of the policy. Lengths are of what the policy wrote, without the tools' answers. */
 export function rolloutMetrics(rollouts: Rollout[], { numGenerations }: Options): Record<string, number> {
   const length = (rows: Rollout[]) => mean(rows.map(({ mask }) => mask.reduce((sum, own) => sum + own)));
@@ -505,7 +314,7 @@ export function rolloutMetrics(rollouts: Rollout[], { numGenerations }: Options)
   ]);
   return {
     reward: mean(rewards),
-    reward_std: mean(groups.map(std)),
+    reward_std: mean(groups.map(sampleStd)),
     frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
     ...Object.fromEntries(parts),
     'rewards/accuracy/mean': mean(rollouts.map(({ right }) => Number(right))),
@@ -531,16 +340,7 @@ export async function trainStep(
   if (reference) await addReference(reference, rollouts, options);
   const sampled = performance.now();
   const metrics = await update(state, rollouts, options);
-  const ended = performance.now();
-  const tokens = rollouts.reduce((sum, { completion }) => sum + completion.length, 0);
-  state.counters.tokens += tokens;
-  const speeds = {
-    num_tokens: state.counters.tokens,
-    step_time: (ended - began) / 1000,
-    tokens_per_second: (1000 * tokens) / (ended - began),
-    rollout_tokens_per_second: (1000 * tokens) / (sampled - began),
-    train_tokens_per_second: (1000 * tokens) / (ended - sampled),
-  };
+  const speeds = measureSpeed(state, rollouts, { began, sampled });
   return { rollouts, metrics: { ...rolloutMetrics(rollouts, options), ...metrics, ...speeds } };
 }
 
@@ -553,41 +353,25 @@ export const toSample = ({ problem: { question, answer }, ...row }: Rollout) => 
 
 async function main(): Promise<void> {
   const parsed = parseRunOptions(createCommand());
-  const options = { ...parsed, tools: [await createCalculator()] };
-  checkOptions(options);
-  const evalDataset = options.evalDataset ?? (options.dataset === PRODUCTS.train ? PRODUCTS.test : undefined);
-  const { train, test } = loadSplits(loadProblems, { ...options, evalDataset });
-  const backend = await initBackend(options.backend, options);
-  const initial = await loadPretrained(options.modelName);
-  const tokenizer = await loadTokenizer(initial.folder);
-  checkTools(tokenizer, options.tools);
-  const prompts = [...train, ...test].map((problem) => {
-    return { ...problem, prompt: buildPrompt(tokenizer, problem, options.tools) };
+  const options = checkOptions({ ...parsed, tools: [await createCalculator()] });
+  const { train, test } = loadSplits(loadProblems, options, PRODUCTS);
+  const { run, state, tokenizer, reference, source } = await startRun(parsed, {
+    experiment: EXPERIMENT,
+    problems: [...train, ...test],
+    prepare: (tokenizer) => checkTools(tokenizer, options.tools),
+    buildPrompt: (tokenizer, problem) => buildPrompt(tokenizer, problem, options.tools),
+    reference: options.klCoef > 0,
   });
-  checkPrompts(prompts, initial.config, options);
-  // Everything is read before the run's folder is touched: a mistake up to here changes nothing.
-  const place = { experiment: EXPERIMENT, ...options };
-  const checkpoint = options.resume && findRun(options.resume, place).checkpoint;
-  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, checkpoint });
-  const run = openRun({ ...place, options: parsed });
-  console.log(`backend: ${backend}\nrun: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`);
-
-  const reference = options.klCoef > 0 ? initial : undefined;
-  if (!reference) disposeModel(initial);
-  const ask = (samples: number) => evaluate(state.model, tokenizer, test, { ...options, samples });
   console.log(`${train.length} problems to train on, ${test.length} held out`);
-  if (!run.checkpoint) run.log({ step: 0, ...(await ask(PASS_AT)) });
 
-  const finished = await runSteps(run, state, { ...options, ...initial, shown: SHOWN }, async (step) => {
+  const ask = (full: boolean) => evaluate(state.model, tokenizer, test, { ...options, samples: full ? PASS_AT : 0 });
+  const finished = await runSteps(run, state, { ...options, ...source, shown: SHOWN, evaluate: ask }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
-    const due = options.evalSteps > 0 && step % options.evalSteps === 0;
-    const evaluation = step === options.maxSteps ? await ask(PASS_AT) : due ? await ask(0) : {};
-    const shown =
-      step % options.logCompletionsInterval === 0 || step === 1 ? rollouts.slice(0, options.numGenerations) : [];
-    return { metrics: { ...metrics, ...evaluation }, samples: shown.map(toSample) };
+    const isLogged = step % options.logCompletionsInterval === 0 || step === 1;
+    return { metrics, samples: isLogged ? rollouts.slice(0, options.numGenerations).map(toSample) : [] };
   });
-  if (finished) await finishRun(run, state, { ...options, ...initial });
+  if (finished) await finishRun(run, state, { ...options, ...source });
 }
 
 await runMain(import.meta.url, main);

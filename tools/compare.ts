@@ -19,7 +19,7 @@ import { Command, InvalidArgumentError, Option } from '@commander-js/extra-typin
 import type * as Experiment from '../experiment_base/train.ts';
 // biome-ignore format: a list
 import {
-  integer, newFolder, onInterrupt, parseOptions, progress, runMain, threadLimits, timestamp, UserError,
+  examples, integer, newFolder, onInterrupt, parseOptions, progress, runMain, threadLimits, timestamp, UserError,
 } from '../lib/index.ts';
 import { writeFileAtomically } from '../lib/run/folders.ts';
 import { readMetrics } from '../lib/run/metrics.ts';
@@ -54,7 +54,16 @@ function variant(text: string): string {
 
 export const createCommand = () =>
   new Command('compare')
+    .description('Trains variants with the same seeds, and reports how they differ.')
     .usage('--experiments <variants> [options] [-- options for all runs]')
+    .addHelpText(
+      'after',
+      examples(
+        'npm run compare -- --experiments base,drgrpo --seeds 0,1,2 --max-steps 200 --jobs 2',
+        'npm run compare -- --experiments "drgrpo,drgrpo --critic-type grpo" -- --learning-rate 1e-4',
+      ),
+    )
+    .optionsGroup('What to compare:')
     .option(
       '--experiments <variants>',
       'comma-separated: <name> of experiment_<name>, with options',
@@ -66,9 +75,11 @@ export const createCommand = () =>
         .default([0, 1, 2] as number[], '0,1,2'),
     )
     .option('--max-steps <n>', 'steps of each run', integer({ min: 1 }), 200)
+    .optionsGroup('The comparison:')
     .option('--jobs <n>', 'runs side by side: they share the cores', integer({ min: 1 }), 1)
     .option('--output-dir <folder>', "the comparison's folder (default: runs/compare-<time>)")
-    .option('--resume <folder>', 'continue a comparison, with the options that it was started with');
+    .option('--resume <folder>', 'continue a comparison, with the options that it was started with')
+    .helpOption('-h, --help', 'display help for command');
 
 /** What compare.json holds. */
 type Saved = { options: Record<string, unknown>; runOptions: string[] };

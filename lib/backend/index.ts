@@ -28,7 +28,7 @@ export function initBackend(
   return ready;
 }
 
-type BackendOptions = { blas?: 'auto' | 'off'; kernels?: 'auto' | 'off'; gpu?: string | undefined };
+export type BackendOptions = { blas?: 'auto' | 'off'; kernels?: 'auto' | 'off'; gpu?: string | undefined };
 
 async function load(name: BackendName, { blas, kernels, gpu }: BackendOptions): Promise<string> {
   tf.env().set('PROD', true); // no checks of every kernel's result, no advice printed

@@ -13,10 +13,11 @@ const FILES = ['../dist/kernels.wasm', '../kernels.wasm'].map((path) => new URL(
 /** The part of it that is used here: Node's types have none without those of browsers. */
 const { WebAssembly } = globalThis as unknown as {
   WebAssembly: {
-    instantiate(bytes: Uint8Array, imports: object): Promise<{ instance: { exports: Record<string, Run> } }>;
+    instantiate(bytes: Uint8Array, imports: object): Promise<{ instance: { exports: Exports } }>;
   };
 };
 type Run = (...args: number[]) => void;
+type Exports = Record<string, Run>;
 
 /** What a kernel's function is given. */
 type Call = {
@@ -44,7 +45,15 @@ export async function registerKernels(): Promise<boolean> {
     .catch(() => undefined);
   if (!module) return false;
   const run = module.instance.exports;
+  registerLayers(run);
+  registerAttention(run);
+  registerTokens(run);
+  replaceConcat(run);
+  return true;
+}
 
+/** What a layer consists of, but for attention. */
+function registerLayers(run: Exports): void {
   kernel('RmsNorm', ({ inputs: [x, weight], attrs, at, output }) => {
     const outputs = [output(x.shape), output([x.shape[0], 1])];
     run.rmsNorm(...[x, weight, ...outputs].map(at), x.shape[0], x.shape[1], attrs.epsilon);
@@ -77,6 +86,9 @@ export async function registerKernels(): Promise<boolean> {
     run.gatherRows(...[x, rows, y].map(at), rows.shape[0], x.shape[1], x.shape[0]);
     return [y];
   });
+}
+
+function registerAttention(run: Exports): void {
   kernel('Attention', (call) => {
     const { inputs, at, output, room } = call;
     const [q, ...segments] = inputs;
@@ -99,6 +111,10 @@ export async function registerKernels(): Promise<boolean> {
     run.attentionGrad(dyAt, qAt, records, count, valueAt, normalisersAt, dQAt, scratch, ...q.shape, scaleOf(q));
     return [dQ, ...gradients];
   });
+}
+
+/** What follows the last layer: log-probabilities, sampling, and the optimizer. */
+function registerTokens(run: Exports): void {
   kernel('TokenLogProbs', ({ inputs: [logits, tokens], attrs, at, output }) => {
     const y = output([2, logits.shape[0]]);
     run.tokenLogProbs(...[logits, tokens, y].map(at), ...logits.shape, attrs.temperature);
@@ -127,7 +143,10 @@ export async function registerKernels(): Promise<boolean> {
     run.adamW(...[...inputs, ...outputs].map(at), sizeOf(shape), ...factors);
     return outputs;
   });
-  // The backend's own walks through JavaScript for every block.
+}
+
+/** The backend's own concatenation walks through JavaScript for every block. */
+function replaceConcat(run: Exports): void {
   const concat = registered('Concat');
   replace('Concat', (call) => {
     const { inputs, attrs, backend } = call;
@@ -147,7 +166,6 @@ export async function registerKernels(): Promise<boolean> {
     }
     return out;
   });
-  return true;
 }
 
 /** Addresses of more than 2 GB come as negative numbers. */

@@ -33,6 +33,17 @@ const SMALLEST_FOR_BLAS = 2 ** 12;
  */
 export function patchWasmBackend(blas: Blas | null): void {
   refuseFailedAllocations((tf.backend() as WasmBackend).wasm);
+  replaceMatMul(blas);
+  // A copy is another reference to the same data, as in Reshape: every tensor saved for a gradient is such a copy.
+  replace('Identity', ({ inputs: { x }, backend }) => {
+    backend.incRef(x.dataId);
+    return { dataId: x.dataId, shape: x.shape, dtype: x.dtype };
+  });
+  replaceGather();
+}
+
+/** Products by BLAS where it is worth it; else transposed operands are transposed first, on the backend's fast path. */
+function replaceMatMul(blas: Blas | null): void {
   const original = registered('BatchMatMul');
   const transpose = registered('Transpose');
   replace('BatchMatMul', ({ inputs, backend, attrs }) => {
@@ -69,13 +80,10 @@ export function patchWasmBackend(blas: Blas | null): void {
     for (const { dataId } of flipped) backend.disposeData(dataId);
     return out;
   });
+}
 
-  // A copy is another reference to the same data, as in Reshape: every tensor saved for a gradient is such a copy.
-  replace('Identity', ({ inputs: { x }, backend }) => {
-    backend.incRef(x.dataId);
-    return { dataId: x.dataId, shape: x.shape, dtype: x.dtype };
-  });
-
+/** Gathers rows, and adds the gradient of that. */
+function replaceGather(): void {
   // Rows gathered along the first axis are copied whole: the backend's own kernel walks every element's coordinates.
   const gather = registered('GatherV2');
   replace('GatherV2', (args) => {

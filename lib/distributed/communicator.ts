@@ -48,3 +48,34 @@ export async function fromRankZero<T>({ rank, broadcast }: Communicator, compute
   await broadcast(text);
   return rank === 0 ? (value as T) : JSON.parse(new TextDecoder().decode(text));
 }
+
+/** Whether any rank says yes, on every rank. */
+export async function agree({ allReduceSum }: Communicator, asked: boolean): Promise<boolean> {
+  const votes = Float32Array.of(Number(asked));
+  await allReduceSum(votes);
+  return votes[0] > 0;
+}
+
+/** Which of `count` things a rank has, from `begin` to before `end`: as even as it gets, and rank 0 has one in any case. */
+export function shard(
+  { rank, size }: Pick<Communicator, 'rank' | 'size'>,
+  count: number,
+): { begin: number; end: number } {
+  return { begin: Math.ceil((rank * count) / size), end: Math.ceil(((rank + 1) * count) / size) };
+}
+
+/**
+ * A table of which every rank has some rows, on every rank: each fills in its own, and the sum is the whole.
+ * @param own - this rank's rows, `options.width` numbers each, of which the first is number `options.first`
+ * @returns all `options.count` rows
+ */
+export async function gatherRows(
+  { allReduceSum }: Communicator,
+  own: number[][],
+  { first, count, width }: { first: number; count: number; width: number },
+): Promise<number[][]> {
+  const table = new Float32Array(count * width);
+  table.set(own.flat(), first * width);
+  await allReduceSum(table);
+  return Array.from({ length: count }, (_, row) => [...table.subarray(row * width, (row + 1) * width)]);
+}

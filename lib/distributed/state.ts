@@ -20,6 +20,7 @@ export async function shareRun(communicator: Communicator, open: () => Run): Pro
 
 /** Gives every rank rank 0's policy, optimizer and counters; the tensors that it had are disposed of. */
 export async function broadcastState(communicator: Communicator, state: TrainingState): Promise<void> {
+  if (communicator.size === 1) return;
   const { optimizer } = state;
   const { step, counters } = await fromRankZero(communicator, () => ({
     step: optimizer.step,

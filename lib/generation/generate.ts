@@ -42,17 +42,14 @@ export async function generate(
   count: number,
   options: GenerateOptions,
 ): Promise<Completion[]> {
-  const { maxNewTokens, eosTokenIds, random, react, onProgress } = options;
+  const { maxNewTokens, random, react, onProgress } = options;
+  const isEnd = (token: number) => options.eosTokenIds.includes(token);
   const completions: Completion[] = prompts.flatMap(() =>
     Array.from({ length: count }, () => ({ tokens: [], logProbs: [], mask: [], finishReason: 'length' as const })),
   );
   // The last prompt token is fed by each row itself: its hidden state is what predicts the first completion token.
-  let prefix: Prefix | undefined = tf.tidy(() =>
-    prefill(
-      model,
-      prompts.map((prompt) => prompt.slice(0, -1)),
-    ),
-  );
+  const inputs = prompts.map((prompt) => prompt.slice(0, -1));
+  let prefix: Prefix | undefined = tf.tidy(() => prefill(model, inputs));
   let past: Past | undefined;
   let rows: Row[] = completions.map((_, i) => ({ prompt: Math.floor(i / count), length: 1 }));
   let batch = completions.map((_, i) => i); // the completion of each row
@@ -79,19 +76,16 @@ export async function generate(
         sampled += mask[position];
         return token;
       });
-      await Promise.all(
-        batch.map(async (row, i) => {
-          // A forced token ends nothing: a tool's answer may hold any token.
-          if (idle[i]) return;
-          const reaction = eosTokenIds.includes(tokens[i])
-            ? ({ finish: 'stop' } as const)
-            : await react?.(row, completions[row]);
-          if (reaction && 'force' in reaction) forced[row] = [...reaction.force];
-          if (!reaction || !('finish' in reaction)) return;
-          ended[row] = true;
-          completions[row].finishReason = reaction.finish;
-        }),
-      );
+      const reactTo = async (row: number, i: number) => {
+        // A forced token ends nothing: a tool's answer may hold any token.
+        if (idle[i]) return;
+        const reaction = isEnd(tokens[i]) ? ({ finish: 'stop' } as const) : await react?.(row, completions[row]);
+        if (reaction && 'force' in reaction) forced[row] = [...reaction.force];
+        if (!reaction || !('finish' in reaction)) return;
+        ended[row] = true;
+        completions[row].finishReason = reaction.finish;
+      };
+      await Promise.all(batch.map(reactTo));
       const keep = batch.flatMap((row, i) => (ended[row] ? [] : [i]));
       alive = keep.length;
       // Narrowing copies all keys and values: it waits until enough rows have ended to be worth it.

@@ -179,7 +179,7 @@ describe('a new adapter', () => {
     expect(loaded.lora!.scale).toBe(2);
     const live = tf.memory().numTensors;
     const others: [StateOptions, RegExp][] = [
-      [{ loraRank: 8 }, /^--lora-rank is 8, but .* holds an adapter made for 4/],
+      [{ loraRank: 8 }, /^--lora-rank is 8, but .* made for 4: .* train a new one with --model-name /],
       [{ loraRank: 4, loraAlpha: 1 }, /^--lora-alpha is 1, but .* made for 8/],
       [{ loraTarget: ['q_proj'] }, /^--lora-target is "q_proj", but/],
     ];
@@ -262,6 +262,9 @@ describe('is refused with one sentence, and leaves no tensor behind', () => {
 
   test('no files', async () => {
     await expectRefusal(join(temp, 'nowhere'), /there is no adapter_config.json/);
+    const bare = await write('bare', settings());
+    rmSync(join(bare, 'adapter_model.safetensors'));
+    await expectRefusal(bare, /bare: there is adapter_config.json, but not adapter_model.safetensors/);
   });
 });
 
@@ -288,12 +291,8 @@ async function write(name: string, changed: object, change: TensorChange = (all)
   tf.dispose(lora.params);
   writeFileSync(join(folder, 'adapter_config.json'), JSON.stringify(changed));
   const file = await openSafetensors(join(ADAPTER, 'adapter_model.safetensors'));
-  const all = [...file.tensors].map(([name, { shape }]) => ({
-    name,
-    dtype: 'F32' as const,
-    shape,
-    data: () => file.read(name),
-  }));
+  const dtype = 'F32' as const;
+  const all = [...file.tensors].map(([name, { shape }]) => ({ name, dtype, shape, data: () => file.read(name) }));
   await writeSafetensors(join(folder, 'adapter_model.safetensors'), change(all), { format: 'pt' });
   await file.close();
   return folder;

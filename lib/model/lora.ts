@@ -1,4 +1,5 @@
 /** Low-rank adapters (Hu et al. 2021, "LoRA"), and the files in which PEFT keeps them. */
+import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
@@ -91,6 +92,11 @@ export async function readLora(folder: string, config: LlamaConfig): Promise<Lor
   if (!settings)
     throw new UserError(`${folder}: there is no ${ADAPTER_CONFIG}; an adapter's folder holds it and ${WEIGHTS}.`);
   const { rank, scale } = checkSettings(join(folder, ADAPTER_CONFIG), settings);
+  if (!existsSync(join(folder, WEIGHTS))) {
+    throw new UserError(
+      `${folder}: there is ${ADAPTER_CONFIG}, but not ${WEIGHTS}, the adapter's weights: put it beside, or save the adapter once more.`,
+    );
+  }
   const file = await openSafetensors(join(folder, WEIGHTS));
   const params: Params = {};
   try {

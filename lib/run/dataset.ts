@@ -65,13 +65,16 @@ export function loadProblems(file: string): Problem[] {
  * Training and held-out items: from two files, or from one of which some are held out.
  * @param load - reads one file
  * @param options.evalSize - held-out items: the first so many of `evalDataset`, or so many drawn from `dataset`
+ * @param bundled - files that belong together: with the one as `dataset`, the other is the `evalDataset` to take
  * @throws {UserError} if `dataset` has too few items to hold any out
  */
 export function loadSplits<T>(
   load: (file: string) => T[],
   options: { dataset: string; evalDataset?: string; evalSize: number; seed: number },
+  bundled: { train: string; test: string },
 ): { train: T[]; test: T[] } {
-  const { dataset, evalDataset, evalSize, seed } = options;
+  const { dataset, evalSize, seed } = options;
+  const evalDataset = options.evalDataset ?? (dataset === bundled.train ? bundled.test : undefined);
   const items = load(dataset);
   if (evalDataset) return { train: items, test: load(evalDataset).slice(0, evalSize) };
   if (items.length <= evalSize) {

@@ -1,3 +1,19 @@
+/** Calls `note` at the first Ctrl-C (SIGINT) or SIGTERM. Returns what gives signals their usual meaning again. */
+function listen(note: (signal: NodeJS.Signals) => void): () => void {
+  const once = (signal: unknown) => {
+    // Without a handler the system ends the process: at once, even in the middle of a long step that blocks JavaScript.
+    dispose();
+    note(signal === 'SIGTERM' ? 'SIGTERM' : 'SIGINT');
+  };
+  const events = ['SIGINT', 'SIGTERM', 'message']; // messages are from runMain(), above this process
+  const dispose = () => {
+    for (const event of events) process.off(event, once);
+  };
+  for (const event of events) process.on(event, once);
+  process.channel?.unref();
+  return dispose;
+}
+
 /**
  * Lets a run end well on Ctrl-C (SIGINT) or SIGTERM: the first signal is only noted, so that the loop can finish its step
  * and save; the second one ends the process at once (exit code 130 in a shell). Scripts are started by `runMain`, since
@@ -6,20 +22,21 @@
  */
 export function onInterrupt(): { requested: () => boolean; dispose: () => void } {
   let requested = false;
-  const dispose = () => {
-    process.off('SIGINT', note);
-    process.off('SIGTERM', note);
-    process.off('message', note);
-  };
-  const note = () => {
+  const dispose = listen(() => {
     requested = true;
-    // Without a handler the system ends the process: at once, even in the middle of a long step that blocks JavaScript.
-    dispose();
     process.stderr.write('\nfinishing this step, then saving; press Ctrl-C again to stop at once\n');
-  };
-  process.on('SIGINT', note);
-  process.on('SIGTERM', note);
-  process.on('message', note); // from runMain(), above this process
-  process.channel?.unref();
+  });
   return { requested: () => requested, dispose };
+}
+
+/**
+ * Where nothing can be saved yet: Ctrl-C ends the process, as it does anyway (exit code 130 in a shell), but not without
+ * a word.
+ * @returns gives signals their usual meaning again
+ */
+export function sayOnInterrupt(sentence: string): () => void {
+  return listen((signal) => {
+    process.stderr.write(`\n${sentence}\n`);
+    process.kill(process.pid, signal);
+  });
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import { afterAll, describe, expect, expectTypeOf, it, vi } from 'vitest';
 import { UserError } from './errors.ts';
-import { integer, number, parseOptions } from './options.ts';
+import { commaSeparated, integer, number, parseOptions } from './options.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'options-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -16,6 +16,11 @@ const command = () =>
     .option('--learning-rate <x>', 'step size', number({ above: 0, below: 1 }), 1e-4)
     .option('--kl-coef <x>', 'weight', number({ min: 0 }), 0)
     .option('--output-dir <dir>', 'run folder')
+    .option(
+      '--sizes <list>',
+      'comma-separated',
+      commaSeparated((text) => text.split(',').map(Number)),
+    )
     .option('--fused', 'fused kernels')
     .option('--no-shuffle', 'keep the order')
     .addOption(new Option('--backend <name>', 'engine').choices(['auto', 'wasm'] as const).default('auto' as const))
@@ -112,6 +117,10 @@ describe('--config', () => {
     });
   });
 
+  it.each(['sizes: [1, 20, 3]', 'sizes:\n  - 1\n  - 20\n  - 3', 'sizes: 1,20,3'])('takes %j as a list', (text) => {
+    expect(parse('--config', config(text)).sizes).toEqual([1, 20, 3]);
+  });
+
   it('keeps text as it was written', () => {
     expect(parse('--config', config('output-dir: 007')).outputDir).toBe('007');
   });
@@ -124,6 +133,8 @@ describe('--config', () => {
     ['kl-coef:', ':1: "kl-coef" has no value'],
     ['kl-coef: 1\nconfig: other.yaml', ':2: "config" cannot stand in a file, only on the command line'],
     ['kl-coef: [1, 2]', ':1: "kl-coef" must be a single value, not a list or mapping'],
+    ['sizes: [1, [2]]', ':1: "sizes" must be a single value, not a list or mapping'],
+    ['sizes: []', ':1: "sizes" has no value'],
     ['fused: 3', ':1: "fused" must be true or false, found "3"'],
     ['kl-coef: 1\nklCoef: 2', ':2: "klCoef" was set above already'],
     ['- kl-coef\n- 1', ':1: expected one "option: value" a line'],

@@ -1,10 +1,7 @@
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
-import { isMap, isScalar, LineCounter, parseDocument } from 'yaml';
-import { BACKENDS } from '../backend/index.ts';
-import { LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
+import { type Command, CommanderError, InvalidArgumentError, type OptionValues } from '@commander-js/extra-typings';
+import { isMap, isScalar, isSeq, LineCounter, parseDocument } from 'yaml';
 import { UserError } from './errors.ts';
-import { findRun } from './run_folder.ts';
 
 /** Limits of a number. `min` and `max` are allowed values themselves, `above` and `below` are not. */
 export type Limits = { min?: number; max?: number; above?: number; below?: number };
@@ -38,53 +35,17 @@ function numberParser(kind: string, isKind: (value: number) => boolean, { min, m
   };
 }
 
-/** Comma-separated names of projections, of which `all-linear` stands for all. */
-function loraTargets(text: string): LoraTarget[] {
-  const names = text === 'all-linear' ? [...LORA_TARGETS] : text.split(',').map((name) => name.trim());
-  const unknown = names.find((name) => !(LORA_TARGETS as readonly string[]).includes(name));
-  if (unknown === undefined) return names as LoraTarget[];
-  throw new InvalidArgumentError(`it must be all-linear, or some of ${LORA_TARGETS.join(',')}; found "${unknown}"`);
+const listParsers = new WeakSet<object>();
+
+/** Marks a parser of comma-separated values: in a `--config` file, its option may also be given as a list. */
+export function commaSeparated<T>(parse: (text: string) => T): (text: string) => T {
+  listParsers.add(parse);
+  return parse;
 }
 
-/**
- * A command with the options that every run has, whatever its algorithm; an experiment adds its own.
- * @param experiment - its folder
- * @param defaults.modelName - the checkpoint that it trains unless told otherwise
- */
-export const createRunCommand = (experiment: string, { modelName } = { modelName: 'models/tiny' }) =>
-  new Command(experiment)
-    .option('--model-name <name>', 'Llama or Qwen: a folder, or owner/name[@revision] on the hub', modelName)
-    .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), 0)
-    .option('--lora-alpha <x>', 'its output is scaled by alpha / rank (default: twice the rank)', number({ above: 0 }))
-    .option('--lora-target <names>', 'the projections that get one, or all-linear (default: all)', loraTargets)
-    .option('--merge-adapter', 'write final_model as a whole model, with the adapter merged into it')
-    .option('--gradient-checkpointing', 'less memory, more time: run each layer again for its gradient')
-    .option('--output-dir <folder>', `the run's folder (default: runs/${experiment}/<time>)`)
-    .option('--seed <n>', 'of data order, sampling and shuffling', integer({ min: 0 }), 0)
-    .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 1)
-    .option('--save-steps <n>', 'checkpoint every so many steps (0: at the end only)', integer({ min: 0 }), 25)
-    .option('--save-total-limit <n>', 'checkpoints to keep', integer({ min: 1 }), 2)
-    .option('--resume <run>', 'continue: the folder of a run or of a checkpoint, or "latest"')
-    .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
-    .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
-    .option('--gpu <gpu>', 'which one of several: its number, or (webgpu) a part of its name')
-    .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
-    .addOption(
-      new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
-    );
-
-/**
- * Parses the command line of a run: {@link parseOptions}, where `--resume` brings the options of the run it names.
- * @param command - from {@link createRunCommand}
- */
-export const parseRunOptions = <Options extends OptionValues>(
-  command: Command<[], Options>,
-  argv?: string[],
-): Options =>
-  parseOptions(command, argv, {
-    saved: ({ resume, outputDir }: { resume?: string; outputDir?: string }) =>
-      resume === undefined ? undefined : findRun(resume, { experiment: command.name(), outputDir }),
-  });
+/** Command lines to end `--help` with: for `.addHelpText('after', examples(…))`. */
+export const examples = (...lines: string[]): string =>
+  ['', 'Examples:', ...lines.map((line) => `  ${line}`)].join('\n');
 
 /** What a run that is resumed was started with, and the file that says so. */
 export type Saved = { file: string; options: Record<string, unknown> };
@@ -168,9 +129,12 @@ function readConfig<Options extends OptionValues>(command: Command<[], Options>,
     const name = kebab(String(key));
     if (name === 'config') throw new UserError(`${where}: "${key}" cannot stand in a file, only on the command line`);
     if (found.has(name)) throw new UserError(`${where}: "${key}" was set above already`);
-    if (value !== null && !isScalar(value))
+    const { parseArg } = command.options.find((option) => option.long === `--${name}`) ?? {};
+    const isList = isSeq(value) && value.items.every(isScalar) && parseArg !== undefined && listParsers.has(parseArg);
+    if (value !== null && !isScalar(value) && !isList)
       throw new UserError(`${where}: "${key}" must be a single value, not a list or mapping`);
-    found.set(name, asArguments(command, String(key), String(value ?? ''), where));
+    const text = isList ? value.items.join(',') : String(value ?? '');
+    found.set(name, asArguments(command, String(key), text, where));
   }
   return found;
 }

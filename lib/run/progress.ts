@@ -38,23 +38,30 @@ export function progress({
     const shown = Object.entries(fields).map(([name, value]) => `${name} ${value}`);
     return [...shown, left === undefined || step >= total ? '' : `${duration(left)} left`].filter(Boolean).join(' · ');
   };
+  const options = { total, start, every, stream };
+  return stream.isTTY ? showBar(describe, options) : printLines(describe, options);
+}
 
-  if (!stream.isTTY) {
-    let first = true;
-    let printed = began;
-    return {
-      update: (step, fields) => {
-        const slow = performance.now() - printed > LONG_SILENCE;
-        if (!first && step < total && step % every !== 0 && !slow) return;
-        printed = performance.now();
-        stream.write(`step ${step}/${total} · ${describe(step, fields)}\n`);
-        first = false;
-      },
-      log: (line) => void stream.write(`${line}\n`),
-      stop: () => {},
-    };
-  }
+type Describe = (step: number, fields: Record<string, string>) => string;
+type Shown = { total: number; start: number; every: number; stream: NodeJS.WriteStream };
 
+function printLines(describe: Describe, { total, every, stream }: Shown): Progress {
+  let first = true;
+  let printed = performance.now();
+  return {
+    update: (step, fields) => {
+      const slow = performance.now() - printed > LONG_SILENCE;
+      if (!first && step < total && step % every !== 0 && !slow) return;
+      printed = performance.now();
+      stream.write(`step ${step}/${total} · ${describe(step, fields)}\n`);
+      first = false;
+    },
+    log: (line) => void stream.write(`${line}\n`),
+    stop: () => {},
+  };
+}
+
+function showBar(describe: Describe, { total, start, stream }: Shown): Progress {
   const bars = new MultiBar({
     stream,
     format: '{bar} {value}/{total}{text}',

@@ -3,7 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import { saveCheckpoint } from '../model/checkpoint.ts';
 import { mergeLora, writeLora } from '../model/lora.ts';
 import type { Pretrained } from '../model/pretrained.ts';
-import { onInterrupt } from './interrupt.ts';
+import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
 import type { Row } from './metrics.ts';
 import { duration, progress } from './progress.ts';
 import type { Run } from './run_folder.ts';
@@ -19,24 +19,30 @@ export type StepsOptions = {
   loggingSteps: number;
   saveSteps: number;
   saveTotalLimit: number;
+  /** evaluate every so many steps; 0: before the first and after the last only */
+  evalSteps: number;
+  /** what the policy can do, as metrics `eval/…`; thoroughly before the first step and after the last */
+  evaluate: (thorough: boolean) => Promise<Record<string, number>>;
+  /** what the progress line shows: label and name of each metric, at its newest value */
+  shown: Record<string, string>;
   /** whether to stop, where several processes must agree: each says whether it was asked to, all get the same answer */
   agree?: (asked: boolean) => Promise<boolean>;
 };
 
 /**
- * Takes the steps that a run has left, and saves checkpoints on the way and at the end. After Ctrl-C it finishes the
- * step, saves, says how to continue, and sets the exit code to 130.
+ * Takes the steps that a run has left, evaluates before the first one and on the way, and saves checkpoints on the way and
+ * at the end. After Ctrl-C it finishes the step, saves, says how to continue, and sets the exit code to 130.
  * @param state - what the steps change
- * @param options.shown - what the progress line shows: label and name of each metric, at its newest value
- * @param takeStep - one step, counted from 1. A step that evaluates (a metric `eval/…`) is logged in any case.
+ * @param takeStep - one step, counted from 1
  * @returns whether the last step was reached
  */
 export async function runSteps(
   run: Run,
   state: TrainingState,
-  { shown, agree = async (asked) => asked, ...options }: StepsOptions & { shown: Record<string, string> },
+  { shown, evaluate, agree = async (asked) => asked, ...options }: StepsOptions,
   takeStep: (step: number) => Promise<StepReport>,
 ): Promise<boolean> {
+  if (!run.checkpoint && !run.silent) await logStart(run, evaluate);
   const newest: Record<string, unknown> = Object.assign({}, ...run.history());
   const interrupt = run.silent ? undefined : onInterrupt();
   const bar = run.silent ? undefined : progress({ total: options.maxSteps, start: run.step, every: 10 });
@@ -49,20 +55,23 @@ export async function runSteps(
     while (done < options.maxSteps && !stop) {
       const step = done + 1;
       const began = performance.now();
+      const due = (every: number) => every > 0 && step % every === 0;
+      const isLast = step === options.maxSteps;
       const { metrics, samples } = await takeStep(step);
+      const evaluates = !run.silent && (isLast || due(options.evalSteps));
+      if (evaluates) Object.assign(metrics, await evaluate(isLast));
       state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - began) / 1000;
       // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
       await setImmediate();
       stop = await agree(interrupt?.requested() ?? false);
-      const due = (every: number) => every > 0 && step % every === 0;
-      if (due(options.loggingSteps) || Object.keys(metrics).some((name) => name.startsWith('eval/'))) {
+      if (evaluates || due(options.loggingSteps)) {
         run.log({ step, ...metrics });
         run.sample(samples.map((sample): Row => ({ step, ...sample })));
       }
       Object.assign(newest, metrics);
       const fields = Object.entries(shown).map(([label, name]) => [label, briefly(newest[name])]);
       bar?.update(step, Object.fromEntries(fields));
-      if (step === options.maxSteps || stop || due(options.saveSteps)) {
+      if (isLast || stop || due(options.saveSteps)) {
         const save = (folder: string) => saveTrainingState(folder, state, options.folder);
         await run.saveCheckpoint(step, save, { limit: options.saveTotalLimit });
         stop = await agree(interrupt?.requested() ?? false);
@@ -74,10 +83,23 @@ export async function runSteps(
     interrupt?.dispose();
   }
   if (done >= options.maxSteps) return true;
-  if (!run.silent) console.log(`stopped; to continue: npx tsx ${run.experiment}/train.ts --resume ${run.folder}`);
+  if (!run.silent) console.log(`stopped; ${toGoOn('continue', run)}`);
   process.exitCode = 130;
   return false;
 }
+
+/** What there is to say before the first step. Ctrl-C ends the process here: there is nothing yet that could be lost. */
+async function logStart(run: Run, evaluate: StepsOptions['evaluate']): Promise<void> {
+  const dispose = sayOnInterrupt(`stopped before the first step, nothing is saved yet; ${toGoOn('start again', run)}`);
+  try {
+    run.log({ step: 0, ...(await evaluate(true)) });
+  } finally {
+    dispose();
+  }
+}
+
+const toGoOn = (what: string, { experiment, folder }: Run): string =>
+  `to ${what}: npx tsx ${experiment}/train.ts --resume ${folder}`;
 
 /** Three digits are enough to see where it goes; whole numbers stay whole. */
 const briefly = (value: unknown): string =>

@@ -73,7 +73,10 @@ export async function createTrainingState(
     );
   }
   const lora = adapted ? await readLora(checkpoint, initial.config) : undefined;
-  if (lora) refuseOtherAdapter(checkpoint, lora, { ...baseOf(initial, options), ...options });
+  if (lora) {
+    const wanted = { ...baseOf(initial, options), ...options };
+    refuseOtherAdapter(checkpoint, lora, wanted, 'leave the option out, or start a new run');
+  }
   const params = lora ? copy(initial.params) : (await loadCheckpoint(checkpoint)).params;
   const model: Model = { ...base, params, lora };
   const moments = await readMoments(join(checkpoint, 'optimizer.safetensors'), trainable(model));
@@ -87,7 +90,9 @@ const copy = (params: Params): Params =>
 /** The adapter to train: a copy of the one that the policy has, or a new one if the options ask for it. */
 function startLora(initial: Model & { folder?: string }, options: LoraOptions): Lora | undefined {
   if (initial.lora) {
-    refuseOtherAdapter(options.modelName ?? 'the model', initial.lora, options);
+    const below = initial.lora.settings.base_model_name_or_path;
+    const advice = `leave the option out to train that adapter further, or train a new one with --model-name ${below}`;
+    refuseOtherAdapter(options.modelName ?? 'the model', initial.lora, options, advice);
     return { ...initial.lora, params: copy(initial.lora.params) };
   }
   const {
@@ -120,11 +125,12 @@ function refuseIdleOptions({ lora }: Model, options: LoraOptions): void {
   if (given) throw new UserError(`--${given[0]} is about an adapter, and there is none: pass --lora-rank as well`);
 }
 
-/** An adapter is what it is: options that say otherwise would be ignored. */
+/** An adapter is what it is: options that say otherwise would be ignored. `advice` says what to do instead. */
 function refuseOtherAdapter(
   where: string,
   { settings }: Lora,
   { loraRank, loraAlpha, loraTarget, base, revision }: LoraOptions & { base?: string; revision?: string | null },
+  advice: string,
 ): void {
   const sorted = (targets: unknown) => (Array.isArray(targets) ? targets.toSorted().join() : targets);
   const wanted: [option: string, wanted: unknown, found: unknown][] = [
@@ -137,7 +143,7 @@ function refuseOtherAdapter(
   const other = wanted.find(([, value, found]) => value !== undefined && value !== found);
   if (!other) return;
   throw new UserError(
-    `${other[0]} is ${shown(other[1])}, but ${where} holds an adapter made for ${shown(other[2] ?? null)}: leave the option out, or start a new run`,
+    `${other[0]} is ${shown(other[1])}, but ${where} holds an adapter made for ${shown(other[2] ?? null)}: ${advice}`,
   );
 }
 

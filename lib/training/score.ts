@@ -80,3 +80,7 @@ export function microBatches<Row extends Sequence>(sequences: Row[], maxTokens: 
   }
   return batches;
 }
+
+/** Rows of numbers as one tensor of shape (B, width), with zeros behind those that are shorter. */
+export const padRows = (rows: number[][], width: number): tf.Tensor2D =>
+  tf.tensor2d(rows.map((row) => [...row, ...new Array<number>(width - row.length).fill(0)]));

@@ -21,7 +21,7 @@ import {
 } from '../../data/encyclopedia.ts';
 import { drawProduct, type Product, taskProducts } from '../../data/products.ts';
 import { drawSum, type Sum, sumText, taskSums } from '../../data/sums.ts';
-import { converse } from '../../experiment_multiturn_tool/train.ts';
+import { converse } from '../../experiment_multiturn_tool/conversation.ts';
 import {
   accumulateGradients,
   adamW,
@@ -30,6 +30,7 @@ import {
   createAdamW,
   createBm25,
   createCalculator,
+  examples,
   generate,
   initBackend,
   integer,
@@ -149,6 +150,8 @@ const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
 
 export const command = new Command('pretrain')
   .description('Trains a tiny Llama to imitate a pupil.')
+  .addHelpText('after', examples('npm run pretrain', 'npm run pretrain -- --pupil calling --steps 100'))
+  .optionsGroup('What is made:')
   .addOption(
     new Option('--pupil <name>', 'whom to imitate')
       .choices(['sloppy', 'guessing', 'calling', 'reading'])
@@ -156,6 +159,7 @@ export const command = new Command('pretrain')
   )
   .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced (default: by pupil)')
   .option('--init <folder>', 'checkpoint of this architecture to start from (default: random weights)')
+  .optionsGroup('Training:')
   .option('--steps <n>', 'updates (default: by pupil)', integer({ min: 1 }))
   .option('--diligent-steps <n>', 'first updates, without bad habits (default: by pupil)', integer({ min: 0 }))
   .option('--batch-size <n>', 'demonstrations an update', integer({ min: 1 }), 128)
@@ -163,7 +167,8 @@ export const command = new Command('pretrain')
   .option('--warmup-steps <n>', 'before the cosine decay to 0', integer({ min: 0 }), 100)
   .option('--seed <n>', 'of the weights and the demonstrations', integer({ min: 0 }), 7)
   .option('--micro-batch-tokens <n>', 'tokens in memory at once', integer({ min: 1 }), 8192)
-  .option('--eval-steps <n>', 'evaluate and save every so many updates', integer({ min: 1 }), 500);
+  .option('--eval-steps <n>', 'evaluate and save every so many updates', integer({ min: 1 }), 500)
+  .helpOption('-h, --help', 'display help for command');
 
 /** Of a conversation with tools. */
 const LIMITS = { maxTurns: 4, maxTurnTokens: 128, maxToolTokens: 64, toolTimeout: 5 };

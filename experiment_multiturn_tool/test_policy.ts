@@ -1,0 +1,33 @@
+/** For the tests of this folder: a policy that often calls, and what it is asked. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll } from 'vitest';
+// biome-ignore format: a list to skip, not to read
+import {
+  type BackendName, createCalculator, initBackend, loadCheckpoint, loadTokenizer, parseOptions, type Tool,
+} from '../lib/index.ts';
+import { writeTestModel } from '../tools/test_model.ts';
+import { createCommand, type Options } from './train.ts';
+
+const temp = mkdtempSync(join(tmpdir(), 'grpo-tool-'));
+export const at = (...names: string[]) => join(temp, ...names);
+afterAll(() => rmSync(temp, { recursive: true, force: true }));
+
+/** Ids of <tool:calc>, </tool> and 1: a policy that says these often calls often. */
+const TALKATIVE = { favoured: [9, 11, 32], bias: 22, context: 160 };
+
+await initBackend((process.env.TFJS_BACKEND as BackendName) ?? 'wasm');
+await writeTestModel(at('model'), TALKATIVE);
+export const model = await loadCheckpoint(at('model'));
+export const tokenizer = await loadTokenizer(at('model'));
+export const calculator = await createCalculator();
+
+export const optionsOf = (flags = '', tools?: Tool[]): Options => ({
+  ...parseOptions(createCommand(), ['node', 'train.ts', ...flags.split(' ').filter(Boolean)]),
+  tools: tools ?? [calculator],
+});
+
+export const PROBLEMS = ['1+2', '30*4', '7'].map((question, i) => ({ question, answer: `${i}`, source: '' }));
+
+export const FLAGS = '--num-generations 8 --max-turns 4 --max-turn-tokens 14 --max-tool-tokens 12 --max-new-tokens 40';

@@ -1,0 +1,27 @@
+/** Tensors as one row of numbers, as they travel between ranks. */
+import * as tf from '@tensorflow/tfjs';
+import type { Params } from '../model/llama.ts';
+
+/** The values of all tensors, one tensor after the other. */
+export async function flatten(tensors: Params): Promise<Float32Array> {
+  const flat = new Float32Array(Object.values(tensors).reduce((sum, { size }) => sum + size, 0));
+  let offset = 0;
+  for (const tensor of Object.values(tensors)) {
+    flat.set(await tensor.data<'float32'>(), offset);
+    offset += tensor.size;
+  }
+  return flat;
+}
+
+/**
+ * New tensors from the row of numbers that {@link flatten} makes of others.
+ * @param like - their names and shapes; these tensors may have been disposed of
+ */
+export function unflatten(flat: Float32Array, like: Params): Params {
+  let offset = 0;
+  const entries = Object.entries(like).map(([name, { shape, size }]) => {
+    offset += size;
+    return [name, tf.tensor(flat.slice(offset - size, offset), shape)];
+  });
+  return Object.fromEntries(entries);
+}

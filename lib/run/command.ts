@@ -1,0 +1,112 @@
+/** The command line of a run. */
+import { Command, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
+import { BACKENDS } from '../backend/index.ts';
+import { LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
+import { SCHEDULES } from '../training/schedule.ts';
+import { commaSeparated, integer, number, parseOptions } from './options.ts';
+import { findRun } from './run_folder.ts';
+
+/** Values of options that depend on the experiment. */
+export type RunDefaults = {
+  modelName?: string;
+  dataset: string;
+  maxSteps: number;
+  evalSteps: number;
+  maxNewTokens: number;
+  learningRate: number;
+};
+
+/** What `--help` says of options that mean a little more in an experiment. */
+export type RunHelp = { dataset?: string; maxNewTokens?: string };
+
+/**
+ * A command with the options that every run has, whatever its algorithm, under headings for `--help`; an experiment adds
+ * its own, under one more.
+ * @param experiment - its folder
+ * @param defaults - what it does unless told otherwise
+ */
+export const createRunCommand = (
+  experiment: string,
+  { modelName = 'models/tiny', ...defaults }: RunDefaults,
+  {
+    dataset = 'JSONL with "question" and "answer" a line',
+    maxNewTokens = 'tokens a completion may have',
+  }: RunHelp = {},
+) =>
+  new Command(experiment)
+    .optionsGroup('Model:')
+    .option('--model-name <name>', 'Llama or Qwen: a folder, or owner/name[@revision] on the hub', modelName)
+    .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), 0)
+    .option('--lora-alpha <x>', 'its output is scaled by alpha / rank (default: twice the rank)', number({ above: 0 }))
+    .option(
+      '--lora-target <names>',
+      'the projections that get one, or all-linear (default: all)',
+      commaSeparated(loraTargets),
+    )
+    .option('--merge-adapter', 'write final_model as a whole model, with the adapter merged into it')
+    .option('--gradient-checkpointing', 'less memory, more time: run each layer again for its gradient')
+    .optionsGroup('Data and steps:')
+    .option('--dataset <file>', dataset, defaults.dataset)
+    .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
+    .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200)
+    .option(
+      '--eval-steps <n>',
+      'evaluate every so many steps (0: before and after only)',
+      integer({ min: 0 }),
+      defaults.evalSteps,
+    )
+    .option(
+      '--max-steps <n>',
+      'steps: each samples once and updates at least once',
+      integer({ min: 1 }),
+      defaults.maxSteps,
+    )
+    .optionsGroup('Sampling:')
+    .option('--max-new-tokens <n>', maxNewTokens, integer({ min: 1 }), defaults.maxNewTokens)
+    .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ above: 0 }), 1)
+    .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
+    .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
+    .optionsGroup('Optimizer:')
+    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), defaults.learningRate)
+    .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
+    .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
+    .option('--weight-decay <x>', 'decoupled; norms do not decay', number({ min: 0 }), 0)
+    .option('--max-grad-norm <x>', 'global norm to clip the gradient to (0: no clipping)', number({ min: 0 }), 1)
+    .option('--micro-batch-tokens <n>', 'completion tokens in memory at once', integer({ min: 1 }), 8192)
+    .optionsGroup('Run:')
+    .option('--output-dir <folder>', `the run's folder (default: runs/${experiment}/<time>)`)
+    .option('--seed <n>', 'of data order, sampling and shuffling', integer({ min: 0 }), 0)
+    .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 1)
+    .option('--save-steps <n>', 'checkpoint every so many steps (0: at the end only)', integer({ min: 0 }), 25)
+    .option('--save-total-limit <n>', 'checkpoints to keep', integer({ min: 1 }), 2)
+    .option('--resume <run>', 'continue: the folder of a run or of a checkpoint, or "latest"')
+    .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
+    .helpOption('-h, --help', 'display help for command')
+    .optionsGroup('Backend:')
+    .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
+    .option('--gpu <gpu>', 'which one of several: its number, or (webgpu) a part of its name')
+    .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
+    .addOption(
+      new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
+    );
+
+/** Comma-separated names of projections, of which `all-linear` stands for all. */
+function loraTargets(text: string): LoraTarget[] {
+  const names = text === 'all-linear' ? [...LORA_TARGETS] : text.split(',').map((name) => name.trim());
+  const unknown = names.find((name) => !(LORA_TARGETS as readonly string[]).includes(name));
+  if (unknown === undefined) return names as LoraTarget[];
+  throw new InvalidArgumentError(`it must be all-linear, or some of ${LORA_TARGETS.join(',')}; found "${unknown}"`);
+}
+
+/**
+ * Parses the command line of a run: {@link parseOptions}, where `--resume` brings the options of the run it names.
+ * @param command - from {@link createRunCommand}
+ */
+export const parseRunOptions = <Options extends OptionValues>(
+  command: Command<[], Options>,
+  argv?: string[],
+): Options =>
+  parseOptions(command, argv, {
+    saved: ({ resume, outputDir }: { resume?: string; outputDir?: string }) =>
+      resume === undefined ? undefined : findRun(resume, { experiment: command.name(), outputDir }),
+  });

@@ -1,0 +1,25 @@
+import type { TrainingState } from './training_state.ts';
+
+/**
+ * Adds the tokens of a step that has just ended to those of the run, and says how fast they came.
+ * @param completions - of the step
+ * @param times - when it began, and when it had sampled: milliseconds, as `performance.now()` gives them
+ * @returns under the names of metrics.jsonl: tokens since the start of the run, seconds, and tokens a second of the whole
+ *   step, of sampling and of training
+ */
+export function measureSpeed(
+  { counters }: Pick<TrainingState, 'counters'>,
+  completions: { completion: { length: number } }[],
+  { began, sampled }: { began: number; sampled: number },
+): Record<string, number> {
+  const ended = performance.now();
+  const tokens = completions.reduce((sum, { completion }) => sum + completion.length, 0);
+  counters.tokens += tokens;
+  return {
+    num_tokens: counters.tokens,
+    step_time: (ended - began) / 1000,
+    tokens_per_second: (1000 * tokens) / (ended - began),
+    rollout_tokens_per_second: (1000 * tokens) / (sampled - began),
+    train_tokens_per_second: (1000 * tokens) / (ended - sampled),
+  };
+}

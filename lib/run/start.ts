@@ -1,0 +1,84 @@
+/** What a run does before its first step. */
+import { type BackendName, type BackendOptions, initBackend } from '../backend/index.ts';
+import { type Communicator, fromRankZero, soloCommunicator } from '../distributed/communicator.ts';
+import { broadcastState, shareRun } from '../distributed/state.ts';
+import { disposeModel, type Model } from '../model/llama.ts';
+import { loadPretrained, locatePretrained, type Pretrained } from '../model/pretrained.ts';
+import { loadTokenizer, type Tokenizer } from '../model/tokenizer.ts';
+import { checkPrompts } from './dataset.ts';
+import { findRun, openRun, type Run, type RunPlace } from './run_folder.ts';
+import { createTrainingState, type StateOptions, type TrainingState } from './training_state.ts';
+
+/** Those of `createRunCommand` that count before the first step. */
+export type StartOptions = Omit<RunPlace, 'experiment'> &
+  Omit<StateOptions, 'checkpoint'> &
+  BackendOptions & {
+    backend: BackendName;
+    modelName: string;
+    maxNewTokens: number;
+    resume?: string;
+  };
+
+/** What an experiment brings along. */
+export type Task<Problem> = {
+  /** its folder */
+  experiment: string;
+  /** all of them, held-out ones included, with the place that each came from */
+  problems: (Problem & { source: string })[];
+  /** the token ids of a problem's prompt */
+  buildPrompt: (tokenizer: Tokenizer, problem: Problem) => number[];
+  /** what else must be read or checked before the prompts are */
+  prepare?: (tokenizer: Tokenizer) => void | Promise<void>;
+  /** whether the initial model is needed beside the one in training */
+  reference: boolean;
+  /** where there are several ranks: rank 0 reads and writes for all */
+  communicator?: Communicator;
+};
+
+/** A run that is ready for its next step. */
+export type Started = {
+  run: Run;
+  state: TrainingState;
+  tokenizer: Tokenizer;
+  /** the initial model, if it was asked for */
+  reference: Model | undefined;
+  /** where the initial model came from: its folder, and how it stores each parameter */
+  source: Pick<Pretrained, 'folder' | 'dtypes'>;
+};
+
+/**
+ * Starts a run, or continues the one that `options.resume` names, and says where it is. Everything is read before the run's
+ * folder is touched: a mistake up to there changes nothing.
+ * @param options - as they were parsed; the run's folder keeps them
+ * @throws {UserError} for a backend, model, prompt, checkpoint or folder that cannot be used
+ */
+export async function startRun<Problem>(
+  options: StartOptions,
+  { experiment, problems, buildPrompt, prepare, ...task }: Task<Problem>,
+): Promise<Started> {
+  const communicator = task.communicator ?? soloCommunicator();
+  const backend = await initBackend(options.backend, options);
+  // If it must be fetched, then once.
+  if (communicator.size > 1) await fromRankZero(communicator, () => locatePretrained(options.modelName));
+  const initial = await loadPretrained(options.modelName);
+  const tokenizer = await loadTokenizer(initial.folder);
+  await prepare?.(tokenizer);
+  const prompts = problems.map((problem) => ({ source: problem.source, prompt: buildPrompt(tokenizer, problem) }));
+  checkPrompts(prompts, initial.config, options);
+  const place = { experiment, ...options };
+  const checkpoint = communicator.rank === 0 && options.resume ? findRun(options.resume, place).checkpoint : undefined;
+  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, checkpoint });
+  await broadcastState(communicator, state);
+
+  const saved = task.communicator ? { ...options, nproc: communicator.size } : options;
+  const run = await shareRun(communicator, () => openRun({ ...place, options: saved }));
+  const lines = [
+    `backend: ${backend}`,
+    ...(task.communicator ? [`ranks: ${communicator.size}`] : []),
+    `run: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`,
+  ];
+  if (!run.silent) console.log(lines.join('\n'));
+  if (!task.reference) disposeModel(initial);
+  const { folder, dtypes } = initial;
+  return { run, state, tokenizer, reference: task.reference ? initial : undefined, source: { folder, dtypes } };
+}
