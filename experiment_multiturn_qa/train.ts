@@ -29,9 +29,10 @@ const EXPERIMENT = 'experiment_multiturn_qa';
 const PASS_AT = 8; // samples of each held-out problem, before and after
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', calls: 'tools/call_frequency' };
 const COUNTRY = { train: 'data/encyclopedia_train.jsonl', test: 'data/encyclopedia_test.jsonl' };
+// biome-ignore format: two lines
 const DEFAULTS = {
-  ...{ modelName: 'models/tiny_qa', dataset: COUNTRY.train },
-  ...{ maxSteps: 100, evalSteps: 10, maxNewTokens: 160, learningRate: 1e-4 },
+  modelName: 'models/tiny_qa', dataset: COUNTRY.train,
+  maxSteps: 100, evalSteps: 10, maxNewTokens: 160, learningRate: 1e-4,
 };
 const HELP = {
   dataset: 'JSONL with "question" and "answer" a line, or HotpotQA\'s .json',
@@ -50,12 +51,7 @@ export const createCommand = () =>
     .optionsGroup('Conversation:')
     .option('--max-turns <n>', 'turns of the policy: all but the last may call a tool', integer({ min: 2 }), 4)
     .option('--max-turn-tokens <n>', 'tokens that the policy may write in a turn', integer({ min: 1 }), 16)
-    .option(
-      '--max-tool-tokens <n>',
-      "tokens of a tool's answer, without its tags; a longer one is cut, visibly",
-      integer({ min: 1 }),
-      64,
-    )
+    .option('--max-tool-tokens <n>', "tokens of a tool's answer; a longer one is cut, visibly", integer({ min: 1 }), 64)
     .option('--tool-timeout <x>', 'seconds that a tool may take', number({ above: 0, max: 1e6 }), 5)
     .addOption(rewardWeights())
     .option('--log-completions-interval <n>', 'a group in completions.jsonl every n steps', integer({ min: 1 }), 10)

@@ -100,7 +100,10 @@ function execute(python: string, name: string): void {
         '--ExecutePreprocessor.record_timing=False', '--output-dir', scratch, file],
       { env: environment(), encoding: 'utf8' },
     );
-    if (status !== 0) throw new UserError(`${file} could not be executed: ${stderr.trim().split('\n').at(-1)}`);
+    if (status !== 0) {
+      console.error(stderr); // what the kernel said at its end, if it has died
+      throw new UserError(`${file} could not be executed: ${stderr.trim().split('\n').at(-1)}`);
+    }
     const notebook = JSON.parse(readFileSync(join(scratch, `${name}.ipynb`), 'utf8')) as Notebook;
     const mistake = mistakeInNotebook(notebook);
     if (mistake !== undefined) throw new UserError(`${file}, ${mistake}`);
