@@ -149,7 +149,7 @@ describe.skipIf(gpus.length === 0)(`webgpu${reason}`, () => {
     });
 
     test('logits and gradients of all fixtures are those of transformers', async () => {
-      const vitest = [process.execPath, 'node_modules/vitest/vitest.mjs', 'run', 'lib/model/llama.test.ts'];
+      const vitest = [process.execPath, 'node_modules/vitest/vitest.mjs', 'run', 'lib/model/llama_oracles.test.ts'];
       const only = '(llama|qwen)\\w+, as transformers computes it (logits|mean over all.*false)';
       const { code, stdout, stderr } = await runProcess([...vitest, '-t', only], {
         env: { TFJS_BACKEND: 'webgpu', NO_COLOR: '1' },

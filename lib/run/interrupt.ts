@@ -1,11 +1,12 @@
-/** Calls `note` at the first Ctrl-C (SIGINT) or SIGTERM. Returns what gives signals their usual meaning again. */
-function listen(note: (signal: NodeJS.Signals) => void): () => void {
+const SIGNALS = ['SIGINT', 'SIGTERM'];
+
+/** Calls `note` at the first of these events. Returns what gives signals their usual meaning again. */
+function listen(events: string[], note: (signal: NodeJS.Signals) => void): () => void {
   const once = (signal: unknown) => {
     // Without a handler the system ends the process: at once, even in the middle of a long step that blocks JavaScript.
     dispose();
     note(signal === 'SIGTERM' ? 'SIGTERM' : 'SIGINT');
   };
-  const events = ['SIGINT', 'SIGTERM', 'message']; // messages are from runMain(), above this process
   const dispose = () => {
     for (const event of events) process.off(event, once);
   };
@@ -22,7 +23,8 @@ function listen(note: (signal: NodeJS.Signals) => void): () => void {
  */
 export function onInterrupt(): { requested: () => boolean; dispose: () => void } {
   let requested = false;
-  const dispose = listen(() => {
+  const events = [...SIGNALS, 'message']; // messages are from runMain(), above this process
+  const dispose = listen(events, () => {
     requested = true;
     process.stderr.write('\nfinishing this step, then saving; press Ctrl-C again to stop at once\n');
   });
@@ -31,11 +33,11 @@ export function onInterrupt(): { requested: () => boolean; dispose: () => void }
 
 /**
  * Where nothing can be saved yet: Ctrl-C ends the process, as it does anyway (exit code 130 in a shell), but not without
- * a word.
+ * a word. A message of the process above is left to {@link onInterrupt}, which comes next.
  * @returns gives signals their usual meaning again
  */
 export function sayOnInterrupt(sentence: string): () => void {
-  return listen((signal) => {
+  return listen(SIGNALS, (signal) => {
     process.stderr.write(`\n${sentence}\n`);
     process.kill(process.pid, signal);
   });
