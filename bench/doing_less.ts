@@ -7,12 +7,12 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import {
-  disposeModel,
   extend,
   generate,
   initBackend,
   lmHead,
   loadCheckpoint,
+  type Model,
   microBatches,
   prefill,
   runMain,
@@ -23,11 +23,11 @@ import {
 import { tokenLogProbs } from '../lib/model/ops.ts';
 import { median, parseBench } from './bench.ts';
 
-async function main(): Promise<void> {
-  const { checkpoint, args } = parseBench();
-  console.log(await initBackend(args.backend, args));
-  const model = await loadCheckpoint(checkpoint);
-  const { vocabSize } = model.config;
+type Args = ReturnType<typeof parseBench>['args'];
+type Saving = { name: string; as: () => unknown; undone: () => unknown };
+
+/** Random prompts, and completions of random lengths. */
+function drawSequences(vocabSize: number, args: Args) {
   const tokens = (count: number, ...key: number[]) =>
     Array.from({ length: count }, (_, t) => Math.floor(3 + uniform(0, ...key, t) * (vocabSize - 3)));
   const prompts = Array.from({ length: args.prompts }, (_, p) => tokens(args.promptLen, 0, p));
@@ -38,12 +38,12 @@ async function main(): Promise<void> {
     prompt: prompts[Math.floor(row / args.group)],
     completion: tokens(length, 2, row),
   }));
-  /** The same rows, of which none shares its prompt. */
-  const alone = sequences.map(({ prompt, completion }, row) => ({
-    prompt: [row % vocabSize, row >> 8, ...prompt.slice(2)],
-    completion,
-  }));
+  return { prompts, lengths, sequences };
+}
 
+/** What is not computed while sampling. */
+function savingsOfSampling(model: Model, args: Args): Saving[] {
+  const { prompts, lengths, sequences } = drawSequences(model.config.vocabSize, args);
   /** Samples completions of these lengths; rows that have ended leave, unless they are `kept` to the end. */
   const sample = (prompts: number[][], group: number, kept = false) =>
     generate(model, prompts, group, {
@@ -51,76 +51,78 @@ async function main(): Promise<void> {
       random: (row, position) => uniform(1, row, position),
       react: (row, { tokens }) => (!kept && tokens.length === lengths[row] ? { finish: 'stop' } : undefined),
     });
+  const alone = unshared(sequences, model).map(({ prompt }) => prompt);
+  const as = () => sample(prompts, args.group);
+  return [
+    { name: 'prompts are run once a group: sampling', as, undone: () => sample(alone, 1) },
+    { name: 'rows that have ended leave', as, undone: () => sample(prompts, args.group, true) },
+  ];
+}
+
+/** The same rows, of which none shares its prompt. */
+const unshared = (sequences: Sequence[], { config }: Model): Sequence[] =>
+  sequences.map(({ prompt, completion }, row) => ({
+    prompt: [row % config.vocabSize, row >> 8, ...prompt.slice(2)],
+    completion,
+  }));
+
+/** What is not computed of given completions. */
+function savingsOfScoring(model: Model, args: Args): Saving[] {
+  const { sequences } = drawSequences(model.config.vocabSize, args);
   const score = (rows: Sequence[]) => {
     const scores = tf.tidy(() => scoreCompletions(model, rows, 1));
     tf.dispose([scores.logProbs, scores.entropies]);
   };
-  const scoreAll = (batches: Sequence[][]) => batches.forEach(score);
-  const gradient = (rows: Sequence[], withGradient: boolean) =>
+  const gradient = () =>
     tf.tidy(() => {
-      const loss = () => tf.sum(scoreCompletions(model, rows, 1).logProbs) as tf.Scalar;
-      if (withGradient) tf.engine().gradients(loss, Object.values(model.params));
-      else loss();
+      const loss = () => tf.sum(scoreCompletions(model, sequences, 1).logProbs) as tf.Scalar;
+      tf.engine().gradients(loss, Object.values(model.params));
     });
+  const alone = unshared(sequences, model);
+  const shuffled = sequences.toSorted((a, b) => a.completion[0] - b.completion[0]);
   const inOrder = (rows: Sequence[]) => {
     const size = Math.max(1, Math.floor(args.microBatchTokens / args.newTokens));
     return Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => rows.slice(i * size, (i + 1) * size));
   };
-  const hidden = tf.tidy(() => {
-    const rows = sequences.map(({ completion }, row) => ({ prompt: row, length: completion.length }));
-    const prefix = prefill(
-      model,
-      sequences.map(({ prompt }) => prompt.slice(0, -1)),
-    );
-    return extend(model, prefix, undefined, { rows, tokens: sequences.flatMap(({ completion }) => completion) }).hidden;
-  });
-  const targets = Int32Array.from(sequences.flatMap(({ completion }) => completion));
-  const logProbs = (times: number) => {
-    for (let i = 0; i < times; i++) tokenLogProbs(hidden, lmHead(model), targets).dispose();
-  };
-  const shuffled = sequences.toSorted((a, b) => a.completion[0] - b.completion[0]);
-
-  const rows: [saving: string, as: () => unknown, undone: () => unknown][] = [
-    [
-      'prompts are run once a group: sampling',
-      () => sample(prompts, args.group),
-      () =>
-        sample(
-          alone.map(({ prompt }) => prompt),
-          1,
-        ),
-    ],
-    ['the same: scoring', () => score(sequences), () => score(alone)],
-    ['rows that have ended leave', () => sample(prompts, args.group), () => sample(prompts, args.group, true)],
-    [
-      'old log-probs are recorded (else: scoring)',
-      () => {},
-      () => scoreAll(microBatches(sequences, args.microBatchTokens)),
-    ],
-    [
-      'micro-batches by prompt and length',
-      () => scoreAll(microBatches(shuffled, args.microBatchTokens)),
-      () => scoreAll(inOrder(shuffled)),
-    ],
-    ['no gradient in scoring', () => gradient(sequences, false), () => gradient(sequences, true)],
-    ['log-probs and entropy in one pass', () => logProbs(1), () => logProbs(2)],
+  const all = () => microBatches(sequences, args.microBatchTokens).forEach(score);
+  const sorted = () => microBatches(shuffled, args.microBatchTokens).forEach(score);
+  return [
+    { name: 'prompts are run once a group: scoring', as: () => score(sequences), undone: () => score(alone) },
+    { name: 'old log-probs are recorded (else: scoring)', as: () => {}, undone: all },
+    { name: 'micro-batches by prompt and length', as: sorted, undone: () => inOrder(shuffled).forEach(score) },
+    { name: 'no gradient in scoring', as: () => score(sequences), undone: gradient },
+    savingOfEntropy(model, sequences),
   ];
+}
+
+function savingOfEntropy(model: Model, sequences: Sequence[]): Saving {
+  const rows = sequences.map(({ completion }, row) => ({ prompt: row, length: completion.length }));
+  const tokens = sequences.flatMap(({ completion }) => completion);
+  const inputs = sequences.map(({ prompt }) => prompt.slice(0, -1));
+  const hidden = tf.tidy(() => extend(model, prefill(model, inputs), undefined, { rows, tokens }).hidden);
+  const logProbs = () => tokenLogProbs(hidden, lmHead(model), Int32Array.from(tokens)).dispose();
+  const undone = () => [logProbs(), logProbs()];
+  return { name: 'log-probs and entropy in one pass', as: logProbs, undone };
+}
+
+async function main(): Promise<void> {
+  const { checkpoint, args } = parseBench();
+  console.log(await initBackend(args.backend, args));
+  const model = await loadCheckpoint(checkpoint);
   console.log(`${'seconds, medians'.padEnd(44)}  as it is    undone     ratio`);
-  for (const [saving, as, undone] of rows) {
+  for (const { name, ...ways } of [...savingsOfSampling(model, args), ...savingsOfScoring(model, args)]) {
     const seconds = { as: [] as number[], undone: [] as number[] };
     for (let i = 0; i <= args.repeats; i++) {
-      for (const [name, run] of Object.entries({ as, undone })) {
+      for (const way of ['as', 'undone'] as const) {
         const began = performance.now();
-        await run();
-        if (i > 0) seconds[name as 'as' | 'undone'].push((performance.now() - began) / 1000);
+        await ways[way]();
+        if (i > 0) seconds[way].push((performance.now() - began) / 1000);
       }
     }
     const [a, b] = [median(seconds.as), median(seconds.undone)];
     const ratio = a < 1e-4 ? '' : (b / a).toFixed(2);
-    console.log(saving.padEnd(44), a.toFixed(3).padStart(9), b.toFixed(3).padStart(9), ratio.padStart(9));
+    console.log(name.padEnd(44), a.toFixed(3).padStart(9), b.toFixed(3).padStart(9), ratio.padStart(9));
   }
-  hidden.dispose();
-  disposeModel(model);
 }
 
 await runMain(import.meta.url, main);
