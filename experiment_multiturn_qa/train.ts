@@ -27,6 +27,7 @@ import {
 
 const EXPERIMENT = 'experiment_multiturn_qa';
 const PASS_AT = 8; // samples of each held-out problem, before and after
+// Copied from experiment_multiturn_tool/train.ts: SHOWN
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', calls: 'tools/call_frequency' };
 const COUNTRY = { train: 'data/encyclopedia_train.jsonl', test: 'data/encyclopedia_test.jsonl' };
 // biome-ignore format: two lines
@@ -65,6 +66,7 @@ export const createCommand = () =>
     .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
     .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }));
 
+// Copied from experiment_multiturn_tool/train.ts: Options
 /** `tools`: what the policy may call. */
 export type Options = ReturnType<ReturnType<typeof createCommand>['opts']> & Pick<ConversationOptions, 'tools'>;
 

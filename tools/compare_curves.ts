@@ -4,10 +4,9 @@ import { compiled, stdtri } from 'cephes';
 import type { TopLevelSpec } from 'vega-lite';
 import { draw, PANELS, type Panel, smoothing } from '../lib/run/curves.ts';
 import type { Row } from '../lib/run/metrics.ts';
+import { mean } from '../lib/run/statistics.ts';
 
 await compiled; // WebAssembly
-
-export const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** The mean of values, one a seed, and half the width of its 95 % interval (Student's t), which takes two at least. */
 export function interval(values: number[]): { mean: number; half?: number; n: number } {

@@ -6,7 +6,8 @@ import { readJsonLines, readJsonObject, threadLimits } from '../lib/index.ts';
 import { smoothing } from '../lib/run/curves.ts';
 import { writeFileAtomically } from '../lib/run/folders.ts';
 import { type Row, readMetrics } from '../lib/run/metrics.ts';
-import { COLOURS, drawComparison, interval, mean, numbers } from './compare_curves.ts';
+import { mean } from '../lib/run/statistics.ts';
+import { COLOURS, drawComparison, interval, numbers } from './compare_curves.ts';
 
 /** What is compared, and how. `folder` holds the runs and the report. */
 export type Comparison = {

@@ -42,7 +42,8 @@ function tryBackend(name: string): Finding {
 }
 
 const BRINGS: Record<string, string> = {
-  tensorflow: 'trains on an NVIDIA GPU; on a CPU it is no faster than wasm with OpenBLAS',
+  tensorflow:
+    'trains on an NVIDIA GPU, and models that do not fit into the 4 GB of wasm; on a CPU it is slower than wasm',
   wasm: 'is needed: without it, run npm ci again',
   webgpu: 'trains on any GPU that has a Vulkan, Metal or Direct3D 12 driver',
 };

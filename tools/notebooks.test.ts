@@ -1,8 +1,10 @@
 import { readdirSync, readFileSync } from 'node:fs';
+import ts from 'typescript';
 import { describe, expect, it, test } from 'vitest';
 import { mistakeInNotebook, type Notebook } from './notebooks.ts';
 import { NODE, runProcess } from './test_process.ts';
 
+const LATEST = ts.ScriptTarget.Latest;
 const files = readdirSync('notebooks').filter((file) => file.endsWith('.ipynb'));
 
 describe.each(files)('notebooks/%s', (file) => {
@@ -15,6 +17,25 @@ describe.each(files)('notebooks/%s', (file) => {
     expect(notebook.metadata.kernelspec.name).toBe('tslab');
     expect(mistakeInNotebook(notebook)).toBeUndefined();
     expect(code.map(({ execution_count }) => execution_count)).toEqual(code.map((_, i) => i + 1));
+  });
+
+  it('declares nothing in the place of what it imports', () => {
+    const sources = code.map(({ source }) => ts.createSourceFile('cell.ts', [source].flat().join(''), LATEST, true));
+    const imported = new Set<string>();
+    const hidden: string[] = [];
+    for (const statement of sources.flatMap((source) => [...source.statements])) {
+      const { namedBindings, name } = (ts.isImportDeclaration(statement) && statement.importClause) || {};
+      if (name) imported.add(name.text);
+      if (namedBindings && ts.isNamedImports(namedBindings)) {
+        for (const { name } of namedBindings.elements) imported.add(name.text);
+      }
+      const declared = ts.isVariableStatement(statement)
+        ? statement.declarationList.declarations.map(({ name }) => name.getText())
+        : [(statement as { name?: ts.Node }).name?.getText()];
+      hidden.push(...(declared.filter((name) => name !== undefined && imported.has(name)) as string[]));
+    }
+    expect(imported.size).toBeGreaterThan(5);
+    expect(hidden).toEqual([]);
   });
 
   it('shows tables and pictures', () => {
@@ -39,6 +60,7 @@ test('a mistake is what is on stderr, where the kernel reports it', () => {
 test.each([
   ['--execute --only bas', 'there is no notebook "bas": there are base, '],
   ['--execute', '/nowhere/python has no nbconvert, which executes notebooks: `apt-get install '],
+  ['--only base', '--only goes with --execute'],
   ['', 'no Jupyter was found: `pip install jupyterlab` brings one'],
 ])('notebooks.ts %s says what is missing', async (options, message) => {
   const env = { PATH: '/nowhere', PYTHON: '/nowhere/python' };

@@ -6,12 +6,13 @@
  *   npm run notebooks:execute                runs all notebooks and writes their outputs; fails on any error in them
  *   npm run notebooks:execute -- --only base,ddp
  */
-import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
-import { delimiter, join, resolve } from 'node:path';
+import { delimiter, isAbsolute, join, resolve } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
-import { parseOptions, runMain, UserError } from '../lib/index.ts';
+import { examples, parseOptions, runMain, UserError } from '../lib/index.ts';
 
 const FOLDER = 'notebooks';
 const OWN_JUPYTER = join(FOLDER, '.jupyter');
@@ -22,6 +23,7 @@ const PYTHONS = process.env.PYTHON ? [process.env.PYTHON] : ['python3', 'python'
 function installKernel(jupyter: string): void {
   const folder = join(jupyter, 'kernels', 'tslab');
   mkdirSync(folder, { recursive: true });
+  const file = join(folder, 'kernel.json');
   const argv = [
     process.execPath,
     resolve('node_modules/tslab/bin/tslab'),
@@ -30,7 +32,7 @@ function installKernel(jupyter: string): void {
     '{connection_file}',
   ];
   const description = { argv, display_name: 'TypeScript', language: 'typescript' };
-  writeFileSync(join(folder, 'kernel.json'), `${JSON.stringify(description, null, 2)}\n`);
+  writeFileSync(file, `${JSON.stringify(description, null, 2)}\n`);
 }
 
 /** Where Jupyter looks for what a user has installed (jupyter_core's rules). */
@@ -42,13 +44,23 @@ function userJupyter(): string {
   return join(XDG_DATA_HOME ?? join(homedir(), '.local', 'share'), 'jupyter');
 }
 
+/** Any tslab takes the one of the project that it runs in, so a kernel that is there already will do. */
+function installForUser(): void {
+  const folder = userJupyter();
+  const known = join(folder, 'kernels', 'tslab', 'kernel.json');
+  const isThere = (word: string) => !isAbsolute(word) || existsSync(word);
+  const found = existsSync(known) && (JSON.parse(readFileSync(known, 'utf8')).argv as string[]).every(isThere);
+  if (!found) installKernel(folder);
+  console.log(`${found ? 'found' : 'installed'}: ${known}. In VS Code choose the kernel "TypeScript".`);
+}
+
 /** A program's environment, in which Jupyter finds the kernel of this project. */
 const environment = () => ({
   ...process.env,
   JUPYTER_PATH: [resolve(OWN_JUPYTER), process.env.JUPYTER_PATH].filter(Boolean).join(delimiter),
 });
 
-function startJupyter(): void {
+async function startJupyter(): Promise<void> {
   const works = (app: string) => spawnSync('jupyter', [app, '--version'], { stdio: 'ignore' }).status === 0;
   const app = ['lab', 'notebook'].find(works);
   if (!app) {
@@ -56,12 +68,21 @@ function startJupyter(): void {
       'no Jupyter was found: `pip install jupyterlab` brings one, then run this again; or run `npm run notebooks -- --install`, open a notebook in VS Code (with its Jupyter extension), and choose the kernel "TypeScript"',
     );
   }
-  const { status, signal } = spawnSync('jupyter', [app, FOLDER], { stdio: 'inherit', env: environment() });
-  process.exitCode = status ?? (signal === 'SIGINT' ? 130 : 1);
+  // Its root is the repository, so that links out of a notebook work.
+  const page =
+    app === 'lab' ? ['--LabApp.default_url=/lab/tree/notebooks'] : ['--JupyterNotebookApp.default_url=/tree/notebooks'];
+  const jupyter = spawn('jupyter', [app, '--ServerApp.root_dir=.', ...page], { stdio: 'inherit', env: environment() });
+  // A terminal sends Ctrl-C to Jupyter as well, which asks whether it is meant: it ends when that does.
+  process.on('SIGINT', () => {});
+  process.on('SIGTERM', () => jupyter.kill('SIGTERM'));
+  const [code] = await once(jupyter, 'close');
+  process.exitCode = code ?? 1;
 }
 
 type Output = { output_type: string; name?: string; text?: string | string[]; data?: Record<string, unknown> };
-export type Notebook = { cells: { cell_type: string; execution_count?: number; outputs?: Output[] }[] };
+export type Notebook = {
+  cells: { cell_type: string; source?: string | string[]; execution_count?: number; outputs?: Output[] }[];
+};
 
 /**
  * What went wrong in a notebook that was executed, if anything did. The kernel names no errors: they are on stderr, and
@@ -120,17 +141,19 @@ function execute(python: string, name: string): void {
 
 export const createCommand = () =>
   new Command('notebooks')
+    .description('Starts Jupyter with the kernel for TypeScript.')
+    .addHelpText('after', examples('npm run notebooks', 'npm run notebooks:execute -- --only base,ddp'))
     .option('--execute', 'run notebooks and write their outputs, without a browser')
     .option('--only <names>', 'with --execute: some of them, as in base,ddp', (names: string) => names.split(','))
     .option('--install', 'install the kernel for you, not for this project only');
 
 async function main(): Promise<void> {
   const options = parseOptions(createCommand());
-  installKernel(OWN_JUPYTER);
-  if (options.install) {
-    installKernel(userJupyter());
-    return console.log(`installed in ${userJupyter()}: choose the kernel "TypeScript"`);
+  if (options.only && !options.execute) {
+    throw new UserError('--only goes with --execute: `npm run notebooks:execute -- --only base,ddp`');
   }
+  installKernel(OWN_JUPYTER);
+  if (options.install) return installForUser();
   if (!options.execute) return startJupyter();
   const all = readdirSync(FOLDER).flatMap((file) => (file.endsWith('.ipynb') ? [file.slice(0, -'.ipynb'.length)] : []));
   const names = options.only ?? all;

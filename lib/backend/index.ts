@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../run/errors.ts';
 import { loadBlas } from './blas.ts';
 import { registerKernels } from './kernels.ts';
-import { loadTensorFlow } from './tensorflow.ts';
+import { loadTensorFlow, nvidiaGpus, type TensorFlow } from './tensorflow.ts';
 import { patchWasmBackend } from './wasm.ts';
 import { loadWebGpu } from './webgpu.ts';
 
@@ -14,7 +14,7 @@ let ready: Promise<string> | undefined;
 
 /**
  * Makes a backend current. A process has one: later calls return the first one's description.
- * @param name - `auto` takes native TensorFlow where it loads, else wasm
+ * @param name - `auto` takes native TensorFlow where it has a GPU, else wasm, which is faster on a CPU
  * @param options - on wasm, without a CBLAS if `blas` is 'off', and without the project's own kernels if `kernels` is 'off'
  *   (or the environment variable `TFJS_KERNELS`); `gpu`: which one, by its index or a part of its name
  * @returns what was chosen and why, in one line
@@ -38,8 +38,8 @@ async function load(name: BackendName, { blas, kernels, gpu }: BackendOptions): 
     return 'cpu (plain JavaScript: slow, for tests)';
   }
   if (name === 'webgpu') return `webgpu (${await loadWebGpu(gpu)})`;
-  const native = name === 'wasm' ? undefined : await loadTensorFlow(gpu);
-  if (native?.loaded) return `tensorflow (${native.loaded})`;
+  const native = await tryNative(name, gpu);
+  if (native?.loaded && (name === 'tensorflow' || native.usesGpu)) return `tensorflow (${native.loaded})`;
   if (name === 'tensorflow') {
     throw new UserError(
       `backend tensorflow cannot be loaded (${native!.reason}): run \`npm install @tensorflow/tfjs-node-gpu\` (Linux, Windows) or \`npm install @tensorflow/tfjs-node\` (also macOS), or use --backend wasm`,
@@ -47,7 +47,15 @@ async function load(name: BackendName, { blas, kernels, gpu }: BackendOptions): 
   }
   refuseGpu('wasm', gpu);
   const chosen = await loadWasm(blas === 'auto', kernels === 'auto');
-  return native ? `${chosen}; native TensorFlow: ${native.reason}` : chosen;
+  return native ? `${chosen}; native TensorFlow: ${native.reason ?? native.loaded}` : chosen;
+}
+
+async function tryNative(name: BackendName, gpu?: string): Promise<TensorFlow | undefined> {
+  if (name === 'wasm') return undefined;
+  // Loading it takes a second and hundreds of MB.
+  if (name === 'auto' && gpu === undefined && (await nvidiaGpus()).length === 0)
+    return { reason: 'no NVIDIA GPU found' };
+  return loadTensorFlow(gpu);
 }
 
 function refuseGpu(name: string, gpu: string | undefined): void {

@@ -13,13 +13,16 @@ type Binding = {
 };
 type NodeBackend = tf.KernelBackend & { binding: Binding; isUsingGpuDevice: boolean };
 
+/** What was loaded, and whether it uses a GPU; or why nothing was. */
+export type TensorFlow = { loaded?: string; usesGpu?: boolean; reason?: string };
+
 /**
  * Makes the backend `tensorflow` current.
  * @param gpu - the only GPU to use, by its index in the list of `nvidia-smi`
  * @returns the package that was loaded and what it computes on, or why none was
  * @throws {UserError} if `gpu` is no index, or the package that was loaded cannot use that GPU
  */
-export async function loadTensorFlow(gpu?: string): Promise<{ loaded?: string; reason?: string }> {
+export async function loadTensorFlow(gpu?: string): Promise<TensorFlow> {
   if (gpu !== undefined && !/^\d+$/.test(gpu)) {
     throw new UserError(
       `--gpu ${gpu} names a GPU, but the backend tensorflow takes an index, as nvidia-smi counts them (0, 1, …): pass that, or --backend webgpu, which takes names`,
@@ -42,7 +45,7 @@ export async function loadTensorFlow(gpu?: string): Promise<{ loaded?: string; r
     const usesGpu = backend.isUsingGpuDevice;
     const visible = process.env.CUDA_VISIBLE_DEVICES!;
     const device = describeDevice(name, { usesGpu, gpus: await nvidiaGpus(), visible });
-    if (gpu === undefined || usesGpu) return { loaded: `${name} on ${device}` };
+    if (gpu === undefined || usesGpu) return { loaded: `${name} on ${device}`, usesGpu };
     throw new UserError(`--gpu ${gpu} cannot be used: ${name} is on ${device}; leave --gpu out to train there`);
   }
   return { reason: reasons.join('; ') || 'not installed' };

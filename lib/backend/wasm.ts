@@ -127,7 +127,7 @@ function refuseFailedAllocations(wasm: WasmBackend['wasm']): void {
     const end = (address >>> 0) + bytes;
     if (bytes === 0 || (address !== 0 && end <= wasm.HEAPU8.length)) return address;
     throw new UserError(
-      `out of memory: the wasm backend can hold 4 GB, and ${(bytes / 2 ** 20).toFixed(0)} MB more were needed: lower --micro-batch-tokens or --batch-size, pass --gradient-checkpointing or --lora-rank 16, take a smaller model, or install native TensorFlow`,
+      `out of memory: the wasm backend can hold 4 GB, and ${(bytes / 2 ** 20).toFixed(0)} MB more were needed: lower --micro-batch-tokens or --batch-size, pass --gradient-checkpointing or --lora-rank 16, take a smaller model, or pass --backend tensorflow, which has no such limit`,
     );
   };
 }

@@ -1,5 +1,6 @@
 /** What a search tool looks through, and questions about it: as JSON Lines, or as HotpotQA's JSON files have them. */
 import { readFileSync } from 'node:fs';
+import type { JsonObject } from '../model/json.ts';
 import { readJsonLines } from '../run/dataset.ts';
 import { UserError } from '../run/errors.ts';
 
@@ -15,8 +16,6 @@ export type Question = {
   /** Where it comes from, for messages. */
   source: string;
 };
-
-type JsonObject = Record<string, unknown>;
 
 /**
  * Reads passages: JSONL with a "title" and a "text" a line; or, if the name ends in .json, one object
