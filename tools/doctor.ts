@@ -7,7 +7,8 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync, statfsSync } from 'node:fs';
 import { arch, availableParallelism, cpus, freemem, platform, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { BACKENDS, runMain } from '../lib/index.ts';
+import { Command } from '@commander-js/extra-typings';
+import { BACKENDS, parseOptions, runMain } from '../lib/index.ts';
 
 type Finding = { ok: boolean; name: string; found: string; advice?: string };
 
@@ -103,6 +104,7 @@ function findings(): Finding[] {
 }
 
 function main(): void {
+  parseOptions(new Command('doctor').description('Says what this machine has for a run, and what would help.'));
   for (const { ok, name, found, advice } of findings()) {
     console.log(`${ok ? '✓' : '–'} ${name.padEnd(20)} ${found}`);
     if (!ok && advice) console.log(`  ${''.padEnd(20)} → ${advice}`);

@@ -112,6 +112,7 @@ function execute(python: string, name: string): void {
   const began = performance.now();
   const scratch = mkdtempSync(join(tmpdir(), 'notebook-'));
   const file = join(FOLDER, `${name}.ipynb`);
+  console.log(`${file} …`);
   const options = ['--ExecutePreprocessor.kernel_name=tslab', '--ExecutePreprocessor.timeout=1800'];
   try {
     const { status, stderr } = spawnSync(

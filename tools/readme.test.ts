@@ -33,6 +33,15 @@ function textOf(file: string): string {
   return cells.flatMap(({ cell_type, source }) => (cell_type === 'markdown' ? source.join('') : [])).join('\n\n');
 }
 
+/** What code hosts make of headings. */
+const anchorsOf = (file: string): string[] =>
+  [...textOf(file).matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
+    heading
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N} _-]/gu, '')
+      .replaceAll(' ', '-'),
+  );
+
 describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])('%s', (file) => {
   const text = textOf(file);
 
@@ -62,5 +71,10 @@ describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])
     expect(named.filter((script) => !scripts.includes(script))).toEqual([]);
     const linked = [...text.matchAll(/\]\((?!https?:)([^)#]+)\)/g)].map(([, path]) => path);
     expect(linked.filter((path) => !existsSync(join(dirname(file), path)))).toEqual([]);
+    const places = [...text.matchAll(/\]\((?!https?:)([^)#]*)#([^)]+)\)/g)];
+    const lost = places.filter(
+      ([, path, anchor]) => !anchorsOf(path ? join(dirname(file), path) : file).includes(anchor),
+    );
+    expect(lost.map(([link]) => link)).toEqual([]);
   });
 });

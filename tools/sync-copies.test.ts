@@ -55,6 +55,8 @@ describe('syncCopies', () => {
   it('refuses a marker whose source is gone', () => {
     copy('// Copied from experiment_a/train.ts: three\nconst three = 3;\n');
     expect(() => syncCopies(root)).toThrow('declares no three');
+    copy('/** One. */\n// Copied from experiment_a/train.ts: one\nexport const one = () => 1;\n');
+    expect(() => syncCopies(root)).toThrow('belongs to no declaration: put it above the docblock');
     copy('// Copied from experiment_c/train.ts: one\nconst one = 1;\n');
     expect(() => syncCopies(root)).toThrow('no such file');
   });

@@ -13,7 +13,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
 import ts from 'typescript';
-import { parseOptions, runMain, UserError } from '../lib/index.ts';
+import { examples, parseOptions, runMain, UserError } from '../lib/index.ts';
 
 const MARKER = /^\/\/ Copied from (\S+): (\w+)$/m;
 
@@ -58,7 +58,7 @@ function changeCells(notebook: string, change: (code: string) => string): string
 /**
  * Compares every marked declaration below a folder with its source.
  * @returns what each file with drift should hold, and a line about each drift
- * @throws {UserError} if a marker names a file or declaration that does not exist
+ * @throws {UserError} if a marker names a file or declaration that does not exist, or stands above none
  */
 export function syncCopies(root: string): { files: Map<string, string>; drifts: string[] } {
   const files = new Map<string, string>();
@@ -66,8 +66,12 @@ export function syncCopies(root: string): { files: Map<string, string>; drifts: 
   /** A text with its copies renewed. */
   const renew = (path: string, before: string, version: 'text' | 'local'): string => {
     let after = before;
+    const found = declarations(path, before);
+    const markers = before.match(new RegExp(MARKER, 'gm')) ?? [];
+    const idle = markers.find((line) => found.every(({ marker }) => marker?.[0] !== line));
+    if (idle) throw new UserError(`${path}: "${idle.slice(3)}" belongs to no declaration: put it above the docblock`);
     // From the end, so that places further up stay where they are.
-    for (const copy of declarations(path, before).toReversed()) {
+    for (const copy of found.toReversed()) {
       if (copy.marker === null) continue;
       const [, from, name] = copy.marker;
       const original = readSource(root, path, from).find((declaration) => declaration.name === name);
@@ -100,14 +104,18 @@ function readSource(root: string, path: string, from: string): Declaration[] {
 }
 
 async function main(): Promise<void> {
-  const command = new Command('sync-copies').option('--check', 'change nothing, fail on drift', false);
+  const command = new Command('sync-copies')
+    .description('Renews the copies that say "Copied from", in experiments and notebooks.')
+    .option('--check', 'change nothing, fail on drift')
+    .addHelpText('after', examples('npm run sync-copies', 'npm run sync-copies -- --check'));
   const { check } = parseOptions(command);
   const { files, drifts } = syncCopies('.');
   if (check && drifts.length > 0) {
     throw new UserError(`${drifts.join('; ')}: run \`npm run sync-copies\``);
   }
   for (const [path, text] of files) writeFileSync(path, text);
-  console.log(drifts.length === 0 ? 'all copies are equal to their sources' : `rewritten: ${drifts.join('; ')}`);
+  if (drifts.length === 0) console.log('all copies are equal to their sources');
+  for (const drift of drifts) console.log(`renewed: ${drift.replace('differs', 'differed')}`);
 }
 
 await runMain(import.meta.url, main);

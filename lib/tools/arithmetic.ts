@@ -78,7 +78,7 @@ function parse(expression: string): MathNode {
   // After a % the parser reads ahead and starts again: nested in parentheses, that takes 2^depth steps.
   if (text.includes('%')) refuse('% is not known, write x/100 or mod(x, y)');
   if (!/^[\da-z \t.,+\-*/^!()]*$/i.test(text)) refuse('only numbers, + - * / ^ ! ( ) and functions are known');
-  if (/[\d.][a-z]/i.test(text)) refuse('a letter right after a number');
+  if (/[\d.][a-z]/i.test(text)) refuse('a letter right after a digit or a point');
   let depth = 0;
   for (const character of text) {
     if (character === '(') depth++;
