@@ -115,13 +115,20 @@ function execute(python: string, name: string): void {
   console.log(`${file} …`);
   const options = ['--ExecutePreprocessor.kernel_name=tslab', '--ExecutePreprocessor.timeout=1800'];
   try {
-    const { status, stderr } = spawnSync(
-      python,
-      // biome-ignore format: one command line
-      ['-m', 'nbconvert', '--to', 'notebook', '--execute', '--allow-errors', ...options,
+    const convert = () =>
+      spawnSync(
+        python,
+        // biome-ignore format: one command line
+        ['-m', 'nbconvert', '--to', 'notebook', '--execute', '--allow-errors', ...options,
         '--ExecutePreprocessor.record_timing=False', '--output-dir', scratch, file],
-      { env: environment(), encoding: 'utf8' },
-    );
+        { env: environment(), encoding: 'utf8' },
+      );
+    let { status, stderr } = convert();
+    if (stderr.includes('Kernel died')) {
+      // Another program may have taken the ports that Jupyter chose for it: seen where several kernels start at once.
+      console.error(`${stderr}\n${file}: the kernel died; once more`);
+      ({ status, stderr } = convert());
+    }
     if (status !== 0) {
       console.error(stderr); // what the kernel said at its end, if it has died
       throw new UserError(`${file} could not be executed: ${stderr.trim().split('\n').at(-1)}`);
