@@ -24,6 +24,7 @@ import { tokenLogProbs } from '../lib/model/ops.ts';
 import { median, parseBench } from './bench.ts';
 
 type Args = ReturnType<typeof parseBench>['args'];
+type Drawn = ReturnType<typeof drawSequences>;
 type Saving = { name: string; as: () => unknown; undone: () => unknown };
 
 /** Random prompts, and completions of random lengths. */
@@ -42,8 +43,7 @@ function drawSequences(vocabSize: number, args: Args) {
 }
 
 /** What is not computed while sampling. */
-function savingsOfSampling(model: Model, args: Args): Saving[] {
-  const { prompts, lengths, sequences } = drawSequences(model.config.vocabSize, args);
+function savingsOfSampling(model: Model, { prompts, lengths, sequences }: Drawn, args: Args): Saving[] {
   /** Samples completions of these lengths; rows that have ended leave, unless they are `kept` to the end. */
   const sample = (prompts: number[][], group: number, kept = false) =>
     generate(model, prompts, group, {
@@ -67,8 +67,7 @@ const unshared = (sequences: Sequence[], { config }: Model): Sequence[] =>
   }));
 
 /** What is not computed of given completions. */
-function savingsOfScoring(model: Model, args: Args): Saving[] {
-  const { sequences } = drawSequences(model.config.vocabSize, args);
+function savingsOfScoring(model: Model, { sequences }: Drawn, args: Args): Saving[] {
   const score = (rows: Sequence[]) => {
     const scores = tf.tidy(() => scoreCompletions(model, rows, 1));
     tf.dispose([scores.logProbs, scores.entropies]);
@@ -110,7 +109,8 @@ async function main(): Promise<void> {
   console.log(await initBackend(args.backend, args));
   const model = await loadCheckpoint(checkpoint);
   console.log(`${'seconds, medians'.padEnd(44)}  as it is    undone     ratio`);
-  for (const { name, ...ways } of [...savingsOfSampling(model, args), ...savingsOfScoring(model, args)]) {
+  const drawn = drawSequences(model.config.vocabSize, args);
+  for (const { name, ...ways } of [...savingsOfSampling(model, drawn, args), ...savingsOfScoring(model, drawn, args)]) {
     const seconds = { as: [] as number[], undone: [] as number[] };
     for (let i = 0; i <= args.repeats; i++) {
       for (const way of ['as', 'undone'] as const) {

@@ -23,7 +23,6 @@ const PYTHONS = process.env.PYTHON ? [process.env.PYTHON] : ['python3', 'python'
 function installKernel(jupyter: string): void {
   const folder = join(jupyter, 'kernels', 'tslab');
   mkdirSync(folder, { recursive: true });
-  const file = join(folder, 'kernel.json');
   const argv = [
     process.execPath,
     resolve('node_modules/tslab/bin/tslab'),
@@ -32,7 +31,7 @@ function installKernel(jupyter: string): void {
     '{connection_file}',
   ];
   const description = { argv, display_name: 'TypeScript', language: 'typescript' };
-  writeFileSync(file, `${JSON.stringify(description, null, 2)}\n`);
+  writeFileSync(join(folder, 'kernel.json'), `${JSON.stringify(description, null, 2)}\n`);
 }
 
 /** Where Jupyter looks for what a user has installed (jupyter_core's rules). */
