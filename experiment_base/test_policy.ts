@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { expect } from 'vitest';
+import { useBackend } from '../lib/backend/test_backend.ts';
 // biome-ignore format: a list to skip, not to read
 import {
-  type BackendName, createTrainingState, initBackend, type LlamaConfig, loadTokenizer, type Model, normals,
-  type Problem, parameterShapes, parseOptions,
+  createTrainingState, type LlamaConfig, loadTokenizer, type Model, normals, type Problem, parameterShapes, parseOptions,
 } from '../lib/index.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from '../models/tiny/tokenizer.ts';
 import { createCommand, type Options, type Rollout, rollout } from './train.ts';
@@ -41,7 +41,7 @@ function randomModel(): Model {
   return { config, params: Object.fromEntries(params) };
 }
 
-await initBackend((process.env.TFJS_BACKEND as BackendName) ?? 'wasm');
+await useBackend();
 export const model = randomModel();
 const folder = mkdtempSync(join(tmpdir(), 'grpo-'));
 writeTokenizer(folder);

@@ -3,9 +3,9 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll } from 'vitest';
+import { useBackend } from '../lib/backend/test_backend.ts';
 // biome-ignore format: a list to skip, not to read
-import {
-  type BackendName, createCalculator, initBackend, loadCheckpoint, loadTokenizer, parseOptions, type Tool,
+import { createCalculator, loadCheckpoint, loadTokenizer, parseOptions, type Tool,
 } from '../lib/index.ts';
 import { writeTestModel } from '../tools/test_model.ts';
 import { createCommand, type Options } from './train.ts';
@@ -17,7 +17,7 @@ afterAll(() => rmSync(temp, { recursive: true, force: true }));
 /** Ids of <tool:calc>, </tool> and 1: a policy that says these often calls often. */
 const TALKATIVE = { favoured: [9, 11, 32], bias: 22, context: 160 };
 
-await initBackend((process.env.TFJS_BACKEND as BackendName) ?? 'wasm');
+await useBackend();
 await writeTestModel(at('model'), TALKATIVE);
 export const model = await loadCheckpoint(at('model'));
 export const tokenizer = await loadTokenizer(at('model'));
