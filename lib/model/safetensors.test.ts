@@ -193,6 +193,23 @@ describe('refuses, naming file and tensor', () => {
   });
 });
 
+test('a header of very many names takes hardly longer than JSON.parse does', async () => {
+  const text = JSON.stringify(Object.fromEntries(Array.from({ length: 300_000 }, (_, i) => [i.toString(36), 0])));
+  await writeRaw(text, 0);
+  const fastest = async (action: () => unknown) => {
+    let milliseconds = Infinity;
+    for (let i = 0; i < 4; i++) {
+      const start = performance.now();
+      await action();
+      milliseconds = Math.min(milliseconds, performance.now() - start);
+    }
+    return milliseconds;
+  };
+  const parsing = await fastest(() => JSON.parse(text));
+  const opening = await fastest(() => expect(openSafetensors(file)).rejects.toThrow('"0" must be described'));
+  expect(opening / parsing).toBeLessThan(4); // more than 5 with an object that is copied, and a JSON.parse for each name
+});
+
 test('400 corrupted files: each loads or ends in a UserError', async () => {
   const tensors = [
     { name: 'weight', dtype: 'F32' as const, shape: [20, 30], data: new Float32Array(600).fill(1.5) },

@@ -12,6 +12,9 @@ const elementBytes: Record<string, number> = {
 /** Bytes that a header may have, as in Python's safetensors: a corrupt length must not fill the memory. */
 const MAX_HEADER_BYTES = 100_000_000;
 
+/** The one name in a header that is no tensor's. */
+const METADATA = '__metadata__';
+
 /** Values that are fetched, rounded and written at a time. */
 const CHUNK = 2 ** 20;
 
@@ -104,7 +107,7 @@ export async function writeSafetensors(
     offset += sizeOf(shape) * elementBytes[dtype];
     return [name, { dtype, shape, data_offsets: [begin, offset] }] as const;
   });
-  const json = JSON.stringify({ ...(metadata && { __metadata__: metadata }), ...Object.fromEntries(entries) });
+  const json = JSON.stringify({ ...(metadata && { [METADATA]: metadata }), ...Object.fromEntries(entries) });
   const header = Buffer.from(json.padEnd(json.length + ((8 - (Buffer.byteLength(json) % 8)) % 8), ' '));
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(header.length));
@@ -152,12 +155,15 @@ async function readHeader(handle: FileHandle, file: string): Promise<Pick<Safete
   const dataBegin = 8 + Number(headerBytes);
   const header = parseHeader(await readBytes(handle, file, 8, dataBegin), file);
 
-  const { __metadata__: metadata = {}, ...rest } = header;
+  // Not with `...rest`, nor Object.entries: to copy an object of very many names takes longer than to parse it.
+  const { [METADATA]: metadata = {} } = header;
   if (!isObject(metadata) || Object.values(metadata).some((value) => typeof value !== 'string')) {
-    throw new UserError(`${file}: "__metadata__" in the header must map names to strings.`);
+    throw new UserError(`${file}: "${METADATA}" in the header must map names to strings.`);
   }
   const tensors = new Map<string, TensorEntry>();
-  for (const [name, entry] of Object.entries(rest)) tensors.set(name, checkEntry(entry, name, file, dataBegin));
+  for (const name of Object.keys(header)) {
+    if (name !== METADATA) tensors.set(name, checkEntry(header[name], name, file, dataBegin));
+  }
 
   // Sorted by place, each tensor must begin where the one before it ended: neither overlaps nor gaps.
   let position = dataBegin;
@@ -189,16 +195,15 @@ function parseHeader(bytes: ArrayBuffer, file: string): Record<string, unknown> 
     throw new UserError(`${file}: the header is not JSON: not a safetensors file, or a corrupt one.`);
   }
   if (!isObject(header)) throw new UserError(`${file}: the header must be a JSON object.`);
-  // JSON.parse keeps the last of two equal names without a word, so names are looked for in the text as well.
+  // JSON.parse keeps the last of two equal names without a word: then the text holds more names than the object.
+  const names = [...topLevelNames(text)];
+  if (names.length === Object.keys(header).length) return header;
   const seen = new Set<string>();
-  for (const name of topLevelNames(text)) {
-    if (seen.has(name)) throw new UserError(`${file}: tensor ${shown(name)} is listed twice in the header.`);
-    seen.add(name);
-  }
-  return header;
+  const twice = names.map((name) => JSON.parse(name)).find((name) => seen.size === seen.add(name).size);
+  throw new UserError(`${file}: tensor ${shown(twice)} is listed twice in the header.`);
 }
 
-/** Names of the outermost object of a valid JSON text, repeated ones included. */
+/** Names of the outermost object of a valid JSON text, repeated ones included, as they are written there. */
 function* topLevelNames(json: string): Generator<string> {
   let depth = 0;
   let nameExpected = false;
@@ -210,7 +215,7 @@ function* topLevelNames(json: string): Generator<string> {
     if (char !== '"') continue;
     const start = i;
     while (json[++i] !== '"') if (json[i] === '\\') i++;
-    if (nameExpected) yield JSON.parse(json.slice(start, i + 1));
+    if (nameExpected) yield json.slice(start, i + 1);
     nameExpected = false;
   }
 }
