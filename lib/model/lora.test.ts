@@ -208,6 +208,24 @@ test('rank-stabilised scaling divides by √r', async () => {
   tf.dispose(lora.params);
 });
 
+test.each<object>([
+  { init_lora_weights: false },
+  { init_lora_weights: 'gaussian' },
+  { init_lora_weights: 'orthogonal' },
+  { init_lora_weights: 'eva', eva_config: { rho: 2 } },
+  { lora_dropout: 0.1, loftq_config: { loftq_bits: 4 }, qalora_group_size: 32 },
+  { use_new_idea: false, new_pattern: {}, new_modules: [], new_config: null },
+])('%o leaves the base as it is, and the adapter too', async (changes) => {
+  const [lora, original] = [
+    await readLora(await write('same', { ...settings(), ...changes }), base.config),
+    await readLora(ADAPTER, base.config),
+  ];
+  const [name] = Object.keys(original.params);
+  expect(lora.scale).toBe(2);
+  expect(await lora.params[name].data()).toEqual(await original.params[name].data());
+  tf.dispose([lora.params, original.params]);
+});
+
 describe('is refused with one sentence, and leaves no tensor behind', () => {
   test.each<[string, object, RegExp]>([
     ['another method', { peft_type: 'IA3' }, /"peft_type" must be "LORA", found "IA3"/],
@@ -220,10 +238,17 @@ describe('is refused with one sentence, and leaves no tensor behind', () => {
       { init_lora_weights: 'pissa' },
       /"init_lora_weights": "pissa" is not supported/,
     ],
+    ['a frozen half', { init_lora_weights: 'mica' }, /"init_lora_weights": "mica" is not supported/],
+    ['a scale between yes and no', { use_rslora: 1 }, /"use_rslora": 1 is not supported/],
+    ['a setting of tomorrow', { use_new_idea: true }, /"use_new_idea": true is not supported/],
+    ['a number that nobody knows', { 'x\ny': 0 }, /"x\\ny": 0 is not supported/],
     ['nesting without end', { peft_type: deep }, /"peft_type" must be "LORA", found \[{120}…/],
     ['no rank', { r: null }, /"r" must be a positive integer, found null/],
     ['a rank that is not a number', { r: '8' }, /"r" must be a positive integer, found "8"/],
     ['no alpha', { lora_alpha: null }, /"lora_alpha" must be a number/],
+    ['an alpha that switches it off', { lora_alpha: 0 }, /"lora_alpha" must be a number, and not 0, .* found 0/],
+    ['an alpha that is 0 as a float32', { lora_alpha: 1e-320 }, /"lora_alpha" must be a number, and not 0/],
+    ['an alpha that is no float32', { lora_alpha: 1e300 }, /"lora_alpha" must be a number, and not 0/],
     ['another rank than that of the tensors', { r: 4 }, /must have the shape \[4,/],
   ])('%s', async (name, changes, message) => {
     await expectRefusal(await write(name, { ...settings(), ...changes }), message);

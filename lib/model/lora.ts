@@ -129,35 +129,44 @@ export async function readLora(folder: string, config: LlamaConfig): Promise<Lor
   return { params, scale, settings };
 }
 
-/** Settings of PEFT that would change what is computed or trained, unless they are empty. */
-const UNSUPPORTED = [
-  ...['fan_in_fan_out', 'lora_bias', 'use_dora', 'use_qalora', 'use_bdlora', 'modules_to_save', 'layer_replication'],
-  ...['rank_pattern', 'alpha_pattern', 'alora_invocation_tokens', 'target_parameters', 'arrow_config', 'kasa_config'],
-  ...['trainable_token_indices', 'velora_config', 'monteclora_config', 'lora_ga_config'],
+/** Settings that may say something: they are read here, or change neither what an adapter computes nor its training. */
+const SUPPORTED = [
+  ...['peft_type', 'base_model_name_or_path', 'revision', 'r', 'lora_alpha', 'task_type', 'inference_mode'],
+  ...['target_modules', 'exclude_modules', 'layers_to_transform', 'layers_pattern'], // the file has those tensors only
+  ...['lora_dropout', 'auto_mapping', 'peft_version', 'runtime_config', 'ensure_weight_tying', 'megatron_config'],
+  ...['megatron_core', 'loftq_config', 'eva_config', 'corda_config', 'qalora_group_size'],
 ];
 
-/** Other ways to start an adapter change the weights below it, too. */
-const INITIALIZATIONS: unknown[] = [null, true, false, 'gaussian'];
+/** Other ways to start an adapter change the weights below it, too, or freeze a part of it. */
+const INITIALIZATIONS: unknown[] = [true, 'gaussian', 'eva', 'orthogonal'];
+
+/** What a setting may be. Of one that is not known here, nothing but an empty value is of no consequence. */
+function isSupported(key: string, value: unknown): boolean {
+  if ((value ?? false) === false || SUPPORTED.includes(key)) return true;
+  if (key === 'bias') return value === 'none';
+  if (key === 'use_rslora') return value === true;
+  if (key === 'init_lora_weights') return INITIALIZATIONS.includes(value);
+  return Array.isArray(value) ? value.length === 0 : isObject(value) && Object.keys(value).length === 0;
+}
 
 function checkSettings(file: string, settings: JsonObject): { rank: number; scale: number } {
   const { peft_type: type, r: rank, lora_alpha: alpha, use_rslora: rankStabilized } = settings;
   if (type !== 'LORA') throw new UserError(`${file}: "peft_type" must be "LORA", found ${shown(type ?? null)}.`);
-  const isEmpty = (value: unknown) =>
-    (value ?? false) === false ||
-    (Array.isArray(value) ? value.length === 0 : isObject(value) && Object.keys(value).length === 0);
-  const unsupported =
-    UNSUPPORTED.find((key) => !isEmpty(settings[key])) ??
-    ((settings.bias ?? 'none') !== 'none' ? 'bias' : undefined) ??
-    (INITIALIZATIONS.includes(settings.init_lora_weights ?? null) ? undefined : 'init_lora_weights');
-  if (unsupported) throw new UserError(`${file}: "${unsupported}": ${shown(settings[unsupported])} is not supported.`);
+  const unsupported = Object.keys(settings).find((key) => !isSupported(key, settings[key]));
+  if (unsupported !== undefined) {
+    throw new UserError(`${file}: ${shown(unsupported)}: ${shown(settings[unsupported])} is not supported.`);
+  }
   if (!Number.isSafeInteger(rank) || (rank as number) < 1) {
     throw new UserError(`${file}: "r" must be a positive integer, found ${shown(rank ?? null)}.`);
   }
-  if (typeof alpha !== 'number' || !Number.isFinite(alpha)) {
-    throw new UserError(`${file}: "lora_alpha" must be a number, found ${shown(alpha ?? null)}.`);
+  const divisor = rankStabilized === true ? Math.sqrt(rank as number) : (rank as number);
+  const scale = typeof alpha === 'number' ? alpha / divisor : Number.NaN;
+  if (Math.fround(scale) === 0 || !Number.isFinite(Math.fround(scale))) {
+    throw new UserError(
+      `${file}: "lora_alpha" must be a number, and not 0, with which an adapter does nothing; found ${shown(alpha ?? null)}.`,
+    );
   }
-  const r = rank as number;
-  return { rank: r, scale: alpha / (rankStabilized === true ? Math.sqrt(r) : r) };
+  return { rank: rank as number, scale };
 }
 
 /**
