@@ -67,8 +67,7 @@ function refuseGpu(name: string, gpu: string | undefined): void {
 
 async function loadWasm(withBlas: boolean, withKernels: boolean): Promise<string> {
   await import('@tensorflow/tfjs-backend-wasm');
-  await tf.setBackend('wasm');
-  await tf.ready();
+  await withoutListeners(() => tf.setBackend('wasm'));
   const blas = withBlas ? await loadBlas() : null;
   patchWasmBackend(blas);
   const off = !withKernels || process.env.TFJS_KERNELS === 'off';
@@ -76,4 +75,19 @@ async function loadWasm(withBlas: boolean, withKernels: boolean): Promise<string
   if (blas) return `wasm, matrix products by ${blas.name}${kernels && ` (${kernels})`}`;
   const slow = withBlas ? 'no BLAS library found: OpenBLAS would make it several times faster' : '--blas off';
   return `wasm alone (${[slow, kernels].filter(Boolean).join('; ')})`;
+}
+
+/**
+ * Takes back the listeners for uncaught errors that `load` adds to the process: Emscripten's throw the error again, upon
+ * which Node prints 38 KB of minified code before the message and exits with 7.
+ */
+async function withoutListeners(load: () => Promise<unknown>): Promise<void> {
+  const process: NodeJS.EventEmitter = globalThis.process;
+  const events = ['uncaughtException', 'unhandledRejection'];
+  const before = events.flatMap((event) => process.listeners(event));
+  await load();
+  for (const event of events) {
+    const added = process.listeners(event).filter((listener) => !before.includes(listener)) as (() => void)[];
+    for (const listener of added) process.off(event, listener);
+  }
 }

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, realpathSync } from 'node:fs';
 import { constants } from 'node:os';
 import { pathToFileURL } from 'node:url';
+import { inspect } from 'node:util';
 import { mistakeIn } from './errors.ts';
 
 /** Milliseconds within which all that comes of one Ctrl-C arrives: signals, and messages about them. */
@@ -10,7 +11,7 @@ export const SAME_PRESS = 300;
 
 /**
  * Runs a script's `main()`, unless the script was only imported. A user's mistake ({@link mistakeIn}) ends it with its one sentence on
- * stderr and exit code 2.
+ * stderr and exit code 2, a bug with its stack and exit code 1.
  * @param url - the script's `import.meta.url`
  */
 export async function runMain(url: string, main: () => void | Promise<void>): Promise<void> {
@@ -21,20 +22,21 @@ export async function runMain(url: string, main: () => void | Promise<void>): Pr
   // Below a process of runBelow: when that one is gone, nobody waits for this run any more.
   process.once('disconnect', () => process.exit(1));
   process.channel?.unref();
-  // Who reads the output may stop early, as `head` does: the run goes on, its folder has everything.
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EPIPE') throw error;
-    });
-  }
+  // Who reads the output may stop early, as `head` does, and a disk may fill: the run goes on, its folder has everything.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+  process.on('uncaughtException', endWith);
   try {
     await main();
   } catch (error) {
-    const mistake = mistakeIn(error);
-    if (mistake === undefined) throw error;
-    console.error(`error: ${mistake}`);
-    process.exitCode = 2;
+    endWith(error);
   }
+}
+
+/** Ends the process because of an error. Node itself would also print the line that threw, which may be minified. */
+function endWith(error: unknown): void {
+  const mistake = mistakeIn(error);
+  process.exitCode = mistake === undefined ? 1 : 2;
+  process.stderr.write(`${mistake === undefined ? inspect(error) : `error: ${mistake}`}\n`, () => process.exit());
 }
 
 /**
