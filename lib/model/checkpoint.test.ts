@@ -6,7 +6,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vit
 import { UserError } from '../run/errors.ts';
 import { loadCheckpoint, saveCheckpoint } from './checkpoint.ts';
 import { parameterShapes } from './config.ts';
-import { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
+import { type FloatDtype, openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
 
 /** Lets rename() fail where a test asks for it. */
 const renames = vi.hoisted(() => ({ refuse: (): boolean => false }));
@@ -217,6 +217,53 @@ describe('refuses', () => {
     expect(saved.equals(await readFile(`${fixtures}/llama_gqa_tied/model.safetensors`))).toBe(true);
     await writeChanged((tensors) => [...tensors, extra('model.layers.0.self_attn.q_proj.bias')]);
     await expectRefusal(/"model.layers.0.self_attn.q_proj.bias" is not part of the Llama/);
+  });
+
+  test.each([Number.NaN, Infinity, -Infinity])('a weight of %d', async (value) => {
+    await writeChanged((tensors) =>
+      tensors.map((tensor) =>
+        tensor.name === 'model.norm.weight'
+          ? { ...tensor, data: Float32Array.from({ length: tensor.shape[0] }, (_, i) => (i === 3 ? value : 1)) }
+          : tensor,
+      ),
+    );
+    await expectRefusal(
+      new RegExp(`model.safetensors: tensor "model.norm.weight" holds ${value}: the file is damaged`),
+    );
+  });
+
+  test.each<[FloatDtype, number, RegExp]>([
+    [
+      'F32',
+      Number.NaN,
+      /^tensor "model.norm.weight" holds NaN: training has diverged, a lower --learning-rate may help$/,
+    ],
+    ['F32', -Infinity, /holds -Infinity: training has diverged/],
+    ['F16', 65_520, /holds 65520, which F16 cannot hold$/],
+    ['BF16', 3.4e38, /holds 3.39\d*e\+38, which BF16 cannot hold$/],
+  ])('to save as %s a weight of %d, and leaves what is there', async (dtype, value, message) => {
+    const source = `${fixtures}/llama_gqa_tied`;
+    const { params } = await loadCheckpoint(source);
+    await saveCheckpoint(folder, { source, params });
+    const norm = await params['model.norm.weight'].data();
+    params['model.norm.weight'].dispose();
+    const write = (changed: number) => {
+      const values = norm.map((old, i) => (i === norm.length - 1 ? changed : old));
+      return saveCheckpoint(
+        folder,
+        { source, params: { ...params, 'model.norm.weight': tf.tensor(values) } },
+        { dtype },
+      );
+    };
+    const error = await write(value).catch((error) => error);
+    expect(error).toBeInstanceOf(UserError);
+    expect(error.message).toMatch(message);
+    const saved = await readFile(join(folder, 'model.safetensors'));
+    expect(saved.equals(await readFile(join(source, 'model.safetensors')))).toBe(true);
+    expect(await readdir(folder)).not.toContain('.partial');
+    await write({ F32: 3.4e38, F16: 65_519, BF16: 3.389e38 }[dtype]); // the largest that it can
+    tf.dispose(await loadCheckpoint(folder).then((loaded) => loaded.params));
+    tf.dispose(params);
   });
 
   test('a truncated file', async () => {

@@ -3,6 +3,7 @@ import { basename, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { mistakeIn, UserError } from '../run/errors.ts';
 import { CHECKPOINT_FILES, type LlamaConfig, parameterShapes, readConfig, readJsonObject } from './config.ts';
+import { refuseNotFinite } from './finite.ts';
 import { isObject, type JsonObject, oneLine, shown } from './json.ts';
 import type { Params } from './llama.ts';
 import {
@@ -38,7 +39,7 @@ export type Checkpoint = {
  * Loads a Llama from a folder in Hugging Face layout: config.json with model.safetensors, or with shards and an index.
  * Tied embeddings may be stored under their own name, under the LM head's, or under both; here they have their own.
  * @param folder - checkpoint folder on this machine
- * @throws {UserError} if the folder is no checkpoint, or if a parameter is missing, misshapen or unknown
+ * @throws {UserError} if the folder is no checkpoint, or if a parameter is missing, misshapen, unknown or not finite
  */
 export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
   const files = await readdir(folder).catch(() => {
@@ -64,7 +65,9 @@ export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
         `${file}: tensor "${name}" must have the shape [${shape}] according to config.json, found ${shown(entry.shape)}.`,
       );
     }
-    return { values: await weights.read(name), dtype: entry.dtype as FloatDtype };
+    const values = await weights.read(name);
+    refuseNotFinite(values, name, { file });
+    return { values, dtype: entry.dtype as FloatDtype };
   };
   const params: Params = {};
   const dtypes: Record<string, FloatDtype> = {};
@@ -96,21 +99,22 @@ export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
   return { config, params, dtypes };
 }
 
-/** Parameters (or anything else by their names) as {@link writeSafetensors} takes them. */
-export const tensorsToWrite = (params: Params, dtype: FloatDtype | Record<string, FloatDtype> = 'F32') =>
-  Object.entries(params).map(([name, tensor]) => ({
-    name,
-    dtype: typeof dtype === 'string' ? dtype : (dtype[name] ?? 'F32'),
-    shape: tensor.shape,
-    data: async (begin: number, end: number) => {
+/** Parameters (or anything else by their names) as {@link writeSafetensors} takes them; values that are not finite are refused. */
+export const tensorsToWrite = (params: Params, dtypes: FloatDtype | Record<string, FloatDtype> = 'F32') =>
+  Object.entries(params).map(([name, tensor]) => {
+    const dtype = typeof dtypes === 'string' ? dtypes : (dtypes[name] ?? 'F32');
+    const data = async (begin: number, end: number) => {
       const part = tf.tidy(() => tf.slice(tf.reshape(tensor, [-1]), [begin], [end - begin]));
       try {
-        return (await part.data()) as Float32Array;
+        const values = (await part.data()) as Float32Array;
+        refuseNotFinite(values, name, { dtype });
+        return values;
       } finally {
         part.dispose();
       }
-    },
-  }));
+    };
+    return { name, dtype, shape: tensor.shape, data };
+  });
 
 /**
  * Writes a checkpoint folder that transformers can load, in Python or here: the parameters, under the names and in the

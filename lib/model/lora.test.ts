@@ -280,6 +280,14 @@ describe('is refused with one sentence, and leaves no tensor behind', () => {
       /belongs to no projection/,
     ],
     ['no tensors', () => [], /there is no tensor in it/],
+    [
+      'a matrix of NaN',
+      ([first, ...rest]) => [
+        { ...first, data: async (begin, end) => new Float32Array(end - begin).fill(NaN) },
+        ...rest,
+      ],
+      /adapter_model.safetensors: tensor "base_model.*lora_[AB].weight" holds NaN/,
+    ],
   ];
   test.each(tensors)('%s', async (name, change, message) => {
     await expectRefusal(await write(name, settings(), change), message);

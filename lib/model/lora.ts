@@ -7,6 +7,7 @@ import { UserError } from '../run/errors.ts';
 import { uniform } from '../run/random.ts';
 import { tensorsToWrite } from './checkpoint.ts';
 import { type LlamaConfig, parameterShapes, readJsonObject } from './config.ts';
+import { refuseNotFinite } from './finite.ts';
 import { isObject, type JsonObject, shown } from './json.ts';
 import type { Model, Params } from './llama.ts';
 import { openSafetensors, writeSafetensors } from './safetensors.ts';
@@ -85,7 +86,7 @@ export const readLoraSettings = (folder: string): Promise<JsonObject | null> =>
  * Reads an adapter in PEFT's format.
  * @param config - of the model that it belongs to
  * @returns params that the caller disposes of
- * @throws {UserError} if a file is missing or malformed, does not fit the model, or asks for what is not implemented here
+ * @throws {UserError} if a file is missing or malformed, holds NaN, does not fit the model, or asks for what is not implemented
  */
 export async function readLora(folder: string, config: LlamaConfig): Promise<Lora> {
   const settings = await readLoraSettings(folder);
@@ -118,7 +119,11 @@ export async function readLora(folder: string, config: LlamaConfig): Promise<Lor
     if (found.size === 0) throw new UserError(`${file.file}: there is no tensor in it.`);
     // In the model's order, not the file's: sums over parameters then round as they did before they were saved.
     for (const [name, shape] of Object.entries(shapes)) {
-      if (found.has(name)) params[name] = tf.tensor(await file.read(found.get(name)!.name), shape);
+      if (!found.has(name)) continue;
+      const stored = found.get(name)!.name;
+      const values = await file.read(stored);
+      refuseNotFinite(values, stored, { file: file.file });
+      params[name] = tf.tensor(values, shape);
     }
   } catch (error) {
     tf.dispose(params);

@@ -114,6 +114,25 @@ describe('checkpoints', () => {
     expect(checkpoints(run)).toEqual(['checkpoint-10', 'checkpoint-8']);
   });
 
+  it('that cannot be saved leave what there is, and say where to go on from', async () => {
+    const run = open();
+    const fail = async () => {
+      throw new UserError('tensor "x" holds NaN');
+    };
+    await expect(run.saveCheckpoint(2, fail)).rejects.toThrow(
+      new UserError('checkpoint-2 is not saved: tensor "x" holds NaN; there is no checkpoint to go on from'),
+    );
+    await train(run, 1, 2);
+    const last = `--resume ${join(run.folder, 'checkpoint-2')} goes on from the last checkpoint`;
+    await expect(run.saveCheckpoint(4, fail)).rejects.toThrow(
+      new UserError(`checkpoint-4 is not saved: tensor "x" holds NaN; ${last}`),
+    );
+    await expect(run.saveFinalModel(fail)).rejects.toThrow(
+      new UserError(`final_model is not saved: tensor "x" holds NaN; ${last}`),
+    );
+    expect(readdirSync(run.folder).filter((name) => /^(checkpoint|final)/.test(name))).toEqual(['checkpoint-2']);
+  });
+
   it('writes tables and curves, and the final model', async () => {
     const run = open();
     await train(run, 1, 2);

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { curves } from './curves.ts';
-import { UserError } from './errors.ts';
+import { mistakeIn, UserError } from './errors.ts';
 import { mend, removeFolder, sync, writeFileAtomically, writeFolderAtomically } from './folders.ts';
 import { appendRows, dropRowsAfter, type Row, readMetrics, toCsv } from './metrics.ts';
 
@@ -90,6 +90,21 @@ export function openRun({
     writeFileAtomically(join(folder, 'curves.svg'), await curves(rows));
   };
 
+  const save = async (name: string, write: (dir: string) => Promise<void>) => {
+    try {
+      await writeFolderAtomically(join(folder, name), write);
+    } catch (error) {
+      const mistake = mistakeIn(error);
+      if (mistake === undefined) throw error;
+      const last = checkpointSteps(folder).at(-1);
+      const advice =
+        last === undefined
+          ? 'there is no checkpoint to go on from'
+          : `--resume ${join(folder, `checkpoint-${last}`)} goes on from the last checkpoint`;
+      throw new UserError(`${name} is not saved: ${mistake}; ${advice}`);
+    }
+  };
+
   try {
     if (found) {
       // Newest first, and before the logs: wherever this is cut short, the logs reach as far as the newest checkpoint.
@@ -116,7 +131,7 @@ export function openRun({
     sample: (rows) => appendRows(completions, rows),
     saveCheckpoint: async (at, write, { limit = Number.POSITIVE_INFINITY } = {}) => {
       for (const file of [metrics, completions]) if (existsSync(file)) sync(file);
-      await writeFolderAtomically(join(folder, `checkpoint-${at}`), write);
+      await save(`checkpoint-${at}`, write);
       const others = checkpointSteps(folder).filter((other) => other !== at);
       for (const old of others.slice(0, Math.max(0, others.length + 1 - Math.max(1, limit)))) {
         removeFolder(join(folder, `checkpoint-${old}`));
@@ -124,7 +139,7 @@ export function openRun({
       await report();
     },
     saveFinalModel: async (write) => {
-      await writeFolderAtomically(join(folder, 'final_model'), write);
+      await save('final_model', write);
       return join(folder, 'final_model');
     },
     report,
