@@ -45,6 +45,83 @@ describe('sameAnswer', () => {
   });
 });
 
+describe('sameAnswer is as the table in the README has it', () => {
+  const readme = readFileSync(join(import.meta.dirname, '../../README.md'), 'utf8');
+  const [section] = readme.split('### What counts as right\n')[1].split('\n#');
+  const codesIn = (cell: string) => [...cell.matchAll(/`([^`]+)`/g)].map(([, code]) => code);
+  const rows = section.split('\n').filter((line) => line.startsWith('|') && line.includes('`'));
+  const cases = rows.flatMap((row) => {
+    const [[expected], right, wrong] = row.split('|').slice(2, 5).map(codesIn);
+    return [
+      ...right.map((given) => ({ given, expected, same: true })),
+      ...wrong.map((given) => ({ given, expected, same: false })),
+    ];
+  });
+  it.each(cases)('$given for $expected: $same', ({ given, expected, same }) => {
+    expect(sameAnswer(given, expected)).toBe(same);
+  });
+  it('with all its examples', () => expect(cases.length).toBeGreaterThan(60));
+});
+
+describe('sameAnswer', () => {
+  it.each([
+    ['0', '6.626e-34', false],
+    ['1e400', '1e400', true],
+    ['1e401', '1e400', false],
+    ['1e999999999', '1e400', false],
+    ['10000000000000000000000.5', '10000000000000000000001', true],
+    ['0.333333333333', '1/3', true],
+    ['0.333', '1/3', false],
+    ['-1/2', '\u22120.5', true],
+    ['2/4', '2/4', true],
+    ['1/2', '2/4', true],
+    ['1/0', '1', false],
+    ['100%', '1', true],
+    ['0%', '0', true],
+    ['5!', '5', false],
+    ['7²', '72', false],
+    ['0x48', '72', false],
+    ['C', 'C#', false],
+    ['f', "f'", false],
+    ['[0, 1)', '(0, 1]', false],
+    ['São  Paulo', 'são paulo', true],
+    ['Me\u0301xico', 'M\u00e9xico', true],
+    ['"', "'", false],
+    ['?', '!', false],
+    ['', '', false],
+  ])('%j for %j: %s', (given, expected, same) => {
+    expect(sameAnswer(given, expected)).toBe(same);
+  });
+
+  it.each(['9', ' ', '.', '"', '$', ',', '! ', '\\boxed{'])('takes no time for a long text of %j', (part) => {
+    const began = performance.now();
+    for (const expected of ['72', 'Paris']) expect(sameAnswer(`${part.repeat(50_000)}x`, expected)).toBe(false);
+    expect(performance.now() - began).toBeLessThan(500);
+  });
+
+  const shared = join(import.meta.dirname, '../../../shared/oracles/grpo');
+  const skipped = { skip: !existsSync(shared) };
+  it("agrees with verl's scorer of GSM8K, but for 18.00 and 18. (skipped where ../shared is absent)", skipped, () => {
+    type Case = { extracted: string | null; ground_truth: string; score: number };
+    const { cases }: { cases: Case[] } = JSON.parse(readFileSync(join(shared, 'gsm8k_score.json'), 'utf8'));
+    const extracted = cases.flatMap(({ extracted, ...rest }) => (extracted === null ? [] : [{ extracted, ...rest }]));
+    expect(extracted.length).toBeGreaterThan(100);
+    for (const { extracted: given, ground_truth: expected, score } of extracted) {
+      const isOtherwiseWritten = [`${expected}.`, `${expected}.00`].includes(given);
+      expect(sameAnswer(given, expected), given).toBe(score === 1 || isOtherwiseWritten);
+    }
+  });
+
+  it("agrees with torchrl's scorer of GSM8K in all cases (skipped where ../shared is absent)", skipped, () => {
+    type Case = { true_answer: string; head: { answer: string; reward_right: number } };
+    const { cases }: { cases: Case[] } = JSON.parse(readFileSync(join(shared, 'torchrl_gsm8k.json'), 'utf8'));
+    expect(cases.length).toBeGreaterThan(100);
+    for (const { true_answer: expected, head } of cases) {
+      expect(sameAnswer(head.answer, expected), head.answer).toBe(head.reward_right === 1);
+    }
+  });
+});
+
 describe('exact match', () => {
   it.each([
     ['The Silver  Lantern.', 'silver lantern'],
