@@ -1,5 +1,6 @@
 /** The last layer: log-probabilities of tokens, without keeping the logits of a large vocabulary. */
 import * as tf from '@tensorflow/tfjs';
+import { blockSum } from './block_sum.ts';
 import { differentiable, fusible } from './fusible.ts';
 
 /** Logits in memory at one time, 16 MB of them: their gradient needs several such arrays. */
@@ -74,7 +75,7 @@ export function tokenLogProbs(
 const scoreTokens = fusible<{ temperature: number }>('TokenLogProbs', ([logits, tokens], { temperature }) => {
   const logProbs = logSoftmax(logits, temperature);
   const chosen = tf.tidy(() => tf.sum(tf.mul(logProbs, oneHot(tokens, logits)), -1));
-  const entropy = tf.tidy(() => tf.neg(tf.sum(tf.mul(tf.exp(logProbs), logProbs), -1)));
+  const entropy = tf.tidy(() => tf.neg(blockSum(tf.mul(tf.exp(logProbs), logProbs))));
   return [tf.stack([chosen, entropy])];
 });
 
@@ -100,7 +101,7 @@ const logSoftmax = (logits: tf.Tensor, temperature: number): tf.Tensor =>
       const scaled = temperature === 1 ? logits : tf.div(logits, temperature);
       return tf.sub(scaled, tf.max(scaled, -1, true));
     });
-    return tf.sub(shifted, tf.log(tf.tidy(() => tf.sum(tf.exp(shifted), -1, true))));
+    return tf.sub(shifted, tf.expandDims(tf.log(tf.tidy(() => blockSum(tf.exp(shifted)))), -1));
   });
 
 const oneHot = (tokens: tf.Tensor, logits: tf.Tensor): tf.Tensor =>

@@ -96,6 +96,11 @@ describe('clipByGlobalNorm', () => {
     }
   });
 
+  test('the norm of a large matrix keeps its digits', async () => {
+    const { norm } = clipByGlobalNorm({ w: tf.fill([5000, 400], 1.1) }, 0);
+    expect((await norm.data())[0] / (Math.fround(1.1) * Math.sqrt(2e6)) - 1).toBeCloseTo(0, 6);
+  });
+
   test('gradients of zero stay zero', async () => {
     const { gradients, norm } = clipByGlobalNorm({ w: tf.zeros([3]) }, 1);
     expect([...(await gradients.w.data()), ...(await norm.data())]).toEqual([0, 0, 0, 0]);

@@ -1,5 +1,6 @@
 /** AdamW, and the clipping of gradients by their global norm. */
 import * as tf from '@tensorflow/tfjs';
+import { blockSum } from '../model/block_sum.ts';
 import { fusible } from '../model/fusible.ts';
 import type { Params } from '../model/llama.ts';
 
@@ -72,7 +73,9 @@ const updateParam = fusible<Factors>('AdamW', ([param, gradient, oldM, oldV], fa
  */
 export function clipByGlobalNorm(gradients: Params, maxNorm: number): { gradients: Params; norm: tf.Scalar } {
   return tf.tidy(() => {
-    const squares = Object.values(gradients).map((gradient) => tf.sum(tf.square(gradient)));
+    // Row by row first: one sum over all values of a large matrix would lose digits.
+    const rows = (gradient: tf.Tensor) => tf.reshape(tf.sum(tf.square(gradient), -1, true), [-1]);
+    const squares = Object.values(gradients).map((gradient) => blockSum(rows(gradient)));
     const norm = tf.sqrt(tf.sum(tf.stack(squares))) as tf.Scalar;
     const scale = maxNorm > 0 ? tf.minimum(1, tf.div(maxNorm, tf.add(norm, 1e-6))) : tf.scalar(1);
     return { gradients: mapParams(gradients, (gradient) => tf.mul(gradient, scale)), norm };
