@@ -62,6 +62,18 @@ describe('saving', () => {
     }
   });
 
+  test('a Mistral stays one', async () => {
+    const source = await mkdtemp(join(root, 'mistral-'));
+    await cp(`${fixtures}/llama_gqa_tied`, source, { recursive: true });
+    const llama = JSON.parse(await readFile(join(source, 'config.json'), 'utf8'));
+    const mistral = { ...llama, architectures: ['MistralForCausalLM'], model_type: 'mistral', sliding_window: null };
+    await writeFile(join(source, 'config.json'), JSON.stringify(mistral));
+    const { params } = await loadCheckpoint(source);
+    await saveCheckpoint(folder, { source, params });
+    tf.dispose(params);
+    expect(JSON.parse(await readFile(join(folder, 'config.json'), 'utf8'))).toEqual(mistral);
+  });
+
   test('original dtypes come back as they were, and config.json says so', async () => {
     const source = `${fixtures}/llama_bf16`;
     const { params, dtypes } = await loadCheckpoint(source);

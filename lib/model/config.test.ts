@@ -4,12 +4,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { UserError } from '../run/errors.ts';
-import { parameterShapes, readConfig, ropeInverseFrequencies } from './config.ts';
+import { parameterShapes, readConfig } from './config.ts';
+import { ropeInverseFrequencies } from './rope.ts';
 import { openSafetensors } from './safetensors.ts';
 
 const fixtures = 'lib/model/fixtures';
 const oracle = '../shared/oracles/hf/rope_inv_freq.json';
 const names = ['llama_gqa_tied', 'llama_mha_untied', 'llama3_rope_scaling', 'llama_bf16'];
+
+const mistral = { architectures: ['MistralForCausalLM'], model_type: 'mistral' };
 
 let folder: string;
 let base: Record<string, unknown>;
@@ -74,6 +77,26 @@ test('fills in what is missing', async () => {
   expect(config).toMatchObject({ numKvHeads: 4, headDim: 16, tieWordEmbeddings: false, ropeTheta: 10_000 });
 });
 
+// What transformers 5.18 makes of a config that lacks them: LlamaConfig(), Qwen2Config() and so on.
+test.each([
+  ['llama', { bosTokenId: 1, eosTokenIds: [2], maxPositionEmbeddings: 2048, numKvHeads: 64, headDim: 64 }],
+  ['qwen2', { bosTokenId: null, eosTokenIds: [], maxPositionEmbeddings: 32768, numKvHeads: 32, headDim: 64 }],
+  ['qwen3', { bosTokenId: null, eosTokenIds: [], maxPositionEmbeddings: 32768, numKvHeads: 32, headDim: 128 }],
+  ['mistral', { bosTokenId: 1, eosTokenIds: [2], maxPositionEmbeddings: 131072, numKvHeads: 8, headDim: 64 }],
+])('each family has its own defaults: %s', async (model_type, defaults) => {
+  const missing = ['bos_token_id', 'eos_token_id', 'max_position_embeddings', 'num_key_value_heads', 'head_dim'];
+  const config = await readChanged({
+    ...Object.fromEntries(missing.map((key) => [key, undefined])),
+    ...{ architectures: undefined, model_type, hidden_size: 4096, num_attention_heads: 64, sliding_window: null },
+  });
+  expect(config).toMatchObject(defaults);
+});
+
+test('Mistral without a sliding window is a Llama without biases', async () => {
+  const config = await readChanged({ ...mistral, sliding_window: null, attention_bias: true, mlp_bias: true });
+  expect(config).toEqual(await readChanged({}));
+});
+
 test('end-of-text tokens: generation_config.json before config.json, one or several', async () => {
   expect((await readChanged({ eos_token_id: 7 })).eosTokenIds).toEqual([7]);
   expect((await readChanged({ eos_token_id: [7, 8] })).eosTokenIds).toEqual([7, 8]);
@@ -111,14 +134,16 @@ test('linear scaling: four times as many positions for the same turn', async () 
 
 describe('refuses', () => {
   const cases: [Record<string, unknown>, RegExp][] = [
-    [{ architectures: ['MistralForCausalLM'] }, /architecture \["MistralForCausalLM"\] is not supported/],
+    [{ architectures: ['GemmaForCausalLM'] }, /architecture \["GemmaForCausalLM"\] is not supported/],
+    [mistral, /sliding-window attention \("sliding_window": 4096; .*\) is not supported/],
+    [{ ...mistral, sliding_window: 128 }, /sliding-window attention \("sliding_window": 128; .*\) is not supported/],
     [{ architectures: ['Qwen2ForCausalLM'] }, /"model_type": "llama" is not supported/],
     [{ architectures: ['LlamaForCausalLM'], model_type: 'qwen2' }, /"model_type": "qwen2" is not supported/],
     [{ architectures: undefined, model_type: 'gpt2' }, /architecture "gpt2"/],
     [{ use_sliding_window: true }, /sliding-window attention is not supported/],
     [{ layer_types: ['full_attention', 'sliding_attention'] }, /sliding-window attention is not supported/],
     [{ architectures: undefined, model_type: undefined }, /architecture null/],
-    [{ model_type: 'mistral' }, /"mistral" is not supported/],
+    [{ model_type: 'gemma' }, /"gemma" is not supported/],
     [{ attention_bias: 'yes' }, /"attention_bias" must be true or false/],
     [{ mlp_bias: 1 }, /"mlp_bias" must be true or false/],
     [{ hidden_act: 'gelu' }, /"hidden_act": "gelu"/],

@@ -1,7 +1,8 @@
 /** The angles by which rotary embeddings turn queries and keys. */
 import * as tf from '@tensorflow/tfjs';
-import { type LlamaConfig, ropeInverseFrequencies } from './config.ts';
+import type { LlamaConfig } from './config.ts';
 import type { Row } from './layout.ts';
+import { ropeInverseFrequencies } from './rope.ts';
 
 /**
  * Cosines and sines of every packed token's angles, each of shape (N, 1, D/2).
