@@ -13,16 +13,15 @@
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, type Completion, createRunCommand, examples, finishRun, generate, integer, itemsOfStep,
-  loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep, type Problem, padRows,
-  parseRunOptions, permutation, runMain, runSteps, type Sequence, sameAnswer, sampleStd, scheduleFactor,
-  scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
+  type Around, accumulateGradients, type Completion, createRunCommand, examples, finishRun, generate, integer,
+  itemsOfStep, loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
+  type Problem, padRows, parseRunOptions, permutation, runMain, runSteps, type Sequence, sameAnswer, sampleStd,
+  scheduleFactor, scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const EXPERIMENT = 'experiment_base';
-const PASS_AT = 8; // samples of each held-out problem, before and after
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
 const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
 const DEFAULTS = { dataset: SUMS.train, maxSteps: 200, evalSteps: 25, maxNewTokens: 32, learningRate: 2.5e-4 };
@@ -330,8 +329,12 @@ async function main(): Promise<void> {
   const { run, state, tokenizer, reference, source } = await startRun(options, { experiment: EXPERIMENT, ...task });
   console.log(`${train.length} problems to train on, ${test.length} held out`);
 
-  const ask = (full: boolean) => evaluate(state.model, tokenizer, test, { ...options, samples: full ? PASS_AT : 0 });
-  const finished = await runSteps(run, state, { ...options, ...source, shown: SHOWN, evaluate: ask }, async (step) => {
+  const around: Around = {
+    ...{ shown: SHOWN, heldOut: test.length },
+    evaluate: (how) => evaluate(state.model, tokenizer, test, { ...options, ...how }),
+    ask: async (how) => (await rollout(state.model, tokenizer, test.slice(0, 3), { ...options, ...how })).map(toSample),
+  };
+  const finished = await runSteps(run, state, { ...options, ...source, ...around }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
     return { metrics, samples: rollouts.slice(0, options.numGenerations).map(toSample) };

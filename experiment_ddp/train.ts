@@ -12,11 +12,11 @@
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, agree, type Communicator, type Completion, checkInSync, createRunCommand, examples, finishRun,
-  flatten, fromRankZero, gatherRows, generate, integer, itemsOfStep, loadProblems, loadSplits, type Model, mean,
-  measureSpeed, microBatches, number, optimizerStep, type Params, type Problem, padRows, parseRunOptions, permutation,
-  runRanks, runSteps, type Sequence, sameAnswer, sampleStd, scheduleFactor, scoreCompletions, shard, startRun, sumUp,
-  type Tokenizer, type TrainingState, trainable, UserError, unflatten, uniform,
+  type Around, accumulateGradients, agree, type Communicator, type Completion, checkInSync, createRunCommand, examples,
+  finishRun, flatten, fromRankZero, gatherRows, generate, integer, itemsOfStep, loadProblems, loadSplits, type Model,
+  mean, measureSpeed, microBatches, number, optimizerStep, type Params, type Problem, padRows, parseRunOptions,
+  permutation, runRanks, runSteps, type Sequence, sameAnswer, sampleStd, scheduleFactor, scoreCompletions, shard,
+  startRun, sumUp, type Tokenizer, type TrainingState, trainable, UserError, unflatten, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -24,8 +24,6 @@ import {
 const EXPERIMENT = 'experiment_ddp';
 const BUCKET = 2 ** 22; // numbers that the ranks send at once: 16 MB
 type Shared = { communicator: Communicator };
-// Copied from experiment_base/train.ts: PASS_AT
-const PASS_AT = 8; // samples of each held-out problem, before and after
 // Copied from experiment_base/train.ts: SHOWN
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
 // Copied from experiment_base/train.ts: SUMS
@@ -64,7 +62,6 @@ export function checkOptions(options: Options): Options {
   );
 }
 
-/** The options of this call, checked. */
 const readOptions = (): Options => checkOptions(parseRunOptions(createCommand()));
 
 // ─── Task: prompt and reward ─────────────────────────────────────────────────────────────────────────────────────────
@@ -383,11 +380,14 @@ async function main(communicator: Communicator): Promise<void> {
   const { run, state, tokenizer, reference, source } = await startRun(options, { experiment: EXPERIMENT, ...task });
   if (!run.silent) console.log(`${train.length} problems to train on, ${test.length} held out`);
 
-  const ask = (full: boolean) => evaluate(state.model, tokenizer, test, { ...options, samples: full ? PASS_AT : 0 });
-  const around = { shown: SHOWN, evaluate: ask, agree: (asked: boolean) => agree(communicator, asked) };
+  const around: Around = {
+    ...{ shown: SHOWN, heldOut: test.length },
+    evaluate: (how) => evaluate(state.model, tokenizer, test, { ...options, ...how }),
+    ask: async (how) => (await rollout(state.model, tokenizer, test.slice(0, 3), { ...options, ...how })).map(toSample),
+    agree: (asked) => agree(communicator, asked),
+  };
   const finished = await runSteps(run, state, { ...options, ...source, ...around }, async (step) => {
-    const problems = itemsOfStep(train, step, options);
-    const context = { tokenizer, problems, reference, communicator };
+    const context = { tokenizer, problems: itemsOfStep(train, step, options), reference, communicator };
     const { rollouts, metrics } = await trainStep(state, context, { ...options, step });
     const isDue = step % options.checkSyncSteps === 0 || step === options.maxSteps;
     if (options.checkSyncSteps > 0 && isDue) await checkInSync(communicator, trainable(state.model), step);

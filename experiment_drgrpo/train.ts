@@ -16,17 +16,15 @@ import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, type Completion, createRunCommand, examples, finishRun, generate, integer, itemsOfStep,
-  loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep, type Problem, padRows,
-  parseRunOptions, permutation, runMain, runSteps, type Sequence, sameAnswer, sampleStd, scheduleFactor,
-  scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
+  type Around, accumulateGradients, type Completion, createRunCommand, examples, finishRun, generate, integer,
+  itemsOfStep, loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
+  type Problem, padRows, parseRunOptions, permutation, runMain, runSteps, type Sequence, sameAnswer, sampleStd,
+  scheduleFactor, scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const EXPERIMENT = 'experiment_drgrpo';
-// Copied from experiment_base/train.ts: PASS_AT
-const PASS_AT = 8; // samples of each held-out problem, before and after
 // Copied from experiment_base/train.ts: SHOWN
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
 // Copied from experiment_base/train.ts: SUMS
@@ -376,8 +374,12 @@ async function main(): Promise<void> {
   const { run, state, tokenizer, reference, source } = await startRun(options, { experiment: EXPERIMENT, ...task });
   console.log(`${train.length} problems to train on, ${test.length} held out`);
 
-  const ask = (full: boolean) => evaluate(state.model, tokenizer, test, { ...options, samples: full ? PASS_AT : 0 });
-  const finished = await runSteps(run, state, { ...options, ...source, shown: SHOWN, evaluate: ask }, async (step) => {
+  const around: Around = {
+    ...{ shown: SHOWN, heldOut: test.length },
+    evaluate: (how) => evaluate(state.model, tokenizer, test, { ...options, ...how }),
+    ask: async (how) => (await rollout(state.model, tokenizer, test.slice(0, 3), { ...options, ...how })).map(toSample),
+  };
+  const finished = await runSteps(run, state, { ...options, ...source, ...around }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
     return { metrics, samples: rollouts.slice(0, options.numGenerations).map(toSample) };

@@ -155,7 +155,8 @@ describe('a search tool that is out of order', () => {
     const place = { experiment: 'experiment_multiturn_qa', outputDir: options.outputDir };
     // Silent: signals and messages of this process are those of the tests.
     const run = { ...openRun({ ...place, options: saved }), silent: true };
-    const around = { ...options, folder: at('model'), shown: {}, evaluate: async () => ({}) };
+    const nothing = { shown: {}, heldOut: 0, evaluate: async () => ({}), ask: async () => [] };
+    const around = { ...options, folder: at('model'), ...nothing };
     const finished = await runSteps(run, state, around, async (step) => {
       const { rollouts, metrics } = await trainStep(state, { tokenizer, problems }, { ...options, step });
       asked = { ...counts };

@@ -12,10 +12,11 @@ import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, type Completion, createRunCommand, examples, finishRun, generate, integer, itemsOfStep,
-  loadCorpus, loadQuestions, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
-  type Question as Problem, padRows, parseRunOptions, permutation, runMain, runSteps, type Sequence, sampleStd,
-  scheduleFactor, scoreCompletions, searchTool, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
+  type Around, accumulateGradients, type Completion, createRunCommand, examples, finishRun, generate, integer,
+  itemsOfStep, loadCorpus, loadQuestions, loadSplits, type Model, mean, measureSpeed, microBatches, number,
+  optimizerStep, type Question as Problem, padRows, parseRunOptions, permutation, runMain, runSteps, type Sequence,
+  sampleStd, scheduleFactor, scoreCompletions, searchTool, startRun, sumUp, type Tokenizer, type TrainingState,
+  UserError, uniform,
 } from '../lib/index.ts';
 // biome-ignore format: a list to skip, not to read
 import {
@@ -26,7 +27,6 @@ import {
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const EXPERIMENT = 'experiment_multiturn_qa';
-const PASS_AT = 8; // samples of each held-out problem, before and after
 // Copied from experiment_multiturn_tool/train.ts: SHOWN
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', calls: 'tools/call_frequency' };
 const COUNTRY = { train: 'data/encyclopedia_train.jsonl', test: 'data/encyclopedia_test.jsonl' };
@@ -361,8 +361,7 @@ export async function trainStep(
 /** A line of completions.jsonl. */
 export const toSample = ({ problem: { question, answers }, ...row }: Rollout) => {
   const { transcript, calls, reward, rewards, advantage } = row;
-  const completion = transcript.map(({ text }) => text).join('');
-  const answer = answers.join(' / ');
+  const [answer, completion] = [answers.join(' / '), transcript.map(({ text }) => text).join('')];
   return { question, answer, completion, tokens: row.completion.length, reward, rewards, advantage, transcript, calls };
 };
 
@@ -384,8 +383,12 @@ async function main(): Promise<void> {
   });
   console.log(`${train.length} questions to train on, ${test.length} held out; ${passages.length} passages to search`);
 
-  const ask = (full: boolean) => evaluate(state.model, tokenizer, test, { ...options, samples: full ? PASS_AT : 0 });
-  const finished = await runSteps(run, state, { ...options, ...source, shown: SHOWN, evaluate: ask }, async (step) => {
+  const around: Around = {
+    ...{ shown: SHOWN, heldOut: test.length },
+    evaluate: (how) => evaluate(state.model, tokenizer, test, { ...options, ...how }),
+    ask: async (how) => (await rollout(state.model, tokenizer, test.slice(0, 3), { ...options, ...how })).map(toSample),
+  };
+  const finished = await runSteps(run, state, { ...options, ...source, ...around }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
     const isLogged = step % options.logCompletionsInterval === 0 || step === 1;

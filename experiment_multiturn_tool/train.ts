@@ -11,8 +11,8 @@
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  accumulateGradients, type Completion, createCalculator, createRunCommand, examples, finishRun, generate, integer,
-  itemsOfStep, loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
+  type Around, accumulateGradients, type Completion, createCalculator, createRunCommand, examples, finishRun, generate,
+  integer, itemsOfStep, loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
   type Problem, padRows, parseRunOptions, permutation, runMain, runSteps, type Sequence, sampleStd, scheduleFactor,
   scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
@@ -25,7 +25,6 @@ import {
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const EXPERIMENT = 'experiment_multiturn_tool';
-const PASS_AT = 8; // samples of each held-out problem, before and after
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', calls: 'tools/call_frequency' };
 const PRODUCTS = { train: 'data/products_train.jsonl', test: 'data/products_test.jsonl' };
 // biome-ignore format: two lines
@@ -360,8 +359,12 @@ async function main(): Promise<void> {
   });
   console.log(`${train.length} problems to train on, ${test.length} held out`);
 
-  const ask = (full: boolean) => evaluate(state.model, tokenizer, test, { ...options, samples: full ? PASS_AT : 0 });
-  const finished = await runSteps(run, state, { ...options, ...source, shown: SHOWN, evaluate: ask }, async (step) => {
+  const around: Around = {
+    ...{ shown: SHOWN, heldOut: test.length },
+    evaluate: (how) => evaluate(state.model, tokenizer, test, { ...options, ...how }),
+    ask: async (how) => (await rollout(state.model, tokenizer, test.slice(0, 3), { ...options, ...how })).map(toSample),
+  };
+  const finished = await runSteps(run, state, { ...options, ...source, ...around }, async (step) => {
     const problems = itemsOfStep(train, step, options);
     const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
     const isLogged = step % options.logCompletionsInterval === 0 || step === 1;

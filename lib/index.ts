@@ -21,6 +21,7 @@ export * from './run/command.ts';
 export * from './run/curves.ts';
 export * from './run/dataset.ts';
 export * from './run/errors.ts';
+export * from './run/evaluation.ts';
 export * from './run/interrupt.ts';
 export * from './run/main.ts';
 export * from './run/options.ts';

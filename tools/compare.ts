@@ -219,8 +219,9 @@ async function runAll(comparison: Comparison, runs: Run[]): Promise<boolean> {
     finished.add(run);
     steps.set(run, maxSteps);
     show();
-    const accuracy = 100 * Number(result.rows.at(-1)!['eval/accuracy']);
-    bar.log(`${name}: held-out accuracy ${accuracy.toFixed(1)} %, ${(result.seconds / 60).toFixed(1)} minutes`);
+    const accuracy = result.rows.at(-1)!['eval/accuracy'];
+    const came = typeof accuracy === 'number' ? `held-out accuracy ${(100 * accuracy).toFixed(1)} %` : 'finished';
+    bar.log(`${name}: ${came}, ${(result.seconds / 60).toFixed(1)} minutes`);
     if (runs.some((other) => other.seed === run.seed && !finished.has(other))) return;
     reported = reported.then(() => writeReport(comparison)); // never two at once
     await reported;

@@ -5,7 +5,7 @@ import { loadCheckpoint } from '../model/checkpoint.ts';
 import { logits, type Model } from '../model/llama.ts';
 import { permutation, uniform } from '../run/random.ts';
 import { scoreCompletions } from '../training/score.ts';
-import { type GenerateOptions, generate } from './generate.ts';
+import { type GenerateOptions, type GenerateProgress, generate } from './generate.ts';
 import { logSoftmax, truncate } from './sampling.ts';
 
 let model: Model;
@@ -29,9 +29,10 @@ const options: GenerateOptions = {
 test('rows end with their end token, which is theirs, or at the limit, and leave the batch', async () => {
   const alive: number[] = [];
   const sampled: number[] = [];
-  const onProgress = (tokens: number, rows: number) => {
-    sampled.push(tokens);
-    alive.push(rows);
+  const onProgress = (progress: GenerateProgress) => {
+    sampled.push(progress.sampled);
+    alive.push(progress.alive);
+    expect(progress).toMatchObject({ rows: 15, positions: alive.length });
   };
   const completions = await generate(model, prompts, 5, { ...options, onProgress });
   expect(completions).toHaveLength(15);
@@ -147,7 +148,7 @@ test('no tensor is left behind, not even when a callback throws', async () => {
   await generate(model, prompts, 3, options);
   expect(tf.memory().numTensors).toBe(before);
   for (const after of [1, 4, 9]) {
-    const onProgress = (sampled: number) => {
+    const onProgress = ({ sampled }: GenerateProgress) => {
       if (sampled > after * 3) throw new Error('stop');
     };
     await expect(generate(model, prompts, 3, { ...options, onProgress })).rejects.toThrow('stop');

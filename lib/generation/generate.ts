@@ -15,6 +15,9 @@ export type Completion = { tokens: number[]; logProbs: number[]; mask: number[];
 /** What happens to a row after a token of its own: tokens that are fed next, in place of sampled ones, or its end. */
 export type Reaction = { force: number[] } | { finish: Completion['finishReason'] };
 
+/** How far a batch of `rows` is: token positions done, tokens sampled so far, rows still going. */
+export type GenerateProgress = { rows: number; positions: number; sampled: number; alive: number };
+
 export type GenerateOptions = SamplingOptions & {
   maxNewTokens: number;
   /** A row ends with any of these; none for completions of a fixed length. */
@@ -26,8 +29,8 @@ export type GenerateOptions = SamplingOptions & {
    * All rows wait for the slowest answer.
    */
   react?: (row: number, completion: Completion) => Reaction | undefined | Promise<Reaction | undefined>;
-  /** Called after each token position with the number of tokens sampled so far and of rows still going. */
-  onProgress?: (sampled: number, alive: number) => void;
+  /** Called after each token position. */
+  onProgress?: (progress: GenerateProgress) => void;
 };
 
 /**
@@ -96,7 +99,7 @@ export async function generate(
         tf.dispose([past.layers, prefix?.layers ?? []]);
         ({ prefix, past, rows } = narrowed);
       }
-      onProgress?.(sampled, alive);
+      onProgress?.({ rows: completions.length, positions: position + 1, sampled, alive });
       await setImmediate(); // lets signals and timers in between two positions
     }
   } finally {

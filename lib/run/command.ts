@@ -48,13 +48,14 @@ export const createRunCommand = (
     .optionsGroup('Data and steps:')
     .option('--dataset <file>', dataset, defaults.dataset)
     .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
-    .option('--eval-size <n>', 'held-out problems', integer({ min: 1 }), 200)
+    .option('--eval-size <n>', 'held-out problems (0: no evaluation at all)', integer({ min: 0 }), 200)
     .option(
       '--eval-steps <n>',
       'evaluate every so many steps (0: before and after only)',
       integer({ min: 0 }),
       defaults.evalSteps,
     )
+    .option('--no-eval-on-start', 'no evaluation before the first step')
     .option(
       '--max-steps <n>',
       'steps: each samples once and updates at least once',

@@ -1,13 +1,13 @@
 import { stripVTControlCharacters } from 'node:util';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { duration, progress } from './progress.ts';
 
 /** A stream that remembers what was written. */
-function recorder(isTTY: boolean) {
+function recorder(isTTY: boolean, columns = 60) {
   let written = '';
   const stream = {
     isTTY,
-    columns: 60,
+    columns,
     write: (text: string) => {
       written += text;
       return true;
@@ -47,14 +47,56 @@ describe('without a terminal', () => {
   });
 });
 
+describe('without a terminal, between steps', () => {
+  it('is silent for half a minute, then says what goes on; that is no step and takes no time from them', () => {
+    vi.useFakeTimers({ toFake: ['performance'] });
+    try {
+      const { stream, written } = recorder(false);
+      const bar = progress({ total: 100, every: 10, stream });
+      for (let i = 0; i < 70; i++) {
+        vi.advanceTimersByTime(1_000);
+        bar.note(`evaluating ${i}`);
+      }
+      expect(written()).toBe('step 0/100 · evaluating 30\nstep 0/100 · evaluating 61\n');
+      vi.advanceTimersByTime(2_000);
+      bar.update(1, { reward: '1' });
+      expect(written()).toContain('\nstep 1/100 · reward 1 · 3m 18s left\n');
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});
+
 describe('on a terminal', () => {
+  const FIELDS = { reward: '0.532', 'held-out accuracy': '0.415', 'tokens/s': '4781' };
+  it.each([
+    [120, '██████████░░░░░░░░░░ 25/50 · reward 0.532 · held-out accuracy 0.415 · tokens/s 4781 · 0s left'],
+    [80, '████████░░░░░░░ 25/50 · 0.532 reward · 0.415 accuracy · 4781 tokens/s · 0s left'],
+    [66, '25/50 · 0.532 reward · 0.415 accuracy · 4781 tokens/s · 0s left'],
+    [40, '25/50 · 0.532 reward · 0.415 accuracy …'],
+  ])('at %i columns: %s', (columns, line) => {
+    const { stream, written } = recorder(true, columns);
+    const bar = progress({ total: 50, stream });
+    bar.update(25, FIELDS);
+    bar.stop();
+    expect(stripVTControlCharacters(written())).toBe(`${line}${line}\n`); // drawn once more at its end
+  });
+
+  it('shows what goes on between steps in place of what the last one gave', () => {
+    const { stream, written } = recorder(true);
+    const bar = progress({ total: 4, stream });
+    bar.note('evaluating: 3/18 answers');
+    bar.stop();
+    expect(stripVTControlCharacters(written())).toContain('░░░░░░░░░░░░░░░░░░░░ 0/4 · evaluating: 3/18 answers');
+  });
+
   it('draws one line no wider than the terminal', () => {
     const { stream, written } = recorder(true);
     const bar = progress({ total: 4, stream });
     bar.update(2, { reward: '0.5', note: 'x'.repeat(200) });
     bar.stop();
     const drawn = stripVTControlCharacters(written()).split('\n')[0];
-    expect(drawn).toContain('██████████░░░░░░░░░░ 2/4 · reward 0.5');
+    expect(drawn).toMatch(/^2\/4 · 0.5 reward · x+…/);
     expect(written()).not.toContain('x'.repeat(60));
   });
 

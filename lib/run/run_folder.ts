@@ -35,6 +35,10 @@ export type Run = {
   history: () => Row[];
   /** Adds lines to completions.jsonl, under the same rule. */
   sample: (rows: Row[]) => void;
+  /** Adds a line to answers.jsonl, under the same rule. */
+  answer: (row: Row) => void;
+  /** The lines of answers.jsonl. */
+  answers: () => Row[];
   /** Saves checkpoint-<step> with the files that `write` puts into `dir`, then removes all but the newest `limit`. */
   saveCheckpoint: (step: number, write: (dir: string) => Promise<void>, options?: { limit?: number }) => Promise<void>;
   /** Saves final_model, in place of an older one. Returns its path. */
@@ -84,6 +88,7 @@ export function openRun({
   const { folder, checkpoint, step } = found ?? { folder: newFolder(place), checkpoint: undefined, step: 0 };
   const metrics = join(folder, 'metrics.jsonl');
   const completions = join(folder, 'completions.jsonl');
+  const answers = join(folder, 'answers.jsonl');
   const report = async () => {
     const rows = readMetrics(metrics);
     writeFileAtomically(join(folder, 'metrics.csv'), toCsv(rows));
@@ -112,7 +117,7 @@ export function openRun({
         if (later > step) removeFolder(join(folder, `checkpoint-${later}`));
       }
       // Without a checkpoint the run starts again, and logs what it does before step 1 again.
-      for (const file of [metrics, completions]) dropRowsAfter(file, checkpoint === undefined ? -1 : step);
+      for (const file of [metrics, completions, answers]) dropRowsAfter(file, checkpoint === undefined ? -1 : step);
     }
     const config = { experiment: place.experiment, node: process.versions.node, options };
     writeFileAtomically(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
@@ -129,8 +134,10 @@ export function openRun({
     log: (row) => appendRows(metrics, [row]),
     history: () => readMetrics(metrics),
     sample: (rows) => appendRows(completions, rows),
+    answer: (row) => appendRows(answers, [row]),
+    answers: () => readMetrics(answers),
     saveCheckpoint: async (at, write, { limit = Number.POSITIVE_INFINITY } = {}) => {
-      for (const file of [metrics, completions]) if (existsSync(file)) sync(file);
+      for (const file of [metrics, completions, answers]) if (existsSync(file)) sync(file);
       await save(`checkpoint-${at}`, write);
       const others = checkpointSteps(folder).filter((other) => other !== at);
       for (const old of others.slice(0, Math.max(0, others.length + 1 - Math.max(1, limit)))) {
@@ -153,6 +160,8 @@ export const followRun = (place: Pick<Run, 'experiment' | 'folder' | 'checkpoint
   log: () => {},
   history: () => [],
   sample: () => {},
+  answer: () => {},
+  answers: () => [],
   saveCheckpoint: async () => {},
   saveFinalModel: async () => '',
   report: async () => {},

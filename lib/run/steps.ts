@@ -3,16 +3,37 @@ import { setImmediate } from 'node:timers/promises';
 import { saveCheckpoint } from '../model/checkpoint.ts';
 import { mergeLora, writeLora } from '../model/lora.ts';
 import type { Pretrained } from '../model/pretrained.ts';
+import { answerLines, type Sample, sampleLine, type Watch, watchEvaluation } from './evaluation.ts';
 import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
 import type { Row } from './metrics.ts';
-import { duration, progress } from './progress.ts';
+import { briefly, duration, type Progress, progress } from './progress.ts';
 import type { Run } from './run_folder.ts';
 import { saveTrainingState, type TrainingState } from './training_state.ts';
 
 /** What a step has to say: metrics for metrics.jsonl, samples for completions.jsonl. */
-export type StepReport = { metrics: Record<string, number>; samples: Record<string, unknown>[] };
+export type StepReport = { metrics: Record<string, number>; samples: Sample[] };
 
-export type StepsOptions = {
+/** How held-out questions are asked for the texts of their answers: greedily, which depends on no step. */
+const GREEDY = { numGenerations: 1, temperature: 0, step: 0 };
+
+/** Samples of each held-out question before the first step and after the last: in between there are none. */
+const PASS_AT = 8;
+
+/** What an experiment brings along beside its steps. */
+export type Around = {
+  /** what the progress line shows: label and name of each metric, at its newest value */
+  shown: Record<string, string>;
+  /** held-out questions; 0: nothing is ever evaluated */
+  heldOut: number;
+  /** what the policy can do, as metrics `eval/…`: of greedy answers, and of `samples` more of each held-out question */
+  evaluate: (how: Watch & { samples: number }) => Promise<Record<string, number>>;
+  /** answers to a few held-out questions, to be shown before and after */
+  ask: (how: typeof GREEDY) => Promise<Sample[]>;
+  /** whether to stop, where several processes must agree: each says whether it was asked to, all get the same answer */
+  agree?: (asked: boolean) => Promise<boolean>;
+};
+
+export type StepsOptions = Around & {
   /** of the checkpoint that the run started from */
   folder: string;
   maxSteps: number;
@@ -21,12 +42,9 @@ export type StepsOptions = {
   saveTotalLimit: number;
   /** evaluate every so many steps; 0: before the first and after the last only */
   evalSteps: number;
-  /** what the policy can do, as metrics `eval/…`; thoroughly before the first step and after the last */
-  evaluate: (thorough: boolean) => Promise<Record<string, number>>;
-  /** what the progress line shows: label and name of each metric, at its newest value */
-  shown: Record<string, string>;
-  /** whether to stop, where several processes must agree: each says whether it was asked to, all get the same answer */
-  agree?: (asked: boolean) => Promise<boolean>;
+  /** whether to evaluate before the first step, too */
+  evalOnStart: boolean;
+  maxNewTokens: number;
 };
 
 /**
@@ -39,27 +57,30 @@ export type StepsOptions = {
 export async function runSteps(
   run: Run,
   state: TrainingState,
-  { shown, evaluate, agree = async (asked) => asked, ...options }: StepsOptions,
+  { shown, agree = async (asked) => asked, ...options }: StepsOptions,
   takeStep: (step: number) => Promise<StepReport>,
 ): Promise<boolean> {
-  if (!run.checkpoint && !run.silent) await logStart(run, evaluate);
-  const newest: Record<string, unknown> = Object.assign({}, ...run.history());
-  const interrupt = run.silent ? undefined : onInterrupt();
   const bar = run.silent ? undefined : progress({ total: options.maxSteps, start: run.step, every: 10 });
+  let interrupt: ReturnType<typeof onInterrupt> | undefined;
   let done = run.step;
-  let stop = await agree(interrupt?.requested() ?? false);
-  if (done >= options.maxSteps && !run.silent) {
-    console.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
-  }
   try {
+    if (bar && !run.checkpoint) await logStart(run, bar, options);
+    const newest: Record<string, unknown> = Object.assign({}, ...run.history());
+    const fields = () =>
+      Object.entries(shown).flatMap(([label, name]) => (name in newest ? [[label, briefly(newest[name])]] : []));
+    interrupt = run.silent ? undefined : onInterrupt();
+    let stop = await agree(interrupt?.requested() ?? false);
+    if (done >= options.maxSteps)
+      bar?.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
+    let nextSample = done;
     while (done < options.maxSteps && !stop) {
       const step = done + 1;
       const began = performance.now();
       const due = (every: number) => every > 0 && step % every === 0;
       const isLast = step === options.maxSteps;
       const { metrics, samples } = await takeStep(step);
-      const evaluates = !run.silent && (isLast || due(options.evalSteps));
-      if (evaluates) Object.assign(metrics, await evaluate(isLast));
+      const evaluates = bar && options.heldOut > 0 && (isLast || due(options.evalSteps));
+      if (evaluates) Object.assign(metrics, await evaluate(bar, options, { thorough: isLast }));
       state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - began) / 1000;
       // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
       await setImmediate();
@@ -68,9 +89,13 @@ export async function runSteps(
         run.log({ step, ...metrics });
         run.sample(samples.map((sample): Row => ({ step, ...sample })));
       }
+      if (evaluates && isLast) run.answer({ step, answers: await options.ask(GREEDY) });
+      if (samples.length > 0 && step > nextSample) {
+        bar?.log(sampleLine(samples[0]));
+        nextSample = step + options.maxSteps / SAMPLES;
+      }
       Object.assign(newest, metrics);
-      const fields = Object.entries(shown).map(([label, name]) => [label, briefly(newest[name])]);
-      bar?.update(step, Object.fromEntries(fields));
+      bar?.update(step, Object.fromEntries(fields()));
       if (isLast || stop || due(options.saveSteps)) {
         const save = (folder: string) => saveTrainingState(folder, state, options.folder);
         await run.saveCheckpoint(step, save, { limit: options.saveTotalLimit });
@@ -88,11 +113,36 @@ export async function runSteps(
   return false;
 }
 
+/** Samples that a run shows on its way, about. */
+const SAMPLES = 10;
+
+type Evaluating = Pick<StepsOptions, 'heldOut' | 'maxNewTokens' | 'evaluate' | 'ask'>;
+
+/** The metrics of an evaluation, whose progress is shown meanwhile. */
+function evaluate(
+  bar: Progress,
+  { heldOut, maxNewTokens, ...options }: Evaluating,
+  { thorough, advice }: { thorough: boolean; advice?: (time: string) => string },
+): Promise<Record<string, number>> {
+  const samples = thorough ? PASS_AT : 0;
+  const watch = watchEvaluation(heldOut * (1 + samples), bar, { maxNewTokens, advice });
+  return options.evaluate({ samples, ...watch });
+}
+
 /** What there is to say before the first step. Ctrl-C ends the process here: there is nothing yet that could be lost. */
-async function logStart(run: Run, evaluate: StepsOptions['evaluate']): Promise<void> {
+async function logStart(
+  run: Run,
+  bar: Progress,
+  options: Evaluating & Pick<StepsOptions, 'evalOnStart'>,
+): Promise<void> {
+  if (options.heldOut === 0 || !options.evalOnStart) return;
   const dispose = sayOnInterrupt(`stopped before the first step, nothing is saved yet; ${toGoOn('start again', run)}`);
+  const advice = (time: string) =>
+    `the evaluation before the first step takes up to ${time} more: --no-eval-on-start leaves it out, --eval-size asks fewer questions than ${options.heldOut}`;
   try {
-    run.log({ step: 0, ...(await evaluate(true)) });
+    const metrics = await evaluate(bar, options, { thorough: true, advice });
+    run.log({ step: 0, ...metrics });
+    run.answer({ step: 0, answers: await options.ask(GREEDY) });
   } finally {
     dispose();
   }
@@ -100,10 +150,6 @@ async function logStart(run: Run, evaluate: StepsOptions['evaluate']): Promise<v
 
 const toGoOn = (what: string, { experiment, folder }: Run): string =>
   `to ${what}: npx tsx ${experiment}/train.ts --resume ${folder}`;
-
-/** Three digits are enough to see where it goes; whole numbers stay whole. */
-const briefly = (value: unknown): string =>
-  typeof value !== 'number' ? '–' : value >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
 
 /**
  * Saves final_model and the curves, and says where they are, and what every evaluation gave before and after. Of a policy
@@ -127,10 +173,11 @@ export async function finishRun(
   const folder = await run.saveFinalModel(save);
   await run.report();
   const rows = run.history();
-  const [before, after] = [rows[0], rows.at(-1)!];
-  for (const name of Object.keys(after).filter((name) => name.startsWith('eval/') && name in before)) {
-    console.log(`${name}: ${briefly(before[name])} → ${briefly(after[name])}`);
+  const [before, after] = [rows.find(({ step }) => step === 0), rows.at(-1)!];
+  for (const name of Object.keys(after).filter((name) => name.startsWith('eval/'))) {
+    console.log(`${name}: ${before && name in before ? `${briefly(before[name])} → ` : ''}${briefly(after[name])}`);
   }
+  for (const line of answerLines(run.answers())) console.log(line);
   console.log(`training time: ${duration(counters.seconds ?? 0)}`);
   console.log(`model: ${folder}\ncurves: ${run.folder}/curves.svg`);
 }

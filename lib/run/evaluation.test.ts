@@ -1,0 +1,56 @@
+import { expect, it, vi } from 'vitest';
+import { answerLines, sampleLine, watchEvaluation } from './evaluation.ts';
+
+/** Runs an evaluation of two batches on a clock of its own, and returns what was said of it. */
+function watch({ secondsPerToken, alive }: { secondsPerToken: number; alive: (token: number) => number }): string[] {
+  vi.useFakeTimers({ toFake: ['performance'] });
+  try {
+    const said: string[] = [];
+    const bar = { note: (text: string) => void said.push(text), log: (line: string) => void said.push(`log: ${line}`) };
+    const { onProgress } = watchEvaluation(30, bar, { maxNewTokens: 10, advice: (time) => `${time} more` });
+    for (const rows of [20, 10]) {
+      for (let positions = 1; positions <= 10; positions++) {
+        vi.advanceTimersByTime(1_000 * secondsPerToken);
+        onProgress({ rows, positions, sampled: 0, alive: Math.round(rows * alive(positions)) });
+      }
+    }
+    return said;
+  } finally {
+    vi.useRealTimers();
+  }
+}
+
+it('says how many answers are there and what the rest will take, also while none has ended', () => {
+  const said = watch({ secondsPerToken: 1, alive: () => 1 });
+  expect(said).toHaveLength(20); // and no advice: it takes less than a minute
+  expect(said[0]).toBe('evaluating: 2/30 answers · 14s left');
+  expect(said[9]).toBe('evaluating: 20/30 answers · 5s left');
+  expect(said[14]).toBe('evaluating: 25/30 answers · 3s left');
+  expect(said[19]).toBe('evaluating: 30/30 answers · 0s left');
+});
+
+it('counts answers that end early', () => {
+  const said = watch({ secondsPerToken: 1, alive: (token) => (token > 2 ? 0.25 : 1) });
+  expect(said[2]).toBe('evaluating: 15/30 answers · 3s left');
+});
+
+it('says once what a slow one will take', () => {
+  const said = watch({ secondsPerToken: 12, alive: () => 1 });
+  expect(said.slice(0, 2)).toEqual(['log: 2m 48s more', 'evaluating: 2/30 answers · 2m 48s left']);
+  expect(said.filter((line) => line.startsWith('log'))).toHaveLength(1);
+});
+
+const sample = (completion: string, reward: number) => ({ question: '1+1', answer: '2', completion, reward });
+
+it('shows a sample on one line, without what would steer the terminal', () => {
+  expect(sampleLine(sample('<think>\n2</think>\u001b[2J', 0.1))).toBe('reward 0.1: 1+1 → <think> 2</think>\\u001b[2J');
+  expect(sampleLine(sample('x'.repeat(500), 0))).toMatch(/^reward 0: 1\+1 → x+…$/);
+  expect(sampleLine(sample('x'.repeat(500), 0))).toHaveLength(119);
+});
+
+it('shows the same questions before and after', () => {
+  const rows = [0, 5, 9].map((step) => ({ step, answers: [sample(`at ${step}`, step / 9)] }));
+  expect(answerLines(rows)).toEqual(['1+1 (answer: 2)', '  before, reward 0: at 0', '  after, reward 1: at 9']);
+  expect(answerLines(rows.slice(2))).toEqual(['1+1 (answer: 2)', '  after, reward 1: at 9']);
+  expect(answerLines([])).toEqual([]);
+});

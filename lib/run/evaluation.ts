@@ -1,0 +1,74 @@
+/** What there is to see while held-out questions are asked, and of what was answered. */
+import type { GenerateOptions } from '../generation/generate.ts';
+import { oneLine } from '../model/json.ts';
+import type { Row } from './metrics.ts';
+import { briefly, duration, type Progress, remaining } from './progress.ts';
+
+/** What an evaluation passes on to each `generate`, so that it can be watched. */
+export type Watch = Required<Pick<GenerateOptions, 'onProgress'>>;
+
+/** Milliseconds: between two looks at a terminal, and until the first pace says something of the rest. */
+const [GLANCE, MEASURED] = [100, 10_000];
+/** Seconds from which on an evaluation counts as slow. */
+const SLOW = 60;
+
+/**
+ * Shows how far an evaluation is, and the time left if no answer ends early.
+ * @param answers - how many will be asked for
+ * @param options.advice - is said once, with the time that it fills in, if there is a minute or more to go
+ */
+export function watchEvaluation(
+  answers: number,
+  bar: Pick<Progress, 'note' | 'log'>,
+  { maxNewTokens, advice }: { maxNewTokens: number; advice?: (time: string) => string },
+): Watch {
+  const began = performance.now();
+  let [before, batch, shown, advised] = [0, 0, 0, advice === undefined];
+  return {
+    onProgress: ({ rows, positions, alive }) => {
+      if (positions === 1) [before, batch] = [before + batch, rows];
+      const now = performance.now();
+      if (now - shown < GLANCE) return;
+      shown = now;
+      const ended = before + rows - alive;
+      // A batch is as far as its positions, or as its rows that have ended, whichever is more.
+      const share = Math.max(ended, before + (rows * positions) / maxNewTokens) / answers;
+      const left = remaining(began, share);
+      if (!advised && now - began > MEASURED) {
+        advised = true;
+        if (left >= SLOW) bar.log(advice!(duration(left)));
+      }
+      bar.note(`evaluating: ${Math.round(share * answers)}/${answers} answers · ${duration(left)} left`);
+    },
+  };
+}
+
+/** A line of completions.jsonl. */
+export type Sample = Record<string, unknown>;
+
+/** A text on the rest of a line, cut where it ends. */
+function cut(text: string): string {
+  const width = (process.stdout.columns || 120) - 1;
+  const line = oneLine(text.trimEnd().replace(/[\t\r\n]+/g, ' '));
+  return line.length <= width ? line : `${line.slice(0, width - 1)}…`;
+}
+
+/** A sample on one line: its reward, the question, and what was answered. */
+export const sampleLine = ({ question, completion, reward }: Sample): string =>
+  cut(`reward ${briefly(reward)}: ${question} → ${completion}`);
+
+/**
+ * What was answered to the same questions at the first and at the last of some steps, as lines to print.
+ * @param rows - of {@link Sample}s, `answers`, those of a step each
+ */
+export function answerLines(rows: Row[]): string[] {
+  const asked = rows.map(({ step, answers }) => ({ step, answers: answers as Sample[] }));
+  const ends = asked.length > 1 ? [asked[0], asked.at(-1)!] : asked;
+  if (ends.length === 0) return [];
+  return ends[0].answers.flatMap(({ question, answer }, i) => [
+    cut(`${question} (answer: ${answer})`),
+    ...ends.map(({ step, answers: { [i]: said } }) => {
+      return cut(`  ${step === 0 ? 'before' : 'after'}, reward ${briefly(said.reward)}: ${said.completion}`);
+    }),
+  ]);
+}
