@@ -167,8 +167,10 @@ export function scoreConversation(
 /** Parses the weights of the rewards, as in 1,1,1,0.5. */
 function weights(text: string): number[] {
   const values = text.split(',').map((value) => (value.trim() === '' ? Number.NaN : Number(value)));
-  if (values.length === Object.keys(REWARDS).length && values.every(Number.isFinite)) return values;
-  throw new InvalidArgumentError(`it must be ${Object.keys(REWARDS).length} numbers with commas between them`);
+  if (values.length === Object.keys(REWARDS).length && values.every((value) => Math.abs(value) <= 1000)) return values;
+  throw new InvalidArgumentError(
+    `it must be ${Object.keys(REWARDS).length} numbers from -1000 to 1000, with commas between them`,
+  );
 }
 
 /** The option with the weights of the rewards. */

@@ -19,7 +19,8 @@ import { Command, InvalidArgumentError, Option } from '@commander-js/extra-typin
 import type * as Experiment from '../experiment_base/train.ts';
 // biome-ignore format: a list
 import {
-  examples, integer, newFolder, onInterrupt, parseOptions, progress, runMain, threadLimits, timestamp, UserError,
+  examples, integer, newFolder, onInterrupt, parseOptions, progress, quoted, runMain, threadLimits, timestamp,
+  UserError,
 } from '../lib/index.ts';
 import { writeFileAtomically } from '../lib/run/folders.ts';
 import { readMetrics } from '../lib/run/metrics.ts';
@@ -248,7 +249,7 @@ async function runAll(comparison: Comparison, runs: Run[]): Promise<boolean> {
 }
 
 const lastStep = ({ folder }: Run): number => readMetrics(join(folder, 'metrics.jsonl')).at(-1)?.step ?? 0;
-const resuming = (folder: string) => `npm run compare -- --resume ${folder}`;
+const resuming = (folder: string) => `npm run compare -- --resume ${quoted(folder)}`;
 
 async function main(): Promise<void> {
   const { resumed, ...comparison } = await readComparison(process.argv);

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
 import { join } from 'node:path';
-import { readJsonLines, readJsonObject, threadLimits } from '../lib/index.ts';
+import { quoted, readJsonLines, readJsonObject, threadLimits } from '../lib/index.ts';
 import { smoothing } from '../lib/run/curves.ts';
 import { writeFileAtomically } from '../lib/run/folders.ts';
 import { type Row, readMetrics } from '../lib/run/metrics.ts';
@@ -218,7 +218,6 @@ function differingOptions(variants: string[], runs: FinishedRun[][]): Block[] {
 
 /** The command that starts the same comparison, for a shell. */
 function commandOf({ variants, seeds, maxSteps, jobs, runOptions }: Comparison): string {
-  const quoted = (word: string) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
   const options = ['--experiments', variants, '--seeds', seeds, '--max-steps', maxSteps, '--jobs', jobs].map(String);
   const rest = runOptions.length > 0 ? ['--', ...runOptions] : [];
   return `npm run compare -- ${[...options, ...rest].map(quoted).join(' ')}`;

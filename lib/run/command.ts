@@ -1,5 +1,5 @@
 /** The command line of a run. */
-import { Command, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
+import { Command, Help, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
 import { BACKENDS } from '../backend/index.ts';
 import { LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
 import { SCHEDULES } from '../training/schedule.ts';
@@ -34,6 +34,7 @@ export const createRunCommand = (
   }: RunHelp = {},
 ) =>
   new Command(experiment)
+    .configureHelp({ groupItems })
     .optionsGroup('Model:')
     .option('--model-name <name>', 'Llama or Qwen: a folder, or owner/name[@revision] on the hub', modelName)
     .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), 0)
@@ -64,19 +65,19 @@ export const createRunCommand = (
     )
     .optionsGroup('Sampling:')
     .option('--max-new-tokens <n>', maxNewTokens, integer({ min: 1 }), defaults.maxNewTokens)
-    .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ above: 0 }), 1)
+    .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ min: 0.001, max: 1000 }), 1)
     .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
     .optionsGroup('Optimizer:')
-    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0 }), defaults.learningRate)
+    .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0, max: 1 }), defaults.learningRate)
     .addOption(new Option('--lr-scheduler <name>', 'after the warm-up').choices(SCHEDULES).default('linear' as const))
     .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
-    .option('--weight-decay <x>', 'decoupled; norms do not decay', number({ min: 0 }), 0)
+    .option('--weight-decay <x>', 'decoupled; norms do not decay', number({ min: 0, max: 1 }), 0)
     .option('--max-grad-norm <x>', 'global norm to clip the gradient to (0: no clipping)', number({ min: 0 }), 1)
     .option('--micro-batch-tokens <n>', 'completion tokens in memory at once', integer({ min: 1 }), 8192)
     .optionsGroup('Run:')
     .option('--output-dir <folder>', `the run's folder (default: runs/${experiment}/<time>)`)
-    .option('--seed <n>', 'of data order, sampling and shuffling', integer({ min: 0 }), 0)
+    .option('--seed <n>', 'of data order, sampling and shuffling', integer({ min: 0, max: Number.MAX_SAFE_INTEGER }), 0)
     .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 1)
     .option('--save-steps <n>', 'checkpoint every so many steps (0: at the end only)', integer({ min: 0 }), 25)
     .option('--save-total-limit <n>', 'checkpoints to keep', integer({ min: 1 }), 2)
@@ -90,6 +91,13 @@ export const createRunCommand = (
     .addOption(
       new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
     );
+
+/** For `--help`: the options of the algorithm come first. */
+function groupItems<Item extends Command | Option>(...parameters: Parameters<typeof Help.prototype.groupItems<Item>>) {
+  const groups = [...Help.prototype.groupItems<Item>(...parameters)];
+  const isOwn = ([heading]: [string, Item[]]) => heading.endsWith('GRPO:');
+  return new Map([...groups.filter(isOwn), ...groups.filter((group) => !isOwn(group))]);
+}
 
 /** Comma-separated names of projections, of which `all-linear` stands for all. */
 function loraTargets(text: string): LoraTarget[] {

@@ -58,16 +58,41 @@ describe('command line', () => {
     [['--bach-size', '3'], "unknown option '--bach-size' (Did you mean --batch-size?)"],
     [['--zzz'], "unknown option '--zzz', see --help"],
     [['--batch-size'], "option '--batch-size <n>' argument missing"],
-    [['--batch-size', '0'], "option '--batch-size <n>' argument '0' is invalid: it must be an integer of at least 1"],
+    [
+      ['--batch-size', '0'],
+      "option '--batch-size <n>' argument '0' is invalid: it must be an integer from 1 to 10000000",
+    ],
     [
       ['--batch-size', '2.5'],
-      "option '--batch-size <n>' argument '2.5' is invalid: it must be an integer of at least 1",
+      "option '--batch-size <n>' argument '2.5' is invalid: it must be an integer from 1 to 10000000",
     ],
     [
       ['--learning-rate', '-1'],
       "option '--learning-rate <x>' argument '-1' is invalid: it must be a number above 0 and below 1",
     ],
     [['--backend', 'gpu'], "option '--backend <name>' argument 'gpu' is invalid: allowed choices are auto, wasm."],
+    [
+      ['--batch-size', '9007199254740991'],
+      "option '--batch-size <n>' argument '9007199254740991' is invalid: it must be an integer from 1 to 10000000",
+    ],
+    [
+      ['--kl-coef', '1e308'],
+      "option '--kl-coef <x>' argument '1e308' is invalid: it must be a number from 0 to 10000000",
+    ],
+    [
+      ['--kl-coef', '1e-320'],
+      "option '--kl-coef <x>' argument '1e-320' is invalid: it must be a number from 0 to 10000000; in float32 this is 0",
+    ],
+    [
+      ['--output-dir', '--max-steps=2'],
+      '--output-dir has no value: --max-steps=2 follows; if that is to be it, write --output-dir=--max-steps=2',
+    ],
+    [['--output-dir', ''], '--output-dir: a name must have at least one character, found ""'],
+    [['--output-dir', 'a\nb'], '--output-dir: a name must have no control characters, found "a\\nb"'],
+    [
+      ['--backend', 'a\x1bb'],
+      "option '--backend <name>' argument 'a\\u001bb' is invalid: allowed choices are auto, wasm.",
+    ],
     [['extra'], "unexpected argument 'extra': this script takes options only, see --help"],
   ])('says what is wrong with %j', (line, expected) => {
     expect(message(() => parse(...line))).toBe(expected);
@@ -76,6 +101,39 @@ describe('command line', () => {
   it.each(['', ' ', 'x', 'NaN', 'Infinity', '1e999'])('takes no %j for a number', (text) => {
     expect(() => number()(text)).toThrow('it must be a number');
     expect(() => integer()(text)).toThrow('it must be an integer');
+  });
+
+  it('takes what begins with -- as a value behind an equals sign', () => {
+    expect(parse('--output-dir=--max-steps=2').outputDir).toBe('--max-steps=2');
+  });
+
+  it.each(['x'.repeat(256), 'é'.repeat(128), 'ab/'.repeat(2000)])(
+    'takes what no file can be called for no name: %#',
+    (name) => {
+      expect(message(() => parse('--output-dir', name))).toMatch(
+        /^--output-dir: the name is too long for a file system/,
+      );
+      expect(parse('--output-dir', name.slice(0, -1).slice(0, 4000)).outputDir).toBeDefined();
+    },
+  );
+
+  it('says which value is wrong, however long it is', () => {
+    const text = message(() => parse('--batch-size', '7'.repeat(10_000)));
+    expect(text).toMatch(/^option '--batch-size <n>' argument '7+…7+' is invalid: it must be an integer from 1 to/);
+    expect(text.length).toBeLessThan(300);
+  });
+
+  it.each([
+    ['start', { npm_config_batch_size: 'true' }, 'npm start -- --batch-size …'],
+    ['tool', { npm_config_shuffle: '' }, 'npm run tool -- --no-shuffle …'],
+  ])('says that npm run needs --: %s %o', (script, environment, expected) => {
+    for (const [name, value] of Object.entries({ npm_lifecycle_event: script, ...environment }))
+      vi.stubEnv(name, value);
+    try {
+      expect(message(() => parse('5'))).toContain(`for itself: put -- before the options, ${expected}`);
+    } finally {
+      vi.unstubAllEnvs();
+    }
   });
 
   it.each([
@@ -127,7 +185,10 @@ describe('--config', () => {
 
   it.each([
     ['kl-coef: 0\nbach_size: 3', ":2: unknown option '--bach-size' (Did you mean --batch-size?)"],
-    ['\nbatch-size: 0', ":2: option '--batch-size <n>' argument '0' is invalid: it must be an integer of at least 1"],
+    [
+      '\nbatch-size: 0',
+      ":2: option '--batch-size <n>' argument '0' is invalid: it must be an integer from 1 to 10000000",
+    ],
     ['backend: gpu', ":1: option '--backend <name>' argument 'gpu' is invalid: allowed choices are auto, wasm."],
     ['kl-coef: null', ':1: "kl-coef" has no value'],
     ['kl-coef:', ':1: "kl-coef" has no value'],
@@ -143,6 +204,18 @@ describe('--config', () => {
   ])('says what is wrong with %j', (text, expected) => {
     const file = config(text);
     expect(message(() => parse('--config', file))).toBe(file + expected);
+  });
+
+  it.each([
+    ['[', ']'],
+    ['{"seed":', '}'],
+    ['- ', ''],
+    ['? ', ''],
+  ])('ends with a sentence at any number of %j', (open, close) => {
+    for (const depth of [200, 1000, 10_000, 100_000]) {
+      const file = config(`${open.repeat(depth)}1${close.repeat(depth)}`);
+      expect(message(() => parse('--config', file))).toMatch(/is too long, or too deeply nested: expected one/);
+    }
   });
 
   it('says which file it cannot read', () => {

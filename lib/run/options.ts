@@ -1,10 +1,17 @@
 import { readFileSync } from 'node:fs';
 import { type Command, CommanderError, InvalidArgumentError, type OptionValues } from '@commander-js/extra-typings';
-import { isMap, isScalar, isSeq, LineCounter, parseDocument } from 'yaml';
-import { UserError } from './errors.ts';
+import { type CST, isMap, isScalar, isSeq, LineCounter, Parser, parseDocument } from 'yaml';
+import { oneLine, shown } from '../model/json.ts';
+import { cut, mistakeInName, UserError } from './errors.ts';
 
-/** Limits of a number. `min` and `max` are allowed values themselves, `above` and `below` are not. */
+/**
+ * Limits of a number. `min` and `max` are allowed values themselves, `above` and `below` are not. Without a `max` of its
+ * own, no option takes more than {@link MAX}.
+ */
 export type Limits = { min?: number; max?: number; above?: number; below?: number };
+
+/** More of anything than a run can use. */
+const MAX = 1e7;
 
 /**
  * A parser for `.option('--batch-size <n>', 'help', integer({ min: 1 }), 16)`.
@@ -14,12 +21,14 @@ export function integer(limits: Limits = {}): (text: string) => number {
   return numberParser('an integer', Number.isSafeInteger, limits);
 }
 
-/** As {@link integer}, for any finite number. */
+/** As {@link integer}, for any number that is neither too large nor too small for float32, in which all is computed. */
 export function number(limits: Limits = {}): (text: string) => number {
-  return numberParser('a number', Number.isFinite, limits);
+  const isFloat32 = (value: number) => Number.isFinite(value) && (Math.fround(value) !== 0 || value === 0);
+  return numberParser('a number', isFloat32, limits);
 }
 
-function numberParser(kind: string, isKind: (value: number) => boolean, { min, max, above, below }: Limits) {
+function numberParser(kind: string, isKind: (value: number) => boolean, limits: Limits) {
+  const { min, above, below, max = below === undefined ? MAX : undefined } = limits;
   const rules: [bound: number | undefined, words: string, holds: (value: number, bound: number) => boolean][] = [
     [min, 'of at least', (value, bound) => value >= bound],
     [above, 'above', (value, bound) => value > bound],
@@ -27,11 +36,14 @@ function numberParser(kind: string, isKind: (value: number) => boolean, { min, m
     [below, 'below', (value, bound) => value < bound],
   ];
   const given = rules.filter(([bound]) => bound !== undefined);
-  const expected = [kind, given.map(([bound, words]) => `${words} ${bound}`).join(' and ')].filter(Boolean).join(' ');
+  const words = given.map(([bound, words]) => `${words} ${bound}`).join(' and ');
+  const expected = `${kind} ${min !== undefined && max !== undefined ? `from ${min} to ${max}` : words}`;
   return (text: string): number => {
     const value = text.trim() === '' ? Number.NaN : Number(text);
-    if (isKind(value) && given.every(([bound, , holds]) => holds(value, bound!))) return value;
-    throw new InvalidArgumentError(`it must be ${expected}`);
+    const isWithin = given.every(([bound, , holds]) => holds(value, bound!));
+    if (isWithin && isKind(value)) return value;
+    const isTooSmall = isWithin && !Number.isInteger(value) && Math.fround(value) === 0;
+    throw new InvalidArgumentError(`it must be ${expected}${isTooSmall ? '; in float32 this is 0' : ''}`);
   };
 }
 
@@ -69,6 +81,7 @@ export function parseOptions<Options extends OptionValues>(
 ): Options {
   command.exitOverride().configureOutput({ outputError: () => {} });
   const line = argv.slice(2);
+  refuseLost(command, line);
   const { config } = parse(command, line);
   const fromConfig = typeof config === 'string' ? readConfig(command, config) : new Map<string, string[]>();
   const options = parse(command, [...[...fromConfig.values()].flat(), ...line]);
@@ -82,14 +95,45 @@ export function parseOptions<Options extends OptionValues>(
   return parse(command, [...[...new Map([...fromSaved, ...fromConfig]).values()].flat(), ...line]);
 }
 
+/** Refuses a command line of which a part went elsewhere: a value that was left out, options that npm took for its own. */
+function refuseLost(command: Command<[], OptionValues>, line: string[]): void {
+  for (const [i, word] of line.entries()) {
+    const takesValue = command.options.some(
+      (option) => option.required && (word === option.long || word === option.short),
+    );
+    const next = line[i + 1] ?? '';
+    if (takesValue && next.startsWith('--')) {
+      throw new UserError(`${word} has no value: ${next} follows; if that is to be it, write ${word}=${next}`);
+    }
+  }
+  const { npm_lifecycle_event: script, ...environment } = process.env;
+  const variable = (long = '') => `npm_config_${long.replace(/^--(no-)?/, '').replaceAll('-', '_')}`;
+  const taken = command.options.find(({ long }) => environment[variable(long)] !== undefined);
+  if (!script || !taken) return;
+  const start = script === 'start' ? 'npm start' : `npm run ${script}`;
+  throw new UserError(`npm took ${taken.long} for itself: put -- before the options, ${start} -- ${taken.long} …`);
+}
+
 /** Commander, with its errors as {@link UserError}s. */
 function parse<Options extends OptionValues>(command: Command<[], Options>, line: string[], where = ''): Options {
   try {
-    return command.parse(line, { from: 'user' }).opts();
+    const options = command.parse(line, { from: 'user' }).opts();
+    refuseNames(command, options, where);
+    return options;
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) process.exit(0);
     throw new UserError(where + (error.code === 'commander.excessArguments' ? excess(command) : oneSentence(error)));
+  }
+}
+
+/** Refuses what no file system takes as the name of a file, a folder or a model. */
+function refuseNames(command: Command<[], OptionValues>, options: OptionValues, where: string): void {
+  for (const option of command.options) {
+    const value = options[option.attributeName()];
+    const mistake =
+      /<(file|folder|dir|name|run)>/.test(option.flags) && typeof value === 'string' && mistakeInName(value);
+    if (mistake) throw new UserError(`${where}${option.long}: ${mistake}, found ${shown(value)}`);
   }
 }
 
@@ -100,10 +144,27 @@ function excess(command: Command<[], OptionValues>): string {
 function oneSentence(error: CommanderError): string {
   const text = error.message
     .replace(/^error: /, '')
+    .replace(/(?<=argument ').*(?=' is invalid\. )/s, (value) => cut(oneLine(value), 120))
     .replace(/ is invalid\. (\w)/, (_, letter: string) => ` is invalid: ${letter.toLowerCase()}`)
     .replace(/^(unknown option '[^'=]+)=.*'/, "$1'")
     .replace(/\s*\n\s*/g, ' ');
   return error.code === 'commander.unknownOption' && !text.includes('Did you mean') ? `${text}, see --help` : text;
+}
+
+/** Characters that a `--config` file may have, and levels within each other: too many of them end the whole process. */
+const MAX_CONFIG = 2 ** 16;
+const MAX_NESTING = 100;
+
+/** How many levels of a YAML file lie within each other, without recursion. */
+function nesting(text: string): number {
+  let level: CST.Token[] = [...new Parser().parse(text)];
+  for (let depth = 0; ; depth++) {
+    if (level.length === 0) return depth;
+    level = level.flatMap((token) => {
+      const inside = 'items' in token ? token.items.flatMap(({ key, value }) => [key, value]) : [];
+      return [...inside, token.type === 'document' ? token.value : undefined].filter((child) => child != null);
+    });
+  }
 }
 
 /** Reads a YAML or JSON file (JSON is YAML) as command line arguments, by the name of the option. */
@@ -113,6 +174,9 @@ function readConfig<Options extends OptionValues>(command: Command<[], Options>,
     text = readFileSync(file, 'utf8');
   } catch (error) {
     throw new UserError(`--config: cannot read ${file} (${(error as NodeJS.ErrnoException).code})`);
+  }
+  if (text.length > MAX_CONFIG || nesting(text) > MAX_NESTING) {
+    throw new UserError(`--config: ${file} is too long, or too deeply nested: expected one "option: value" a line`);
   }
   const lines = new LineCounter();
   // The failsafe schema leaves every scalar the text that was written, which is what option parsers take.

@@ -3,6 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import { saveCheckpoint } from '../model/checkpoint.ts';
 import { mergeLora, writeLora } from '../model/lora.ts';
 import type { Pretrained } from '../model/pretrained.ts';
+import { quoted } from './errors.ts';
 import { answerLines, type Sample, sampleLine, type Watch, watchEvaluation } from './evaluation.ts';
 import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
 import type { Row } from './metrics.ts';
@@ -149,7 +150,7 @@ async function logStart(
 }
 
 const toGoOn = (what: string, { experiment, folder }: Run): string =>
-  `to ${what}: npx tsx ${experiment}/train.ts --resume ${folder}`;
+  `to ${what}: npx tsx ${experiment}/train.ts --resume ${quoted(folder)}`;
 
 /**
  * Saves final_model and the curves, and says where they are, and what every evaluation gave before and after. Of a policy
