@@ -43,8 +43,8 @@ const GOOD_LINE = '{"question":"1+1","answer":2}\n';
 
 const BAD: [name: string, flags: () => string[], message: RegExp][] = [
   ['unknown option', () => ['--max-step', '3'], /unknown option '--max-step'.*Did you mean --max-steps\?/],
-  ['G = 1', () => ['--num-generations', '1'], /--num-generations.*at least 2/],
-  ['negative rate', () => ['--learning-rate', '-1'], /--learning-rate.*at least 0/],
+  ['G = 1', () => ['--num-generations', '1'], /--num-generations.*from 2 to/],
+  ['negative rate', () => ['--learning-rate', '-1'], /--learning-rate.*from 0 to 1/],
   [
     'mini-batch that does not divide',
     () => ['--mini-batch-size', '3'],

@@ -299,7 +299,7 @@ describe.concurrent('Ctrl-C', () => {
 describe.concurrent('bad input ends with one sentence, whoever sees it', () => {
   it.each([
     ['unknown option', ['--nprocs', '2'], /unknown option '--nprocs'.*Did you mean --nproc\?/],
-    ['no rank', ['--nproc', '0'], /--nproc.*at least 1/],
+    ['no rank', ['--nproc', '0'], /--nproc.*from 1 to/],
     ['missing data set', ['--dataset', at('none.jsonl')], /cannot read the data set .*none\.jsonl/],
     ['missing model', ['--model-name', at('none')], /none/],
     ['updates that do not divide', ['--mini-batch-size', '7'], /must divide into updates of 7/],

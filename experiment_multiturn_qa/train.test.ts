@@ -221,7 +221,7 @@ describe.concurrent('the script', () => {
     ['--dataset data/encyclopedia.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
     ['--eval-dataset data/encyclopedia.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
     ['--retriever bm52', /--retriever.* is invalid.*Allowed choices are bm25, embeddings|argument 'bm52' is invalid/],
-    ['--top-k-passages 0', /--top-k-passages.*an integer of at least 1/],
+    ['--top-k-passages 0', /--top-k-passages.*an integer from 1 to 1000/],
   ])('refuses %s in a sentence', async (flags, message) => {
     const { code, stderr } = await run(flags);
     expect(code).not.toBe(0);

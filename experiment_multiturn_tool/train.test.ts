@@ -155,9 +155,9 @@ describe.concurrent('the script', () => {
   });
 
   it.each([
-    ['--reward-weights 1,2,3', /--reward-weights.* is invalid: it must be 4 numbers with commas between them/],
+    ['--reward-weights 1,2,3', /--reward-weights.* is invalid: it must be 4 numbers from -1000 to 1000, with commas/],
     ['--reward-weights 1,,3,4', /it must be 4 numbers/],
-    ['--max-turns 1', /--max-turns.*must be an integer of at least 2/],
+    ['--max-turns 1', /--max-turns.*must be an integer from 2 to/],
     ['--tool-timeout 0', /--tool-timeout.*must be a number above 0/],
     ['--max-tool-token 3', /unknown option '--max-tool-token'.*Did you mean --max-tool-tokens/],
   ])('refuses %s in a sentence', async (flags, message) => {

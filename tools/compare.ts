@@ -72,7 +72,7 @@ export const createCommand = () =>
     )
     .addOption(
       new Option('--seeds <list>', 'comma-separated, for each variant')
-        .argParser(list(integer({ min: 0 })))
+        .argParser(list(integer({ min: 0, max: Number.MAX_SAFE_INTEGER })))
         .default([0, 1, 2] as number[], '0,1,2'),
     )
     .option('--max-steps <n>', 'steps of each run', integer({ min: 1 }), 200)

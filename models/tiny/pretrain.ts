@@ -165,7 +165,7 @@ export const command = new Command('pretrain')
   .option('--batch-size <n>', 'demonstrations an update', integer({ min: 1 }), 128)
   .option('--learning-rate <x>', 'the highest, after the warm-up', number({ above: 0 }), 2e-3)
   .option('--warmup-steps <n>', 'before the cosine decay to 0', integer({ min: 0 }), 100)
-  .option('--seed <n>', 'of the weights and the demonstrations', integer({ min: 0 }), 7)
+  .option('--seed <n>', 'of the weights and the demonstrations', integer({ min: 0, max: Number.MAX_SAFE_INTEGER }), 7)
   .option('--micro-batch-tokens <n>', 'tokens in memory at once', integer({ min: 1 }), 8192)
   .option('--eval-steps <n>', 'evaluate and save every so many updates', integer({ min: 1 }), 500)
   .helpOption('-h, --help', 'display help for command');
