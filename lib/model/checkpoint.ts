@@ -25,7 +25,16 @@ const HEAD = 'lm_head.weight';
 const COMPANIONS =
   /^(generation_config\.json|tokenizer.*\.json|tokenizer\.model|vocab\.json|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json))$/;
 
-const TORCH_DTYPES: Record<FloatDtype, string> = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' };
+/** PyTorch's names of the dtypes. */
+const TORCH_DTYPES = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' } as const;
+
+/** How a model can be saved: each parameter as in the checkpoint that it came from (`auto`), or all alike. */
+export const SAVE_DTYPES = ['auto', 'float32', 'bfloat16', 'float16'] as const;
+export type SaveDtype = (typeof SAVE_DTYPES)[number];
+
+/** The dtype that PyTorch calls so. */
+export const dtypeNamed = (name: string): FloatDtype | undefined =>
+  (Object.keys(TORCH_DTYPES) as FloatDtype[]).find((dtype) => TORCH_DTYPES[dtype] === name);
 
 export type Checkpoint = {
   config: LlamaConfig;
@@ -35,13 +44,24 @@ export type Checkpoint = {
   dtypes: Record<string, FloatDtype>;
 };
 
+/** A checkpoint whose parameters are read one by one. */
+export type CheckpointFiles = {
+  config: LlamaConfig;
+  /** Of the parameters, by their names. */
+  shapes: Record<string, number[]>;
+  /** Values of a parameter, row-major, and how it is stored. */
+  read(name: string): Promise<{ values: Float32Array; dtype: FloatDtype }>;
+  close(): Promise<void>;
+};
+
 /**
- * Loads a Llama from a folder in Hugging Face layout: config.json with model.safetensors, or with shards and an index.
+ * Opens a Llama in a folder in Hugging Face layout: config.json with model.safetensors, or with shards and an index.
  * Tied embeddings may be stored under their own name, under the LM head's, or under both; here they have their own.
  * @param folder - checkpoint folder on this machine
- * @throws {UserError} if the folder is no checkpoint, or if a parameter is missing, misshapen, unknown or not finite
+ * @throws {UserError} if the folder is no checkpoint, or has unknown tensors; `read` does so if a parameter is missing,
+ *   misshapen or not finite
  */
-export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
+export async function openCheckpoint(folder: string): Promise<CheckpointFiles> {
   const files = await readdir(folder).catch(() => {
     throw new UserError(`${folder}: there is no such folder; a checkpoint folder holds ${CHECKPOINT_FILES}.`);
   });
@@ -51,7 +71,7 @@ export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
   refuseUnknown(listing, Object.keys(fileOf), shapes, config);
 
   const opened = new Map<string, SafetensorsFile>();
-  const read = async (name: string, shape: number[]) => {
+  const readTensor = async (name: string, shape: number[]) => {
     if (!Object.hasOwn(fileOf, name)) {
       throw new UserError(`${listing}: tensor "${name}" is missing, which config.json asks for.`);
     }
@@ -69,18 +89,37 @@ export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
     refuseNotFinite(values, name, { file });
     return { values, dtype: entry.dtype as FloatDtype };
   };
+  const read = async (name: string) => {
+    const shape = shapes[name];
+    const isTied = config.tieWordEmbeddings && name === EMBEDDING && Object.hasOwn(fileOf, HEAD);
+    if (isTied && !Object.hasOwn(fileOf, name)) return readTensor(HEAD, shape);
+    const tensor = await readTensor(name, shape);
+    if (isTied && !haveSameBits(tensor.values, (await readTensor(HEAD, shape)).values)) {
+      // transformers 4 would take the embedding for both, transformers 5 would not tie them: no guess is safe.
+      throw new UserError(
+        `${listing}: "${EMBEDDING}" and "${HEAD}" differ, but config.json says that they are one; if they are meant to be two, set "tie_word_embeddings" to false there.`,
+      );
+    }
+    return tensor;
+  };
+  const close = async () => {
+    for (const weights of opened.values()) await weights.close();
+  };
+  return { config, shapes, read, close };
+}
+
+/**
+ * Loads all parameters of a checkpoint.
+ * @param folder - as for {@link openCheckpoint}
+ * @throws {UserError} if the folder is no checkpoint, or if a parameter is missing, misshapen, unknown or not finite
+ */
+export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
+  const { config, shapes, read, close } = await openCheckpoint(folder);
   const params: Params = {};
   const dtypes: Record<string, FloatDtype> = {};
   try {
     for (const [name, shape] of Object.entries(shapes)) {
-      const isTied = config.tieWordEmbeddings && name === EMBEDDING && Object.hasOwn(fileOf, HEAD);
-      const { values, dtype } = await read(isTied && !Object.hasOwn(fileOf, name) ? HEAD : name, shape);
-      if (isTied && Object.hasOwn(fileOf, name) && !haveSameBits(values, (await read(HEAD, shape)).values)) {
-        // transformers 4 would take the embedding for both, transformers 5 would not tie them: no guess is safe.
-        throw new UserError(
-          `${listing}: "${EMBEDDING}" and "${HEAD}" differ, but config.json says that they are one; if they are meant to be two, set "tie_word_embeddings" to false there.`,
-        );
-      }
+      const { values, dtype } = await read(name);
       params[name] = tf.tensor(values, shape, 'float32');
       // Native TensorFlow takes its copy at the first use: now, so that `values` need not be kept until then.
       tf.slice(
@@ -94,7 +133,7 @@ export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
     tf.dispose(params);
     throw error;
   } finally {
-    for (const weights of opened.values()) await weights.close();
+    await close();
   }
   return { config, params, dtypes };
 }

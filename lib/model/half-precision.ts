@@ -1,4 +1,5 @@
-// Conversions between float32 and the two 16-bit formats that checkpoints are stored in, as raw bits in a Uint16Array.
+/** Conversions between float32 and the two 16-bit formats that checkpoints are stored in, as raw bits in a Uint16Array. */
+import type { FloatDtype } from './safetensors.ts';
 
 /** bfloat16 → float32, exact. */
 export function bf16ToFloat32(stored: Uint16Array): Float32Array {
@@ -57,4 +58,10 @@ export function float32ToF16(values: Float32Array): Uint16Array {
     stored[i] = ((bits[i] >>> 16) & 0x8000) | half;
   }
   return stored;
+}
+
+/** What is left of values that are stored in a dtype. */
+export function rounded(values: Float32Array, dtype: FloatDtype): Float32Array {
+  if (dtype === 'F32') return values;
+  return dtype === 'BF16' ? bf16ToFloat32(float32ToBf16(values)) : f16ToFloat32(float32ToF16(values));
 }

@@ -1,6 +1,7 @@
 /** The command line of a run. */
 import { Command, Help, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
 import { BACKENDS } from '../backend/index.ts';
+import { SAVE_DTYPES } from '../model/checkpoint.ts';
 import { LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
 import { SCHEDULES } from '../training/schedule.ts';
 import { commaSeparated, integer, number, parseOptions } from './options.ts';
@@ -45,6 +46,11 @@ export const createRunCommand = (
       commaSeparated(loraTargets),
     )
     .option('--merge-adapter', 'write final_model as a whole model, with the adapter merged into it')
+    .addOption(
+      new Option('--save-dtype <name>', 'of final_model (auto: as the model that went in)')
+        .choices(SAVE_DTYPES)
+        .default('auto' as const),
+    )
     .option('--gradient-checkpointing', 'less memory, more time: run each layer again for its gradient')
     .optionsGroup('Data and steps:')
     .option('--dataset <file>', dataset, defaults.dataset)

@@ -1,9 +1,10 @@
 /** The loop over the steps of a run, with all that goes on around a step: progress, logs, checkpoints, Ctrl-C. */
 import { setImmediate } from 'node:timers/promises';
-import { saveCheckpoint } from '../model/checkpoint.ts';
+import { dtypeNamed, type SaveDtype, saveCheckpoint } from '../model/checkpoint.ts';
 import { mergeLora, writeLora } from '../model/lora.ts';
 import type { Pretrained } from '../model/pretrained.ts';
-import { quoted } from './errors.ts';
+import { roundingLoss } from '../model/rounding.ts';
+import { mistakeIn, quoted } from './errors.ts';
 import { answerLines, type Sample, sampleLine, type Watch, watchEvaluation } from './evaluation.ts';
 import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
 import type { Row } from './metrics.ts';
@@ -153,9 +154,11 @@ const toGoOn = (what: string, { experiment, folder }: Run): string =>
   `to ${what}: npx tsx ${experiment}/train.ts --resume ${quoted(folder)}`;
 
 /**
- * Saves final_model and the curves, and says where they are, and what every evaluation gave before and after. Of a policy
- * with an adapter, final_model is the adapter, or with `mergeAdapter` the whole model with the adapter merged into it.
+ * Saves final_model and the curves, and says where they are, what every evaluation gave before and after, and what rounding
+ * took away. Of a policy with an adapter, final_model is the adapter, or with `mergeAdapter` the whole model with the
+ * adapter merged into it.
  * @param initial - the checkpoint that the run started from: its folder, and how it stores each parameter
+ * @param options.saveDtype - how a whole model is stored; `auto` as the initial one is
  */
 export async function finishRun(
   run: Run,
@@ -164,14 +167,16 @@ export async function finishRun(
     folder: source,
     dtypes,
     mergeAdapter,
-  }: Pick<Pretrained, 'folder' | 'dtypes'> & { mergeAdapter?: boolean | undefined },
+    saveDtype = 'auto',
+  }: Pick<Pretrained, 'folder' | 'dtypes'> & { mergeAdapter?: boolean | undefined; saveDtype?: SaveDtype },
 ): Promise<void> {
   if (run.silent) return;
-  const save = (folder: string) =>
-    model.lora && !mergeAdapter
-      ? writeLora(folder, model.lora)
-      : saveCheckpoint(folder, { source, params: mergeLora(model) }, { dtype: dtypes });
-  const folder = await run.saveFinalModel(save);
+  const adapter = mergeAdapter ? undefined : model.lora;
+  const params = adapter ? {} : mergeLora(model);
+  const dtype = dtypeNamed(saveDtype) ?? dtypes;
+  const folder = await run.saveFinalModel((folder) =>
+    adapter ? writeLora(folder, adapter) : saveCheckpoint(folder, { source, params }, { dtype }),
+  );
   await run.report();
   const rows = run.history();
   const [before, after] = [rows.find(({ step }) => step === 0), rows.at(-1)!];
@@ -181,4 +186,19 @@ export async function finishRun(
   for (const line of answerLines(run.answers())) console.log(line);
   console.log(`training time: ${duration(counters.seconds ?? 0)}`);
   console.log(`model: ${folder}\ncurves: ${run.folder}/curves.svg`);
+  await sayRounding(run, roundingLoss(params, { source, dtype }));
+}
+
+/** Says what was rounded away of a final_model in 16 bits, which is not quite the policy that was evaluated. */
+async function sayRounding(run: Run, loss: Promise<number>): Promise<void> {
+  const lost = await loss.catch((error) => {
+    if (mistakeIn(error)) return Number.NaN; // the initial weights were moved since
+    throw error;
+  });
+  if (lost === 0) return;
+  const share = Number.isNaN(lost) ? 'an unknown share' : `${briefly(100 * lost)} %`;
+  const advice = lost < 0.1 ? '' : `; ${toGoOn('store all of it', run)} --save-dtype float32`;
+  console.log(
+    `final_model has 16-bit weights: rounding took away ${share} of what training changed (as a norm), after the last evaluation${advice}`,
+  );
 }

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import { loadCheckpoint, saveCheckpoint, tensorsToWrite } from '../model/checkpoint.ts';
+import { loadCheckpoint, type SaveDtype, saveCheckpoint, tensorsToWrite } from '../model/checkpoint.ts';
 import { readJsonObject } from '../model/config.ts';
 import { shown } from '../model/json.ts';
 import { type Model, type Params, trainable } from '../model/llama.ts';
@@ -39,6 +39,7 @@ type LoraOptions = {
   /** The default is all projections. */
   loraTarget?: LoraTarget[] | undefined;
   mergeAdapter?: boolean | undefined;
+  saveDtype?: SaveDtype;
   seed?: number;
   modelName?: string;
 };
@@ -113,9 +114,15 @@ function baseOf(initial: Model & { folder?: string }, { modelName = '' }: LoraOp
   return { base: modelName.split('@')[0], revision: initial.folder ? basename(initial.folder) : null };
 }
 
-/** Options that are about an adapter, where there is none. */
+/** Options that are about an adapter, where there is none, or about a whole model, where none is saved. */
 function refuseIdleOptions({ lora }: Model, options: LoraOptions): void {
-  if (lora || options.loraRank) return;
+  if (lora || options.loraRank) {
+    const { saveDtype = 'auto', mergeAdapter } = options;
+    if (mergeAdapter || ['auto', 'float32'].includes(saveDtype)) return;
+    throw new UserError(
+      `--save-dtype ${saveDtype} is about a whole model, and an adapter is stored in float32: leave it out, or pass --merge-adapter as well`,
+    );
+  }
   const idle = Object.entries({
     'lora-alpha': 'loraAlpha',
     'lora-target': 'loraTarget',
