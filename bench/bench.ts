@@ -110,7 +110,7 @@ export async function createStep(
     const rewards = prompts.map((_, p) => Array.from({ length: args.group }, (_, g) => uniform(2, step, p, g)));
     const [flatRewards, advantages] = [rewards.flat(), (args.group > 1 ? groupAdvantages(rewards) : rewards).flat()];
     const rollouts: Rollout[] = completions.map(({ tokens, logProbs, finishReason }, row) => ({
-      problem: { question: '', answer: '', source: '' },
+      problem: { question: '', answer: '', source: '', columns: {} },
       prompt: prompts[Math.floor(row / args.group)],
       completion: tokens,
       text: '',

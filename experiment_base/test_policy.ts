@@ -15,8 +15,8 @@ import { createCommand, type Options, type Rollout, rollout } from './train.ts';
 export const optionsOf = (...flags: string[]): Options => parseOptions(createCommand(), ['node', 'train.ts', ...flags]);
 export const SMALL = '--num-generations 4 --max-new-tokens 12 --warmup-steps 0 --max-grad-norm 0'.split(' ');
 export const PROBLEMS: Problem[] = [
-  { question: '1+2', answer: '3', source: '' },
-  { question: '40+25-3', answer: '62', source: '' },
+  { question: '1+2', answer: '3', source: '', columns: {} },
+  { question: '40+25-3', answer: '62', source: '', columns: {} },
 ];
 
 /** A Llama with random weights that often says <answer>, </answer> and the end of text, so that rewards differ. */

@@ -73,7 +73,7 @@ it('recall is the share of the supporting passages that the searches found', () 
   const row = (supporting: string[] | undefined, ...found: string[][]) => ({
     ...{ prompt: [1], completion: [1], mask: [1], transcript: [], finishReason: 'stop' as const, oldLogProbs: [0] },
     ...{ rewards: [0, 0, 0, 0], reward: 0, right: false, advantage: 0 },
-    problem: { question: '', answers: [''], source: '', supporting },
+    problem: { question: '', answers: [''], source: '', columns: {}, supporting },
     calls: found.map((titles) => ({ tool: 'search', body: '', ok: true, text: '', titles })),
   });
   const rows = [row(['A', 'B'], ['A', 'C'], ['D']), row(['A'], ['A']), row(['A']), row(undefined, ['A'])];
@@ -149,7 +149,7 @@ describe('a search tool that is out of order', () => {
     const options = optionsOf(flags, [faulty(counts)]);
     const initial = await loadCheckpoint(at('model'));
     const tokenizer = await loadTokenizer(at('model'));
-    const problems = [1, 2, 3].map((i) => ({ question: `${i}`, answers: ['1'], source: '' }));
+    const problems = [1, 2, 3].map((i) => ({ question: `${i}`, answers: ['1'], source: '', columns: {} }));
     const state = await createTrainingState(initial, { tokens: 0, skipped: 0 });
     const { tools, ...saved } = options;
     const place = { experiment: 'experiment_multiturn_qa', outputDir: options.outputDir };

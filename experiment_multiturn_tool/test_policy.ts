@@ -28,6 +28,11 @@ export const optionsOf = (flags = '', tools?: Tool[]): Options => ({
   tools: tools ?? [calculator],
 });
 
-export const PROBLEMS = ['1+2', '30*4', '7'].map((question, i) => ({ question, answer: `${i}`, source: '' }));
+export const PROBLEMS = ['1+2', '30*4', '7'].map((question, i) => ({
+  question,
+  answer: `${i}`,
+  source: '',
+  columns: {},
+}));
 
 export const FLAGS = '--num-generations 8 --max-turns 4 --max-turn-tokens 14 --max-tool-tokens 12 --max-new-tokens 40';

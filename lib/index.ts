@@ -23,6 +23,7 @@ export * from './run/dataset.ts';
 export * from './run/errors.ts';
 export * from './run/evaluation.ts';
 export * from './run/interrupt.ts';
+export * from './run/json_lines.ts';
 export * from './run/main.ts';
 export * from './run/options.ts';
 export * from './run/progress.ts';

@@ -55,6 +55,8 @@ export const createRunCommand = (
     .optionsGroup('Data and steps:')
     .option('--dataset <file>', dataset, defaults.dataset)
     .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
+    .option('--question-column <name>', 'the column of the data sets that holds the question', 'question')
+    .option('--answer-column <name>', 'the column that holds the answer', 'answer')
     .option('--eval-size <n>', 'held-out problems (0: no evaluation at all)', integer({ min: 0 }), 200)
     .option(
       '--eval-steps <n>',

@@ -1,64 +1,52 @@
-/** Data sets: JSON Lines (one JSON object a line), held-out splits, and the order in which training sees them. */
-import { readFileSync } from 'node:fs';
+/** Data sets: problems, held-out splits, and the order in which training sees them. */
+import { type JsonObject, shown } from '../model/json.ts';
 import { UserError } from './errors.ts';
+import { readJsonLines } from './json_lines.ts';
 import { permutation } from './random.ts';
 
-/**
- * Reads a data set. Empty lines are skipped, and the mark with which some editors on Windows begin a file.
- * @param file - path of a JSONL file
- * @param parse - checks one line's object; throws an Error whose message says what was expected and what was found
- * @returns what `parse` made of each line, with the place it came from (`file:line`, for messages)
- * @throws {UserError} if the file cannot be read or holds no line, or, naming file and line, if a line is malformed
- */
-export function readJsonLines<T>(
-  file: string,
-  parse: (object: Record<string, unknown>) => T,
-): (T & { source: string })[] {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (error) {
-    throw new UserError(
-      `cannot read the data set ${file} (${(error as NodeJS.ErrnoException).code}): name a JSONL file`,
-    );
-  }
-  const items = text
-    .replace(/^\uFEFF/, '')
-    .split('\n')
-    .flatMap((line, i) => {
-      if (line.trim() === '') return [];
-      const source = `${file}:${i + 1}`;
-      try {
-        const value: unknown = JSON.parse(line);
-        if (typeof value !== 'object' || value === null || Array.isArray(value))
-          throw new Error('expected a JSON object');
-        return [{ ...parse(value as Record<string, unknown>), source }];
-      } catch (error) {
-        const problem = error instanceof SyntaxError ? 'not valid JSON: ' : '';
-        throw new UserError(`${source}: ${problem}${(error as Error).message}`);
-      }
-    });
-  if (items.length === 0) throw new UserError(`the data set ${file} is empty: expected one JSON object a line`);
-  return items;
-}
+/** A question and what it should be answered with; all that stands on their line, for rewards; and which line that is. */
+export type Problem = { question: string; answer: string; columns: JsonObject; source: string };
 
-/** A question and what it should be answered with, and the line that they come from. */
-export type Problem = { question: string; answer: string; source: string };
+/** Of `--question-column` and `--answer-column`. */
+export type ColumnNames = { questionColumn?: string; answerColumn?: string };
 
 /**
- * Reads problems: JSONL with a "question" and an "answer", a number or a text, a line.
+ * Reads problems: JSONL with a "question" and an "answer", a number or a text on one line, a line. Of an answer that ends in
+ * "#### 72", as GSM8K's do, only that is taken.
  * @throws {UserError} as {@link readJsonLines}
  */
-export function loadProblems(file: string): Problem[] {
-  return readJsonLines(file, ({ question, answer }) => {
-    const found = (value: unknown) => `found ${JSON.stringify(value) ?? 'nothing'}`;
-    if (typeof question !== 'string' || question === '')
-      throw new Error(`"question" must be a text, ${found(question)}`);
-    if (!['string', 'number'].includes(typeof answer)) {
-      throw new Error(`"answer" must be a text or a number, ${found(answer)}`);
+export function loadProblems(
+  file: string,
+  { questionColumn = 'question', answerColumn = 'answer' }: ColumnNames = {},
+): Problem[] {
+  return readJsonLines(file, (columns) => {
+    const { [questionColumn]: question, [answerColumn]: answer } = columns;
+    if (typeof question !== 'string' || question.trim() === '')
+      throw new Error(`"${questionColumn}" must be a text, ${foundIn(columns, questionColumn, '--question-column')}`);
+    const found = foundIn(columns, answerColumn, '--answer-column');
+    if (typeof answer !== 'string' && typeof answer !== 'number')
+      throw new Error(`"${answerColumn}" must be a text or a number, ${found}`);
+    const final = finalAnswer(String(answer));
+    if (final === '') throw new Error(`"${answerColumn}" must not be empty, ${found}`);
+    if (/[\r\n]/.test(final)) {
+      throw new Error(
+        `"${answerColumn}" must be the final answer alone, on one line, ${found}: name a column that is with --answer-column, or end it with a line such as "#### 72", as GSM8K does`,
+      );
     }
-    return { question, answer: String(answer) };
+    return { question, answer: final, columns };
   });
+}
+
+/** What follows #### on the last line, where it does. */
+const finalAnswer = (answer: string): string => {
+  const text = answer.trim();
+  return (/(?:^|\n)####([^\n]*)$/.exec(text)?.[1] ?? text).trim();
+};
+
+/** What a column holds, for messages; if there is no such column, which ones there are. */
+export function foundIn(columns: JsonObject, name: string, option: string): string {
+  if (Object.hasOwn(columns, name)) return `found ${shown(columns[name])}`;
+  return `found nothing: name one of the columns ${shown(Object.keys(columns))} with ${option}`;
 }
 
 /**
@@ -69,14 +57,14 @@ export function loadProblems(file: string): Problem[] {
  * @throws {UserError} if `dataset` has too few items to hold any out
  */
 export function loadSplits<T>(
-  load: (file: string) => T[],
-  options: { dataset: string; evalDataset?: string; evalSize: number; seed: number },
+  load: (file: string, options: ColumnNames) => T[],
+  options: { dataset: string; evalDataset?: string; evalSize: number; seed: number } & ColumnNames,
   bundled: { train: string; test: string },
 ): { train: T[]; test: T[] } {
   const { dataset, evalSize, seed } = options;
   const evalDataset = options.evalDataset ?? (dataset === bundled.train ? bundled.test : undefined);
-  const items = load(dataset);
-  if (evalDataset) return { train: items, test: load(evalDataset).slice(0, evalSize) };
+  const items = load(dataset, options);
+  if (evalDataset) return { train: items, test: load(evalDataset, options).slice(0, evalSize) };
   if (items.length <= evalSize) {
     throw new UserError(
       `${dataset} has ${items.length} items, too few to hold out ${evalSize}: lower --eval-size, or name held-out items with --eval-dataset`,
