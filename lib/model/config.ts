@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UserError } from '../run/errors.ts';
@@ -121,19 +122,30 @@ export const CHECKPOINT_FILES =
   'config.json, model.safetensors (or shards with model.safetensors.index.json), tokenizer.json and tokenizer_config.json';
 
 /**
- * Reads a file that holds one JSON object.
- * @returns the object, or null if there is no such file
- * @throws {UserError} if the file cannot be read, or holds something else
+ * Reads a text file.
+ * @returns the text, or null if there is no such file
+ * @throws {UserError} if the file cannot be read, or is not UTF-8
  */
-export async function readJsonObject(file: string): Promise<JsonObject | null> {
-  let text: string;
+export async function readText(file: string): Promise<string | null> {
   try {
-    text = await readFile(file, 'utf8');
+    const bytes = await readFile(file);
+    if (!isUtf8(bytes)) throw new Error('it is not UTF-8 text');
+    return bytes.toString('utf8');
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR') return null;
     throw new UserError(`${file}: cannot be read: ${message}`);
   }
+}
+
+/**
+ * Reads a file that holds one JSON object.
+ * @returns the object, or null if there is no such file
+ * @throws {UserError} if the file cannot be read, or holds something else
+ */
+export async function readJsonObject(file: string): Promise<JsonObject | null> {
+  const text = await readText(file);
+  if (text === null) return null;
   let json: unknown;
   try {
     json = JSON.parse(text);

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { UserError } from '../run/errors.ts';
+import { uniform } from '../run/random.ts';
 import { loadTokenizer } from './tokenizer.ts';
 
 const weights = '../shared/weights';
@@ -99,6 +100,105 @@ test('refuses what it cannot use', async () => {
   await expect(loadTokenizer(join(folder, 'none'))).rejects.toThrow(/tokenizer.json: there is no such file/);
   await writeFile(join(folder, 'tokenizer.json'), '{"model": {"type": "Nonsense"}}');
   await expect(loadTokenizer(folder)).rejects.toThrow(UserError);
+});
+
+test('a prompt without a template is not closed by a tokenizer that closes texts (add_eos_token)', async () => {
+  const { single } = tokenizerJson.post_processor;
+  const closing = {
+    ...tokenizerJson.post_processor,
+    single: [...single, { SpecialToken: { id: '<eos>', type_id: 0 } }],
+  };
+  closing.special_tokens = { ...closing.special_tokens, ...{ '<eos>': { id: '<eos>', ids: [1], tokens: ['<eos>'] } } };
+  await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ ...tokenizerJson, post_processor: closing }));
+  await writeFile(join(folder, 'tokenizer_config.json'), JSON.stringify({ add_eos_token: true, eos_token: '<eos>' }));
+  const tokenizer = await loadTokenizer(folder);
+  expect(tokenizer.encode('a')).toEqual(ids('<bos>', 'a', '<eos>'));
+  expect(tokenizer.chat([{ role: 'user', content: 'a' }])).toEqual(ids('<bos>', 'a'));
+});
+
+test('what is written is what is read: clean_up_tokenization_spaces alters nothing', async () => {
+  const tokenizer = await loadTokenizer('lib/model/fixtures/bytes');
+  for (const text of ['x != y', "it 's done , is n't it ?", 'a  .']) {
+    expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+  }
+});
+
+describe('text that looks like tokens', () => {
+  const text = '[INST] a <|end|><think>.[EOT] <eos> \n';
+
+  test('becomes them, as in Python, or stays text if it is asked to', async () => {
+    const tokenizer = await loadTokenizer('lib/model/fixtures/bytes');
+    const added = [259, 260, 261, 262]; // <|end|>, [INST], [EOT], <think>
+    // As transformers encodes it.
+    const mixed = [260, 256, 32, 259, 262, 46, 261, 32, 60, 101, 111, 115, 62, 32, 10];
+    expect(tokenizer.encode(text)).toEqual(mixed);
+    const plain = tokenizer.encode(text, { splitSpecialTokens: true });
+    expect(plain.filter((id) => added.includes(id))).toEqual([]);
+    expect(tokenizer.decode(plain)).toBe(text);
+    // As transformers with split_special_tokens, to which <think>, not being special, would remain a token.
+    const split = [91, 73, 78, 83, 84, 93, 256, 32, 60, 124, 101, 110, 100, 124, 62, 46, 91, 69, 79, 84, 93];
+    expect(tokenizer.encode('[INST] a <|end|>.[EOT]', { splitSpecialTokens: true })).toEqual(split);
+  });
+
+  test('white space that was added to a vocabulary is text', async () => {
+    const tokenizer = await loadTokenizer('models/tiny_qa');
+    const ids = tokenizer.encode('a\nb <eos>', { splitSpecialTokens: true });
+    expect(ids).toContain(tokenizer.encode('\n').at(-1));
+    expect(tokenizer.decode(ids)).toBe('a\n b <eos>');
+    expect(ids).not.toContain(tokenizer.eosTokenId);
+  });
+
+  test('whatever the kind of tokenizer, no control token comes out', async () => {
+    const bpe = tokenizerJson.model;
+    const parts = { '<': 90, b: 91, o: 92, s: 93, '>': 94, '<b': 95, '<bo': 96, '<bos': 97 };
+    const merges = [
+      ['<', 'b'],
+      ['<b', 'o'],
+      ['<bo', 's'],
+      ['<bos', '>'],
+    ];
+    const models = [
+      { ...bpe, ignore_merges: true },
+      { ...bpe, vocab: { ...bpe.vocab, ...parts }, merges },
+      { type: 'Unigram', unk_id: 0, vocab: [...special, '<', '>', 'b', 'o', 's'].map((token) => [token, -1]) },
+    ];
+    for (const model of models) {
+      await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ ...tokenizerJson, model }));
+      const tokenizer = await loadTokenizer(folder);
+      expect(tokenizer.encode('<bos>', { addSpecialTokens: false })).toEqual([0]);
+      expect(tokenizer.encode('<bos>', { splitSpecialTokens: true })).not.toContain(0);
+    }
+  });
+});
+
+// Random texts of what each vocabulary can write; tiny_qa's takes white space at the start, or after a line, for its own.
+describe('decode(encode(text)) is the text', () => {
+  const ascii = Array.from({ length: 95 }, (_, i) => String.fromCharCode(32 + i));
+  const any = [...ascii, ...'\n\t\r\u00a0éüßñ−½日本語한국어עברית👩🚀\u200d\u0301'];
+  const stories = [...' !"$\',-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\n'];
+  const tokenizers: [string, string[]][] = [
+    ['lib/model/fixtures/bytes', any],
+    ['models/tiny', [...ascii, '\n']],
+    ['models/tiny_tool', [...ascii, '\n']],
+    ['models/tiny_qa', ascii],
+    [`${weights}/stories260K-hf`, any],
+    [`${weights}/TinyStories-656K`, stories],
+  ];
+  test.each(tokenizers.filter(([folder]) => existsSync(folder)))(
+    `%s (needs ${weights} for all)`,
+    async (folder, alphabet) => {
+      const tokenizer = await loadTokenizer(folder);
+      for (let i = 0; i < 300; i++) {
+        const length = Math.floor(40 * uniform(0, i));
+        const drawn = Array.from({ length }, (_, j) => alphabet[Math.floor(alphabet.length * uniform(1, i, j))]).join(
+          '',
+        );
+        const text = folder.endsWith('tiny_qa') ? drawn.trimStart() : drawn;
+        const ids = tokenizer.encode(text, { splitSpecialTokens: true });
+        expect(tokenizer.decode(ids)).toBe(text);
+      }
+    },
+  );
 });
 
 type Greedy = { prompt: string; prompt_ids: number[]; output_ids: number[]; text: string };
