@@ -112,8 +112,8 @@ export function resultTokens(
   { maxToolTokens }: Pick<ConversationOptions, 'maxToolTokens'>,
 ) {
   const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
-  // Parted after each "<", no tag in it and no special token (the end of a turn, say) becomes one.
-  const tokens = text.split(/(?<=<)/).flatMap(encode);
+  // Nothing in it becomes a tag, or a special token such as the end of a turn.
+  const tokens = tokenizer.encode(text, { splitSpecialTokens: true });
   const isCut = tokens.length > maxToolTokens;
   return [...encode('<result>'), ...tokens.slice(0, maxToolTokens), ...encode(isCut ? ' [cut]</result>' : '</result>')];
 }
