@@ -10,7 +10,8 @@ import { join } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
 import { BACKENDS, parseOptions, runMain } from '../lib/index.ts';
 
-type Finding = { ok: boolean; name: string; found: string; advice?: string };
+/** `needed`: without it there is no training. */
+export type Finding = { ok: boolean; name: string; found: string; advice?: string; needed?: boolean };
 
 const REPOSITORY = join(import.meta.dirname, '..');
 const GB = 2 ** 30;
@@ -31,22 +32,24 @@ for (let i = 0; i < 6; i++) {
 }
 console.log(JSON.stringify({ description, gflops: (2 * 512 ** 3) / Math.min(...seconds) / 1e9 }));`;
 
-function tryBackend(name: string): Finding {
-  const flags = ['--import', 'tsx', '--input-type=module', '-e', TRIAL, name];
+function tryBackend(backend: string): Finding {
+  const name = `backend ${backend}`;
+  const needed = backend === 'wasm';
+  const flags = ['--import', 'tsx', '--input-type=module', '-e', TRIAL, backend];
   const { status, stdout, stderr } = spawnSync(process.execPath, flags, { cwd: REPOSITORY, encoding: 'utf8' });
   if (status === 0) {
     const { description, gflops } = JSON.parse(stdout.trim().split('\n').at(-1)!);
-    return { ok: true, name: `backend ${name}`, found: `${description}; ${gflops.toPrecision(3)} GFLOP/s` };
+    return { ok: true, name, found: `${description}; ${gflops.toPrecision(3)} GFLOP/s`, needed };
   }
   const reason = /(?:UserError|Error): (.*)/.exec(stderr)?.[1] ?? `ended with exit code ${status}`;
-  return { ok: false, name: `backend ${name}`, found: reason, advice: BRINGS[name] };
+  const found = reason.replace(`${name} `, '').replace(/,? or use --backend wasm$/, '');
+  return { ok: false, name, found, advice: BRINGS[backend], needed };
 }
 
 const BRINGS: Record<string, string> = {
-  tensorflow:
-    'trains on an NVIDIA GPU, and models that do not fit into the 4 GB of wasm; on a CPU it is slower than wasm',
-  wasm: 'is needed: without it, run npm ci again',
-  webgpu: 'trains on any GPU that has a Vulkan, Metal or Direct3D 12 driver',
+  tensorflow: 'trains on an NVIDIA GPU, and models that do not fit into the 4 GB of wasm',
+  wasm: 'run npm ci again',
+  webgpu: 'trains on any GPU',
 };
 
 /** The first line that a command prints, or undefined if there is no such command. */
@@ -72,6 +75,7 @@ function findings(): Finding[] {
       name: 'Node',
       found: `${process.versions.node} on ${platform()} ${arch()}`,
       advice: `expected ${engines.node}: get it from nodejs.org`,
+      needed: true,
     },
     {
       ok: availableParallelism() >= 2,
@@ -93,7 +97,7 @@ function findings(): Finding[] {
         'checkpoints need room: a run of the bundled model takes 50 MB, one of a larger model many times its size',
     },
     ...BACKENDS.filter((name) => name !== 'auto' && name !== 'cpu').map(tryBackend),
-    tool('NVIDIA GPU', gpu, 'with one and CUDA, --backend tensorflow trains there; other GPUs: --backend webgpu'),
+    { ok: gpu !== undefined, name: 'NVIDIA GPU', found: gpu ?? 'not found' },
     tool('MPI', mpi, 'experiment_ddp over several machines: apt-get install openmpi-bin, or brew install open-mpi'),
     tool(
       'Jupyter',
@@ -103,12 +107,25 @@ function findings(): Finding[] {
   ];
 }
 
+/** What all findings come to, in a sentence. */
+export function verdict(findings: Finding[]): string {
+  const names = (those: Finding[]) => those.map(({ name }) => name).join(', ');
+  const lacking = findings.filter(({ ok, needed }) => !ok && needed);
+  if (lacking.length > 0) return `Not ready: nothing can be trained here before this is mended: ${names(lacking)}.`;
+  const found = (name: string) => findings.find((finding) => finding.name === name && finding.ok)?.found;
+  const backend = (found('NVIDIA GPU') && found('backend tensorflow')) ?? found('backend wasm');
+  const scarce = findings.filter(({ ok, name }) => !ok && ['processor', 'memory', 'disk'].includes(name));
+  return `Ready: \`npm start\` trains here, on ${backend}${scarce.length > 0 ? `; scarce: ${names(scarce)}` : ''}.`;
+}
+
 function main(): void {
   parseOptions(new Command('doctor').description('Says what this machine has for a run, and what would help.'));
-  for (const { ok, name, found, advice } of findings()) {
+  const all = findings();
+  for (const { ok, name, found, advice } of all) {
     console.log(`${ok ? '✓' : '–'} ${name.padEnd(20)} ${found}`);
     if (!ok && advice) console.log(`  ${''.padEnd(20)} → ${advice}`);
   }
+  console.log(`\n${verdict(all)}`);
 }
 
 await runMain(import.meta.url, main);
