@@ -9,6 +9,7 @@ import { arch, availableParallelism, cpus, freemem, platform, totalmem } from 'n
 import { join } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
 import { BACKENDS, parseOptions, runMain } from '../lib/index.ts';
+import { findJupyter } from './notebooks.ts';
 
 /** `needed`: without it there is no training. */
 export type Finding = { ok: boolean; name: string; found: string; advice?: string; needed?: boolean };
@@ -66,7 +67,6 @@ function findings(): Finding[] {
   const disk = (bavail * bsize) / GB;
   const gpu = version('nvidia-smi', '--query-gpu=name,memory.total', '--format=csv,noheader');
   const mpi = version('mpirun', '--version');
-  const lab = version('jupyter', 'lab', '--version') ?? version('jupyter', 'notebook', '--version');
   const tool = (name: string, found: string | undefined, advice: string): Finding =>
     found === undefined ? { ok: false, name, found: 'not found', advice } : { ok: true, name, found };
   return [
@@ -101,8 +101,8 @@ function findings(): Finding[] {
     tool('MPI', mpi, 'experiment_ddp over several machines: apt-get install openmpi-bin, or brew install open-mpi'),
     tool(
       'Jupyter',
-      lab,
-      'npm run notebooks in a browser: pip install jupyterlab (VS Code does without: npm run notebooks -- --install)',
+      findJupyter()?.version,
+      'npm run notebooks says how to get it (VS Code does without: npm run notebooks -- --install)',
     ),
   ];
 }

@@ -1,7 +1,9 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import ts from 'typescript';
-import { describe, expect, it, test } from 'vitest';
-import { mistakeInNotebook, type Notebook } from './notebooks.ts';
+import { afterAll, describe, expect, it, test, vi } from 'vitest';
+import { execute, mistakeInNotebook, type Notebook } from './notebooks.ts';
 import { NODE, runProcess } from './test_process.ts';
 
 const LATEST = ts.ScriptTarget.Latest;
@@ -57,11 +59,16 @@ test('a mistake is what is on stderr, where the kernel reports it', () => {
   );
 });
 
-test.each([
+/** The virtual environment of whoever runs the tests would be found before what they bring. */
+const hasOwn = existsSync('.venv');
+
+test.skipIf(hasOwn).each([
   ['--execute --only bas', 'there is no notebook "bas": there are base, '],
   ['--execute', '/nowhere/python has no nbconvert, which executes notebooks: `apt-get install '],
   ['--only base', '--only goes with --execute'],
-  ['', 'no Jupyter was found: `pip install jupyterlab` brings one'],
+  ['', 'no Jupyter was found: `python3 -m venv .venv && .venv/bin/pip install jupyterlab` brings one'],
+  ['--in-place', '--in-place goes with --execute'],
+  ['--execute --allow-root', "unknown option '--allow-root': Jupyter's own go with `npm run notebooks` alone"],
 ])('notebooks.ts %s says what is missing', async (options, message) => {
   const env = { PATH: '/nowhere', PYTHON: '/nowhere/python' };
   const { code, stderr } = await runProcess([...NODE, 'tools/notebooks.ts', ...options.split(' ').filter(Boolean)], {
@@ -71,3 +78,39 @@ test.each([
   expect(stderr.trim().split('\n')).toHaveLength(1);
   expect(code).toBe(2);
 });
+
+const temp = mkdtempSync(join(tmpdir(), 'notebooks-'));
+afterAll(() => rmSync(temp, { recursive: true }));
+
+/** A program that does what a shell script says. */
+function program(name: string, script: string): string {
+  writeFileSync(join(temp, name), `#!/bin/sh\n${script}\n`);
+  chmodSync(join(temp, name), 0o755);
+  return join(temp, name);
+}
+
+test.skipIf(process.platform === 'win32')(
+  'options that are not ours are passed on to Jupyter, after ours',
+  async () => {
+    program('jupyter', 'echo "$@"');
+    const more = ['--allow-root', '--port', '9999', '--ServerApp.root_dir=/elsewhere'];
+    const { code, stdout, stderr } = await runProcess([...NODE, 'tools/notebooks.ts', ...more], {
+      env: { PATH: temp },
+    });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toBe(`lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks ${more.join(' ')}\n`);
+  },
+);
+
+test.skipIf(process.platform === 'win32')(
+  'an executed notebook is written where it is asked for, not over the committed one',
+  () => {
+    // nbconvert's: … --output-dir <scratch> <file>
+    const python = program('python', 'for word; do scratch=$file; file=$word; done; cp "$file" "$scratch"');
+    const committed = readFileSync('notebooks/ddp.ipynb', 'utf8');
+    vi.spyOn(console, 'log').mockImplementation(() => {});
+    execute(python, 'ddp', join(temp, 'executed'));
+    expect(JSON.parse(readFileSync(join(temp, 'executed', 'ddp.ipynb'), 'utf8'))).toEqual(JSON.parse(committed));
+    expect(readFileSync('notebooks/ddp.ipynb', 'utf8')).toBe(committed);
+  },
+);

@@ -2,9 +2,10 @@
  * The notebooks' kernel: TypeScript in Jupyter, through tslab.
  *
  *   npm run notebooks                        starts Jupyter, with the kernel
+ *   npm run notebooks -- --allow-root        the same: what is no option here is Jupyter's
  *   npm run notebooks -- --install           only installs the kernel for you, so that VS Code and every Jupyter find it
- *   npm run notebooks:execute                runs all notebooks and writes their outputs; fails on any error in them
- *   npm run notebooks:execute -- --only base,ddp
+ *   npm run notebooks:execute                runs all notebooks, into notebooks/executed/; fails on any error in them
+ *   npm run notebooks:execute -- --only base,ddp --in-place
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -16,8 +17,26 @@ import { examples, parseOptions, runMain, UserError } from '../lib/index.ts';
 
 const FOLDER = 'notebooks';
 const OWN_JUPYTER = join(FOLDER, '.jupyter');
+const EXECUTED = join(FOLDER, 'executed');
+
+/** Debian's and Homebrew's Python let nothing be installed but into a virtual environment: it is looked for here. */
+const [VENV, VENV_BIN] = ['.venv', join('.venv', process.platform === 'win32' ? 'Scripts' : 'bin')];
+const intoVenv = (name: string) => `\`python3 -m venv ${VENV} && ${join(VENV_BIN, 'pip')} install ${name}\``;
 /** Debian's packages belong to its own Python, which need not be the first. */
-const PYTHONS = process.env.PYTHON ? [process.env.PYTHON] : ['python3', 'python', '/usr/bin/python3'];
+const PYTHONS = process.env.PYTHON
+  ? [process.env.PYTHON]
+  : [join(VENV_BIN, 'python'), 'python3', 'python', '/usr/bin/python3'];
+
+/** A Jupyter that starts, of this project's virtual environment or else of the system: what to call, and its version. */
+export function findJupyter(): { command: string; app: 'lab' | 'notebook'; version: string } | undefined {
+  for (const command of [join(VENV_BIN, 'jupyter'), 'jupyter']) {
+    for (const app of ['lab', 'notebook'] as const) {
+      const { status, stdout } = spawnSync(command, [app, '--version'], { encoding: 'utf8' });
+      if (status === 0) return { command, app, version: stdout.trim() };
+    }
+  }
+  return undefined;
+}
 
 /** Writes the description of the kernel below a folder in which Jupyter looks for such. */
 function installKernel(jupyter: string): void {
@@ -59,18 +78,20 @@ const environment = () => ({
   JUPYTER_PATH: [resolve(OWN_JUPYTER), process.env.JUPYTER_PATH].filter(Boolean).join(delimiter),
 });
 
-async function startJupyter(): Promise<void> {
-  const works = (app: string) => spawnSync('jupyter', [app, '--version'], { stdio: 'ignore' }).status === 0;
-  const app = ['lab', 'notebook'].find(works);
-  if (!app) {
+/** @param more - options of Jupyter's own; they come last, so that they win */
+async function startJupyter(more: string[]): Promise<void> {
+  const found = findJupyter();
+  if (!found) {
     throw new UserError(
-      'no Jupyter was found: `pip install jupyterlab` brings one, then run this again; or run `npm run notebooks -- --install`, open a notebook in VS Code (with its Jupyter extension), and choose the kernel "TypeScript"',
+      `no Jupyter was found: ${intoVenv('jupyterlab')} brings one, then run this again; or run \`npm run notebooks -- --install\`, open a notebook in VS Code (with its Jupyter extension), and choose the kernel "TypeScript"`,
     );
   }
+  const { command, app } = found;
   // Its root is the repository, so that links out of a notebook work.
   const page =
     app === 'lab' ? ['--LabApp.default_url=/lab/tree/notebooks'] : ['--JupyterNotebookApp.default_url=/tree/notebooks'];
-  const jupyter = spawn('jupyter', [app, '--ServerApp.root_dir=.', ...page], { stdio: 'inherit', env: environment() });
+  const options = [app, '--ServerApp.root_dir=.', ...page, ...more];
+  const jupyter = spawn(command, options, { stdio: 'inherit', env: environment() });
   // A terminal sends Ctrl-C to Jupyter as well, which asks whether it is meant: it ends when that does.
   process.on('SIGINT', () => {});
   process.on('SIGTERM', () => jupyter.kill('SIGTERM'));
@@ -102,12 +123,12 @@ function findPython(): string {
   );
   if (python !== undefined) return python;
   throw new UserError(
-    `${PYTHONS[0]} has no nbconvert, which executes notebooks: \`apt-get install jupyter-client python3-nbclient python3-nbconvert\`, or \`pip install nbconvert\` (the environment variable PYTHON names another Python)`,
+    `${PYTHONS[0]} has no nbconvert, which executes notebooks: \`apt-get install jupyter-client python3-nbclient python3-nbconvert\`, or ${intoVenv('nbconvert ipykernel')} (the environment variable PYTHON names another Python)`,
   );
 }
 
-/** Runs a notebook from top to bottom and writes its outputs into it, unless there is a mistake. */
-function execute(python: string, name: string): void {
+/** Runs a notebook from top to bottom and writes it with its outputs into a folder, unless there is a mistake. */
+export function execute(python: string, name: string, folder: string): void {
   const began = performance.now();
   const scratch = mkdtempSync(join(tmpdir(), 'notebook-'));
   const file = join(FOLDER, `${name}.ipynb`);
@@ -139,35 +160,53 @@ function execute(python: string, name: string): void {
     for (const [i, cell] of notebook.cells.filter((cell) => cell.cell_type === 'code').entries()) {
       cell.execution_count = i + 1;
     }
-    writeFileSync(file, `${JSON.stringify(notebook, null, 1)}\n`);
+    mkdirSync(folder, { recursive: true });
+    const written = join(folder, `${name}.ipynb`);
+    writeFileSync(written, `${JSON.stringify(notebook, null, 1)}\n`);
+    console.log(`${written}: ${((performance.now() - began) / 1000).toFixed(0)} s`);
   } finally {
     rmSync(scratch, { recursive: true });
   }
-  console.log(`${file}: ${((performance.now() - began) / 1000).toFixed(0)} s`);
 }
 
 export const createCommand = () =>
   new Command('notebooks')
-    .description('Starts Jupyter with the kernel for TypeScript.')
-    .addHelpText('after', examples('npm run notebooks', 'npm run notebooks:execute -- --only base,ddp'))
-    .option('--execute', 'run notebooks and write their outputs, without a browser')
+    .description('Starts Jupyter with the kernel for TypeScript, and with what options of its own it is given.')
+    .usage("[options] [Jupyter's options]")
+    .addHelpText(
+      'after',
+      examples(
+        'npm run notebooks',
+        'npm run notebooks -- --allow-root',
+        'npm run notebooks:execute -- --only base,ddp',
+      ),
+    )
+    .allowUnknownOption()
+    .allowExcessArguments()
+    .option('--execute', `run notebooks without a browser, and write them with their outputs to ${EXECUTED}`)
     .option('--only <names>', 'with --execute: some of them, as in base,ddp', (names: string) => names.split(','))
+    .option('--in-place', 'with --execute: write the outputs into the notebooks themselves')
     .option('--install', 'install the kernel for you, not for this project only');
 
 async function main(): Promise<void> {
-  const options = parseOptions(createCommand());
-  if (options.only && !options.execute) {
-    throw new UserError('--only goes with --execute: `npm run notebooks:execute -- --only base,ddp`');
+  const command = createCommand();
+  const options = parseOptions(command);
+  const [more, alone] = [command.args, options.only ? '--only' : options.inPlace ? '--in-place' : undefined];
+  if (alone && !options.execute) {
+    throw new UserError(`${alone} goes with --execute: \`npm run notebooks:execute -- --only base,ddp\``);
+  }
+  if (more.length > 0 && (options.execute || options.install)) {
+    throw new UserError(`unknown option '${more[0]}': Jupyter's own go with \`npm run notebooks\` alone, see --help`);
   }
   installKernel(OWN_JUPYTER);
   if (options.install) return installForUser();
-  if (!options.execute) return startJupyter();
+  if (!options.execute) return startJupyter(more);
   const all = readdirSync(FOLDER).flatMap((file) => (file.endsWith('.ipynb') ? [file.slice(0, -'.ipynb'.length)] : []));
   const names = options.only ?? all;
   const unknown = names.find((name) => !all.includes(name));
   if (unknown !== undefined) throw new UserError(`there is no notebook "${unknown}": there are ${all.join(', ')}`);
   const python = findPython();
-  for (const name of names) execute(python, name);
+  for (const name of names) execute(python, name, options.inPlace ? FOLDER : EXECUTED);
 }
 
 await runMain(import.meta.url, main);

@@ -60,6 +60,7 @@ describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])
       '--mpi',
       '--bind-to',
       '--allow-run-as-root',
+      '--allow-root', // of Jupyter
     ])
       known.add(other);
     const named = [...text.matchAll(/(?<![\w-])--[a-z][a-z-]*[a-z]/g)].map(([option]) => option);
