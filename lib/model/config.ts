@@ -126,7 +126,7 @@ export const CHECKPOINT_FILES =
  * @returns the text, or null if there is no such file
  * @throws {UserError} if the file cannot be read, or is not UTF-8
  */
-export async function readText(file: string): Promise<string | null> {
+export async function readOptionalText(file: string): Promise<string | null> {
   try {
     const bytes = await readFile(file);
     if (!isUtf8(bytes)) throw new Error('it is not UTF-8 text');
@@ -144,7 +144,7 @@ export async function readText(file: string): Promise<string | null> {
  * @throws {UserError} if the file cannot be read, or holds something else
  */
 export async function readJsonObject(file: string): Promise<JsonObject | null> {
-  const text = await readText(file);
+  const text = await readOptionalText(file);
   if (text === null) return null;
   let json: unknown;
   try {

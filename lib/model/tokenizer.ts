@@ -4,7 +4,7 @@ import { UserError } from '../run/errors.ts';
 import {
   type ChatMessage, type ChatOptions, mergeSystem, sandboxed, sandboxVariables, within,
 } from './chat_template.ts';
-import { CHECKPOINT_FILES, readJsonObject, readText } from './config.ts';
+import { CHECKPOINT_FILES, readJsonObject, readOptionalText } from './config.ts';
 import { type JsonObject, oneLine, shown } from './json.ts';
 
 export type { ChatMessage, ChatOptions };
@@ -185,7 +185,7 @@ async function readTokenizerConfig(folder: string): Promise<JsonObject> {
     const isToken = key.endsWith('_token') && typeof value === 'object' && value !== null && 'content' in value;
     if (isToken) config[key] = value.content;
   }
-  const template = await readText(join(folder, 'chat_template.jinja'));
+  const template = await readOptionalText(join(folder, 'chat_template.jinja'));
   if (template !== null) config.chat_template = template;
   return config;
 }
