@@ -13,7 +13,7 @@
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  type Around, accumulateGradients, type Completion, createRunCommand, examples, finishRun, generate, integer,
+  type Around, accumulateGradients, type Completion, createRunCommand, examples, finishRun, finiteReward, generate, integer,
   itemsOfStep, loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
   type Problem, padRows, parseRunOptions, permutation, runMain, runSteps, type Sequence, sameAnswer, sampleStd,
   scheduleFactor, scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
@@ -112,7 +112,7 @@ export async function rollout(
   const rollouts = completions.map(({ tokens, logProbs, finishReason }, row) => {
     const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
     const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
-    const score = reward(text, problem.answer);
+    const score = finiteReward(reward(text, problem.answer), problem);
     return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, reward: score };
   });
   const rewards = problems.map((_, p) => rollouts.slice(p * G, (p + 1) * G).map((row) => row.reward));

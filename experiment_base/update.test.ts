@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
-import { type TrainingState, UserError } from '../lib/index.ts';
+import { finiteReward, optimizerStep, type TrainingState } from '../lib/index.ts';
 import { distance, model, newState, offPolicy, optionsOf, PROBLEMS, SMALL, sample, tokenizer } from './test_policy.ts';
 import { evaluate, type Rollout, rollout, update, updateOnce } from './train.ts';
 
@@ -163,7 +163,40 @@ describe('update', () => {
     expect(state.optimizer.step).toBe(0);
     expect(await once(good)).toMatchObject({ skipped_updates: 9 });
     expect(state.counters.skippedInARow).toBe(0); // the count starts again
-    for (let i = 1; i <= 9; i++) await once(bad);
-    await expect(once(bad)).rejects.toThrow(UserError);
+    expect(new Set(state.notes?.splice(0))).toEqual(
+      new Set([
+        'an update was skipped: the loss is NaN: log-probs of the policy are not finite, or too far from those it sampled with',
+      ]),
+    );
+    const flat = good.map((row) => ({ ...row, advantage: 0 }));
+    for (let i = 1; i <= 9; i++) {
+      await once(bad);
+      await once(flat); // its gradient is zero: it shows nothing
+    }
+    await expect(once(bad)).rejects.toThrow(
+      /^10 updates were skipped and none made between them, the last because the loss is NaN.*--learning-rate/,
+    );
+  });
+
+  it('says that a gradient overflowed where the loss did not', async () => {
+    const state = await newState();
+    const { params } = state.model;
+    const gradients = Object.fromEntries(
+      Object.entries(params).map(([name, { shape }]) => [name, tf.fill(shape, 1e38)]),
+    );
+    const step = { learningRate: 1, weightDecay: 0, maxGradNorm: 1 };
+    expect(await optimizerStep(state, { loss: tf.scalar(1), gradients }, step)).toMatchObject({ finite: false });
+    expect(state.notes).toEqual(['an update was skipped: the gradient overflows, its norm is Infinity']);
+    expect(state.model.params).toBe(params);
+  });
+
+  it('stops at a reward that is not finite, and names the question', async () => {
+    const line = (reward: number) => finiteReward(reward, { question: '47+38\n' });
+    expect(line(0.5)).toBe(0.5);
+    for (const reward of [Number.NaN, Number.POSITIVE_INFINITY, undefined as unknown as number]) {
+      expect(() => line(reward)).toThrow(
+        `a reward must be a finite number, found ${reward} for a completion of "47+38\\n"`,
+      );
+    }
   });
 });

@@ -12,8 +12,8 @@
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  type Around, accumulateGradients, agree, type Communicator, type Completion, checkInSync, createRunCommand, examples,
-  finishRun, flatten, fromRankZero, gatherRows, generate, integer, itemsOfStep, loadProblems, loadSplits, type Model,
+  type Around, accumulateGradients, agree, type Communicator, type Completion, checkInSync, createRunCommand, examples,finishRun, 
+  finiteReward, flatten, fromRankZero, gatherRows, generate, integer, itemsOfStep, loadProblems, loadSplits, type Model,
   mean, measureSpeed, microBatches, number, optimizerStep, type Params, type Problem, padRows, parseRunOptions,
   permutation, runRanks, runSteps, type Sequence, sameAnswer, sampleStd, scheduleFactor, scoreCompletions, shard,
   startRun, sumUp, type Tokenizer, type TrainingState, trainable, UserError, unflatten, uniform,
@@ -124,7 +124,7 @@ export async function rollout(
   const rollouts = completions.map(({ tokens, logProbs, finishReason }, row) => {
     const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
     const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
-    const score = reward(text, problem.answer);
+    const score = finiteReward(reward(text, problem.answer), problem);
     return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, reward: score };
   });
   const rewards = problems.map((_, p) => rollouts.slice(p * G, (p + 1) * G).map((row) => row.reward));

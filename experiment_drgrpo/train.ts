@@ -16,8 +16,8 @@ import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  type Around, accumulateGradients, type Completion, createRunCommand, examples, finishRun, generate, integer,
-  itemsOfStep, loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
+  type Around, accumulateGradients, type Completion, createRunCommand, examples, finishRun, finiteReward, generate,
+  integer, itemsOfStep, loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
   type Problem, padRows, parseRunOptions, permutation, runMain, runSteps, type Sequence, sameAnswer, sampleStd,
   scheduleFactor, scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
 } from '../lib/index.ts';
@@ -142,7 +142,7 @@ export async function rollout(
   const rollouts = completions.map(({ tokens, logProbs, finishReason }, row) => {
     const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
     const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
-    const score = reward(text, problem.answer);
+    const score = finiteReward(reward(text, problem.answer), problem);
     return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, reward: score };
   });
   const rewards = problems.map((_, p) => rollouts.slice(p * G, (p + 1) * G).map((row) => row.reward));

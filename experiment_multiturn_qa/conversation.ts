@@ -5,7 +5,7 @@
 import { InvalidArgumentError, Option } from '@commander-js/extra-typings';
 // biome-ignore format: a list to skip, not to read
 import {
-  type Completion, callTool, commaSeparated, createBm25, createEmbeddings, exactMatch, mean, type Passage,
+  type Completion, callTool, commaSeparated, createBm25, createEmbeddings, exactMatch, finiteReward, mean, type Passage,
   type Question as Problem, type Reaction, type Retriever, type Tokenizer, type Tool, type ToolResult, UserError,
 } from '../lib/index.ts';
 
@@ -175,12 +175,12 @@ export const REWARDS = {
  */
 export function scoreConversation(
   conversation: Conversation,
-  problem: Parameters<typeof isRight>[1],
+  problem: Parameters<typeof isRight>[1] & { question: string },
   weights: readonly number[],
 ): { rewards: number[]; reward: number; right: boolean } {
   const rewards = Object.values(REWARDS).map((reward) => reward(conversation, problem));
   const reward = rewards.reduce((sum, reward, i) => sum + weights[i] * reward, 0);
-  return { rewards, reward, right: isRight(answerOf(conversation), problem) };
+  return { rewards, reward: finiteReward(reward, problem), right: isRight(answerOf(conversation), problem) };
 }
 
 // Copied from experiment_multiturn_tool/conversation.ts: weights

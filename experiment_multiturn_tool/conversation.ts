@@ -5,8 +5,8 @@
 import { InvalidArgumentError, Option } from '@commander-js/extra-typings';
 // biome-ignore format: a list to skip, not to read
 import {
-  type Completion, callTool, commaSeparated, mean, type Problem, type Reaction, sameAnswer, type Tokenizer, type Tool,
-  type ToolResult, UserError,
+  type Completion, callTool, commaSeparated, finiteReward, mean, type Problem, type Reaction, sameAnswer, type Tokenizer,
+  type Tool, type ToolResult, UserError,
 } from '../lib/index.ts';
 
 // ─── Prompt ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,12 +156,12 @@ export const REWARDS = {
  */
 export function scoreConversation(
   conversation: Conversation,
-  problem: Parameters<typeof isRight>[1],
+  problem: Parameters<typeof isRight>[1] & { question: string },
   weights: readonly number[],
 ): { rewards: number[]; reward: number; right: boolean } {
   const rewards = Object.values(REWARDS).map((reward) => reward(conversation, problem));
   const reward = rewards.reduce((sum, reward, i) => sum + weights[i] * reward, 0);
-  return { rewards, reward, right: isRight(answerOf(conversation), problem) };
+  return { rewards, reward: finiteReward(reward, problem), right: isRight(answerOf(conversation), problem) };
 }
 
 /** Parses the weights of the rewards, as in 1,1,1,0.5. */

@@ -238,3 +238,19 @@ describe('forced tokens', () => {
     expect(tf.memory().numTensors).toBe(before);
   });
 });
+
+test.each([
+  { temperature: 1, topK: 0 },
+  { temperature: 1, topK: 5 },
+  { temperature: 0, topK: 0 },
+])('logits that are not finite end it with a sentence: %o', async (sampling) => {
+  const norm = 'model.norm.weight';
+  for (const value of [Number.NaN, 3e38]) {
+    const params = { ...model.params, [norm]: tf.fill(model.params[norm].shape, value) };
+    const before = tf.memory().numTensors;
+    await expect(generate({ ...model, params }, prompts, 2, { ...options, ...sampling })).rejects.toThrow(
+      /^the model's logits are not finite.*take other weights.*lower --learning-rate$/,
+    );
+    expect(tf.memory().numTensors).toBe(before);
+  }
+});

@@ -4,6 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import type { Row } from '../model/layout.ts';
 import { extend, keepRows, lmHead, type Model, type Past, type Prefix, prefill } from '../model/llama.ts';
 import { linear } from '../model/ops.ts';
+import { UserError } from '../run/errors.ts';
 import { type SamplingOptions, sampleTokens } from './sampling.ts';
 
 /**
@@ -38,6 +39,7 @@ export type GenerateOptions = SamplingOptions & {
  * @param prompts - P lists of at least one token id
  * @param count - completions of each prompt (G)
  * @returns P · G completions: those of prompt 0 first
+ * @throws {UserError} if the model's logits are not finite
  */
 export async function generate(
   model: Model,
@@ -72,6 +74,7 @@ export async function generate(
       tokens = batch.map((row, i) => {
         if (ended[row]) return tokens[i];
         const { token, logProb } = due[i] === undefined ? drawn[i] : { token: due[i], logProb: 0 };
+        if (!Number.isFinite(logProb)) throw new UserError(NOT_FINITE);
         const { tokens: own, logProbs, mask } = completions[row];
         own.push(token);
         logProbs.push(logProb);
@@ -107,6 +110,9 @@ export async function generate(
   }
   return completions;
 }
+
+const NOT_FINITE =
+  "the model's logits are not finite, so nothing can be sampled: before the first step, take other weights (these are damaged, or too large for float32); later, --resume an earlier checkpoint with a lower --learning-rate";
 
 /** The part of a batch's rows that must have ended before they leave it. */
 const LEAVING = 1 / 8;

@@ -1,4 +1,4 @@
-import { oneLine } from '../model/json.ts';
+import { oneLine, shown } from '../model/json.ts';
 
 /**
  * A mistake that the user can mend: bad option, bad file, missing library. Its message is one sentence that says what
@@ -33,6 +33,15 @@ export function mistakeInName(name: string): string | undefined {
   if (oneLine(name) !== name) return 'a name must have no control characters';
   if (name.length <= 4096 && name.split(/[\\/]/).every((part) => Buffer.byteLength(part) <= 255)) return undefined;
   return 'the name is too long for a file system';
+}
+
+/**
+ * A reward that training can learn from.
+ * @throws {UserError} for any other, naming the question: whoever wrote the reward must mend it
+ */
+export function finiteReward(reward: number, { question }: { question: string }): number {
+  if (Number.isFinite(reward)) return reward;
+  throw new UserError(`a reward must be a finite number, found ${reward} for a completion of ${shown(question)}`);
 }
 
 /** A text as it is typed on a shell's command line: in quotes, if it needs them. */

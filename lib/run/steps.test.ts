@@ -20,7 +20,7 @@ beforeEach(() => {
 afterEach(() => void vi.restoreAllMocks());
 
 /** Takes the steps of a run that writes nothing, and returns what was logged and how often held-out questions were asked. */
-async function take(options: Partial<StepsOptions>) {
+async function take(options: Partial<StepsOptions>, notes: Record<number, string> = {}) {
   const [logged, answered, asked]: [Row[], Row[], number[]] = [[], [], []];
   const run: Run = {
     ...followRun({ experiment: 'experiment_base', folder: 'nowhere', step: 0 }),
@@ -47,10 +47,10 @@ async function take(options: Partial<StepsOptions>) {
     ...options,
   };
   const state = { counters: {} } as TrainingState;
-  const finished = await runSteps(run, state, around, async (step) => ({
-    metrics: { reward: step },
-    samples: [{ question: `${step}+1`, completion: 'x', reward: step }],
-  }));
+  const finished = await runSteps(run, state, around, async (step) => {
+    if (notes[step]) state.notes = [notes[step]];
+    return { metrics: { reward: step }, samples: [{ question: `${step}+1`, completion: 'x', reward: step }] };
+  });
   expect(finished).toBe(true);
   const evaluated = logged.flatMap((row) => ('eval/accuracy' in row ? [row.step] : []));
   return { asked, evaluated, answered: answered.map(({ step }) => step) };
@@ -73,4 +73,11 @@ it('shows a sample every tenth of the run', async () => {
   await take({});
   const steps = [...printed.matchAll(/^reward \d+: (\d+)\+1 → x$/gm)].map(([, step]) => Number(step));
   expect(steps).toEqual([1, 6, 11, 16, 21, 26, 31, 36]);
+});
+
+it('says what there is to say of a step, once, when it happens', async () => {
+  await take({}, { 3: 'an update was skipped', 40: 'another' });
+  expect(printed.match(/an update was skipped/g)).toHaveLength(1);
+  expect(printed.indexOf('step 3: an update was skipped\n')).toBeLessThan(printed.indexOf('step 10/40'));
+  expect(printed).toContain('step 40: another\n');
 });

@@ -81,6 +81,7 @@ export async function runSteps(
       const due = (every: number) => every > 0 && step % every === 0;
       const isLast = step === options.maxSteps;
       const { metrics, samples } = await takeStep(step);
+      for (const note of state.notes?.splice(0) ?? []) bar?.log(`step ${step}: ${note}`);
       const evaluates = bar && options.heldOut > 0 && (isLast || due(options.evalSteps));
       if (evaluates) Object.assign(metrics, await evaluate(bar, options, { thorough: isLast }));
       state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - began) / 1000;
@@ -184,6 +185,7 @@ export async function finishRun(
     console.log(`${name}: ${before && name in before ? `${briefly(before[name])} → ` : ''}${briefly(after[name])}`);
   }
   for (const line of answerLines(run.answers())) console.log(line);
+  if (counters.skipped > 0) console.log(`updates that were skipped: ${counters.skipped}`);
   console.log(`training time: ${duration(counters.seconds ?? 0)}`);
   console.log(`model: ${folder}\ncurves: ${run.folder}/curves.svg`);
   await sayRounding(run, roundingLoss(params, { source, dtype }));

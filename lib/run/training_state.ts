@@ -21,7 +21,13 @@ import { type AdamWState, createAdamW } from '../training/adamw.ts';
 import { UserError } from './errors.ts';
 
 /** Policy, optimizer, and whatever is counted. Random numbers need no state: they depend on seed and step alone. */
-export type TrainingState = { model: Model; optimizer: AdamWState; counters: Record<string, number> };
+export type TrainingState = {
+  model: Model;
+  optimizer: AdamWState;
+  counters: Record<string, number>;
+  /** What the user is to be told at the end of the step. */
+  notes?: string[];
+};
 
 /** What a new state depends on besides the policy. */
 export type StateOptions = {

@@ -9,10 +9,10 @@ const MAX_SKIPPED = 10;
 
 /**
  * Clips the gradient by its global norm and lets AdamW change the policy. A loss or gradient that is not finite changes
- * nothing and is counted (`skipped`, `skippedInARow`). Disposes of the gradient.
+ * nothing and is counted (`skipped`, `skippedInARow`), and `state.notes` says why. Disposes of the gradient.
  * @param gradient - from `accumulateGradients`
  * @returns the loss, the gradient's norm before clipping, and whether both are finite
- * @throws {UserError} after ten updates in a row that were not finite
+ * @throws {UserError} after ten such updates, with none between them that had a gradient and was made
  */
 export async function optimizerStep(
   state: TrainingState,
@@ -28,13 +28,24 @@ export async function optimizerStep(
     state.optimizer = optimizer;
   }
   tf.dispose([gradient.loss, gradient.gradients, clipped.gradients, clipped.norm]);
+  if (finite && norm > 0) state.counters.skippedInARow = 0;
+  if (!finite) skip(state, causeOf(loss, norm), options);
+  return { loss, norm, finite };
+}
+
+/** Rewards and the log-probs of sampling are finite, or the step would have ended before: what is left is this. */
+const causeOf = (loss: number, norm: number): string =>
+  Number.isFinite(loss)
+    ? `the gradient overflows, its norm is ${norm}`
+    : `the loss is ${loss}: log-probs of the policy are not finite, or too far from those it sampled with`;
+
+function skip(state: TrainingState, cause: string, { learningRate }: AdamWOptions): void {
   const { skipped = 0, skippedInARow = 0 } = state.counters;
-  Object.assign(
-    state.counters,
-    finite ? { skippedInARow: 0 } : { skipped: skipped + 1, skippedInARow: skippedInARow + 1 },
-  );
-  if (state.counters.skippedInARow < MAX_SKIPPED) return { loss, norm, finite };
-  throw new UserError(
-    `the loss or its gradient was not finite in ${MAX_SKIPPED} updates in a row: --resume an earlier checkpoint with a lower --learning-rate (now ${options.learningRate}) or --max-grad-norm`,
-  );
+  Object.assign(state.counters, { skipped: skipped + 1, skippedInARow: skippedInARow + 1 });
+  if (skippedInARow + 1 >= MAX_SKIPPED) {
+    throw new UserError(
+      `${MAX_SKIPPED} updates were skipped and none made between them, the last because ${cause}: --resume an earlier checkpoint with a lower --learning-rate (now ${learningRate}) or --max-grad-norm`,
+    );
+  }
+  state.notes = [...(state.notes ?? []), `an update was skipped: ${cause}`];
 }
