@@ -117,6 +117,7 @@ export async function createStep(
       finishReason,
       oldLogProbs: logProbs, // recorded by the sampler: there is no second forward pass for them
       reward: flatRewards[row],
+      right: false,
       advantage: advantages[row],
     }));
     if (args.klCoef > 0) await addReference(reference, rollouts, options);

@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
-import { scoreCompletions } from '../lib/index.ts';
+import { mean, scoreCompletions } from '../lib/index.ts';
 import { TOKEN_IDS } from '../models/tiny/tokenizer.ts';
 import { distance, model, newState, optionsOf, PROBLEMS, SMALL, sample, tokenizer } from './test_policy.ts';
-import { groupAdvantages, reward, rollout, rolloutMetrics, updateOnce } from './train.ts';
+import { groupAdvantages, reward, rollout, rolloutMetrics, updateOnce, verdict } from './train.ts';
 
 describe('reward', () => {
   it.each([
@@ -23,7 +23,8 @@ describe('reward', () => {
     ['<answer>3 or 4</answer>', '3', 0.1, 'two guesses'],
     ['<answer>eval(3)</answer>', '3', 0.1, 'code is no number'],
   ])('%j for %j: %d (%s)', (text, answer, expected) => {
-    expect(reward(text, answer)).toBe(expected);
+    expect(reward(text, { answer })).toBe(expected);
+    expect(verdict(text, { answer })).toBe({ 1: 'right', 0.1: 'wrong', 0: 'missing' }[expected]);
   });
 });
 
@@ -91,11 +92,16 @@ describe('rollout', () => {
   });
 
   it('is summed up group by group', async () => {
-    const rollouts = (await sample(optionsOf(...SMALL))).map((row, i) => ({ ...row, reward: [1, 0, 0, 0][i] ?? 0.1 }));
+    const rollouts = (await sample(optionsOf(...SMALL))).map((row, i) => ({
+      ...{ ...row, reward: [1, 0, 0, 0][i] ?? 0.1, right: i >= 6 }, // whatever the reward
+    }));
     const metrics = rolloutMetrics(rollouts, optionsOf(...SMALL));
     expect(metrics.reward).toBeCloseTo(1.4 / 8, 12);
     expect(metrics.reward_std).toBeCloseTo(0.25, 12); // 0.5 and 0
     expect(metrics.frac_reward_zero_std).toBe(0.5);
-    expect(metrics['rewards/accuracy/mean']).toBe(1 / 8);
+    expect(metrics['rewards/accuracy/mean']).toBe(2 / 8);
+    const length = (rows: typeof rollouts) => mean(rows.map(({ completion }) => completion.length));
+    expect(metrics['completions/mean_right_length']).toBe(length(rollouts.slice(6)));
+    expect(metrics['completions/mean_wrong_length']).toBe(length(rollouts.slice(0, 6)));
   });
 });

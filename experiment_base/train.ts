@@ -69,14 +69,15 @@ export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'q
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
-/**
- * The rule that says how good a completion is: 1 for the right answer in its tags, 0.1 for a wrong one in its tags
- * (a hint towards the format), 0 without them. The last tagged answer counts.
- */
-export function reward(text: string, answer: string): number {
-  const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1];
-  if (!given?.trim()) return 0;
-  return sameAnswer(given, answer) ? 1 : 0.1;
+/** What became of the answer, the last in its tags. Accuracies count the right ones, whatever is rewarded. */
+export function verdict(text: string, { answer }: Pick<Problem, 'answer'>): 'right' | 'wrong' | 'missing' {
+  const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1].trim();
+  return !given ? 'missing' : sameAnswer(given, answer) ? 'right' : 'wrong';
+}
+
+/** The rule that says how good a completion is. A wrong answer in its tags gets a little, as a hint towards the format. */
+export function reward(text: string, problem: Pick<Problem, 'answer'>): number {
+  return { right: 1, wrong: 0.1, missing: 0 }[verdict(text, problem)];
 }
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,6 +90,7 @@ export type Rollout = Sequence & {
   oldLogProbs: number[]; // of each completion token when it was sampled (π_old), as the sampler recorded them
   refLogProbs?: number[]; // the same under the reference policy; only if β > 0
   reward: number;
+  right: boolean; // whether the answer is, which accuracies count
   advantage: number;
 };
 
@@ -112,8 +114,8 @@ export async function rollout(
   const rollouts = completions.map(({ tokens, logProbs, finishReason }, row) => {
     const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
     const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
-    const score = finiteReward(reward(text, problem.answer), problem);
-    return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, reward: score };
+    const graded = { reward: finiteReward(reward(text, problem), problem), right: verdict(text, problem) === 'right' };
+    return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, ...graded };
   });
   const rewards = problems.map((_, p) => rollouts.slice(p * G, (p + 1) * G).map((row) => row.reward));
   const advantages = G > 1 ? groupAdvantages(rewards).flat() : rewards.map(() => 0); // greedy evaluation has no group
@@ -268,7 +270,7 @@ export async function evaluate(
       // No step of training is below 0: before and after are asked with the same random numbers.
       const sampling = { ...options, numGenerations: G, temperature, step: -1 - begin };
       const rows = await rollout(model, tokenizer, problems.slice(begin, begin + perBatch), sampling);
-      hits.push(...rows.map((row) => row.reward === 1));
+      hits.push(...rows.map((row) => row.right));
     }
     return hits;
   };
@@ -281,7 +283,7 @@ export async function evaluate(
 }
 
 /** What a rollout came to. */
-export type Outcome = Pick<Rollout, 'reward' | 'completion' | 'finishReason'>;
+export type Outcome = Pick<Rollout, 'reward' | 'right' | 'completion' | 'finishReason'>;
 
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
 export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options): Record<string, number> {
@@ -292,10 +294,10 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options)
     reward: mean(rewards),
     reward_std: mean(groups.map(sampleStd)),
     frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
-    'rewards/accuracy/mean': mean(rewards.map((r) => Number(r === 1))),
+    'rewards/accuracy/mean': mean(rollouts.map(({ right }) => Number(right))),
     'completions/mean_length': length(rollouts),
-    'completions/mean_right_length': length(rollouts.filter((row) => row.reward === 1)),
-    'completions/mean_wrong_length': length(rollouts.filter((row) => row.reward !== 1)),
+    'completions/mean_right_length': length(rollouts.filter(({ right }) => right)),
+    'completions/mean_wrong_length': length(rollouts.filter(({ right }) => !right)),
     'completions/clipped_ratio': mean(rollouts.map(({ finishReason }) => Number(finishReason === 'length'))),
   };
 }

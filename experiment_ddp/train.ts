@@ -7,7 +7,6 @@
  *
  *   npx tsx experiment_ddp/train.ts --nproc 2                       two processes of this machine
  *   mpirun -np 8 --hostfile hosts npx tsx experiment_ddp/train.ts   several machines
- *   npx tsx experiment_ddp/train.ts --help                          all options
  */
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
@@ -77,15 +76,17 @@ export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'q
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
+// Copied from experiment_base/train.ts: verdict
+/** What became of the answer, the last in its tags. Accuracies count the right ones, whatever is rewarded. */
+export function verdict(text: string, { answer }: Pick<Problem, 'answer'>): 'right' | 'wrong' | 'missing' {
+  const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1].trim();
+  return !given ? 'missing' : sameAnswer(given, answer) ? 'right' : 'wrong';
+}
+
 // Copied from experiment_base/train.ts: reward
-/**
- * The rule that says how good a completion is: 1 for the right answer in its tags, 0.1 for a wrong one in its tags
- * (a hint towards the format), 0 without them. The last tagged answer counts.
- */
-export function reward(text: string, answer: string): number {
-  const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1];
-  if (!given?.trim()) return 0;
-  return sameAnswer(given, answer) ? 1 : 0.1;
+/** The rule that says how good a completion is. A wrong answer in its tags gets a little, as a hint towards the format. */
+export function reward(text: string, problem: Pick<Problem, 'answer'>): number {
+  return { right: 1, wrong: 0.1, missing: 0 }[verdict(text, problem)];
 }
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,6 +100,7 @@ export type Rollout = Sequence & {
   oldLogProbs: number[]; // of each completion token when it was sampled (π_old), as the sampler recorded them
   refLogProbs?: number[]; // the same under the reference policy; only if β > 0
   reward: number;
+  right: boolean; // whether the answer is, which accuracies count
   advantage: number;
 };
 
@@ -124,8 +126,8 @@ export async function rollout(
   const rollouts = completions.map(({ tokens, logProbs, finishReason }, row) => {
     const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
     const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
-    const score = finiteReward(reward(text, problem.answer), problem);
-    return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, reward: score };
+    const graded = { reward: finiteReward(reward(text, problem), problem), right: verdict(text, problem) === 'right' };
+    return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, ...graded };
   });
   const rewards = problems.map((_, p) => rollouts.slice(p * G, (p + 1) * G).map((row) => row.reward));
   const advantages = G > 1 ? groupAdvantages(rewards).flat() : rewards.map(() => 0); // greedy evaluation has no group
@@ -227,16 +229,15 @@ async function allReduceGradients({ allReduceSum }: Communicator, gradients: Par
 
 /** What all completions of a step came to, on every rank. The first of this rank's rollouts is number `row` among all. */
 async function gatherOutcomes(communicator: Communicator, rollouts: Rollout[], options: Options & { row: number }) {
-  const own = rollouts.map((row) => [row.reward, row.completion.length, Number(row.finishReason === 'length')]);
-  const place = { first: options.row, count: options.batchSize * options.numGenerations, width: 3 };
-  return (await gatherRows(communicator, own, place)).map(([reward, length, clipped]): Outcome => {
-    return { reward, completion: new Array(length), finishReason: clipped ? 'length' : 'stop' };
+  const own = rollouts.map((r) => [r.reward, +r.right, r.completion.length, +(r.finishReason === 'length')]);
+  const place = { first: options.row, count: options.batchSize * options.numGenerations, width: 4 };
+  return (await gatherRows(communicator, own, place)).map(([reward, right, length, clipped]): Outcome => {
+    return { reward, right: right === 1, completion: new Array(length), finishReason: clipped ? 'length' : 'stop' };
   });
 }
 
 /**
- * One update of the policy.
- * @param mine - this rank's rollouts among the `rows` of the update; there may be none
+ * One update of the policy. Of its `rows` rollouts `mine` are this rank's; there may be none.
  * @returns the loss, the gradient's norm, whether they were finite, and the sums of {@link microBatchLoss}, over all ranks
  */
 export async function updateOnce(state: TrainingState, mine: Rollout[], options: Options & Shared & { rows: number }) {
@@ -252,9 +253,8 @@ export async function updateOnce(state: TrainingState, mine: Rollout[], options:
 }
 
 /**
- * Trains on the rollouts of one step: μ passes, each over all of them in a new order, with an update for every
- * mini-batch size × accumulation steps of them. The order is that of all ranks' rollouts, the same on each.
- * @param mine - this rank's rollouts, of which the first is number `row` among those of all
+ * Trains on the rollouts of one step: μ passes, each over those of all ranks in a new order, with an update for every
+ * mini-batch size × accumulation steps of them; `mine` are this rank's, of which the first is number `row` among all.
  * @returns the step's metrics: means over its updates, and over its tokens
  */
 export async function update(
@@ -312,7 +312,7 @@ export async function evaluate(
       // No step of training is below 0: before and after are asked with the same random numbers.
       const sampling = { ...options, numGenerations: G, temperature, step: -1 - begin };
       const rows = await rollout(model, tokenizer, problems.slice(begin, begin + perBatch), sampling);
-      hits.push(...rows.map((row) => row.reward === 1));
+      hits.push(...rows.map((row) => row.right));
     }
     return hits;
   };
@@ -326,7 +326,7 @@ export async function evaluate(
 
 // Copied from experiment_base/train.ts: Outcome
 /** What a rollout came to. */
-export type Outcome = Pick<Rollout, 'reward' | 'completion' | 'finishReason'>;
+export type Outcome = Pick<Rollout, 'reward' | 'right' | 'completion' | 'finishReason'>;
 
 // Copied from experiment_base/train.ts: rolloutMetrics
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
@@ -338,10 +338,10 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options)
     reward: mean(rewards),
     reward_std: mean(groups.map(sampleStd)),
     frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
-    'rewards/accuracy/mean': mean(rewards.map((r) => Number(r === 1))),
+    'rewards/accuracy/mean': mean(rollouts.map(({ right }) => Number(right))),
     'completions/mean_length': length(rollouts),
-    'completions/mean_right_length': length(rollouts.filter((row) => row.reward === 1)),
-    'completions/mean_wrong_length': length(rollouts.filter((row) => row.reward !== 1)),
+    'completions/mean_right_length': length(rollouts.filter(({ right }) => right)),
+    'completions/mean_wrong_length': length(rollouts.filter(({ right }) => !right)),
     'completions/clipped_ratio': mean(rollouts.map(({ finishReason }) => Number(finishReason === 'length'))),
   };
 }
