@@ -1,5 +1,5 @@
 import type { ChildProcess } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { BACKEND, holds, lastStep, NODE, REPOSITORY, results, sleep, until } from '../tools/test_process.ts';
@@ -143,6 +143,38 @@ const LONG = [
   ...TINY,
   ...'--batch-size 32 --num-generations 8 --num-iterations 4 --max-steps 1000 --eval-steps 0 --save-steps 0'.split(' '),
 ];
+
+describe.concurrent('a run that goes on', () => {
+  it('refuses to be resumed meanwhile, and ends when its folder is deleted', async () => {
+    const folder = at('under way');
+    const during = async (child: ChildProcess, ended: () => boolean) => {
+      await until(() => lastStep(folder) >= 1, ended);
+      const second = await run(['--resume', folder]);
+      expect(second).toMatchObject({ code: 2, stdout: '' });
+      expect(second.stderr).toBe(
+        `error: ${folder} is being written by process ${child.pid} (since ${second.stderr.match(/since ([^)]*)/)?.[1]}): wait until it ends, or end it; if it is not a run, remove ${join(folder, readdirSync(folder).find((name) => name.startsWith('.lock-'))!)}\n`,
+      );
+      renameSync(folder, at('moved')); // all at once, where a deletion might come between two files
+      rmSync(at('moved'), { recursive: true });
+    };
+    const { code, stderr } = await run([...LONG, '--output-dir', folder], { during });
+    expect({ code, stderr }).toEqual({
+      code: 2,
+      stderr: expect.stringMatching(/^error: \S.* was deleted, moved or replaced while it was written, so [^\n]*\n$/),
+    });
+    expect(existsSync(folder)).toBe(false);
+  });
+
+  it('has its folder for itself: of two that start at once with the same one, one is refused', async () => {
+    const outputDir = ['--output-dir', at('wanted')];
+    const ended = await Promise.all([1, 2].map(() => run([...SHORT, '--max-steps', '1', ...outputDir])));
+    expect(ended.map(({ code }) => code).sort()).toEqual([0, 2]);
+    const [{ stderr }] = ended.filter(({ code }) => code === 2);
+    expect(stderr).toMatch(/^error: [^\n]*(is being written by process|holds another run)[^\n]*\n$/);
+    expect(lastStep(at('wanted'))).toBe(1);
+    expect(holds(at('wanted'), /^\./)).toBe(false);
+  });
+});
 
 describe.concurrent('Ctrl-C', () => {
   const COMMANDS: [string, string[], NodeJS.Signals | number][] = [

@@ -11,7 +11,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFileSync, closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
@@ -22,7 +22,8 @@ import {
   examples, integer, newFolder, onInterrupt, parseOptions, progress, quoted, runMain, threadLimits, timestamp,
   UserError,
 } from '../lib/index.ts';
-import { writeFileAtomically } from '../lib/run/folders.ts';
+import { appendToFile, writeFileAtomically } from '../lib/run/folders.ts';
+import { lockFolder } from '../lib/run/lock.ts';
 import { readMetrics } from '../lib/run/metrics.ts';
 import { MOST_VARIANTS } from './compare_curves.ts';
 import { type Comparison, readRun, runFolder, writeReport } from './compare_report.ts';
@@ -152,7 +153,7 @@ function start({ label, seed, folder }: Run, comparison: Comparison): { child: C
   const words = existsSync(join(folder, 'config.json')) ? ['--resume', folder] : fresh;
   mkdirSync(dirname(folder), { recursive: true });
   const log = `${folder}.log`;
-  appendFileSync(log, `\n$ ${script} ${words.join(' ')}\n`);
+  appendToFile(log, `\n$ ${script} ${words.join(' ')}\n`);
   const output = openSync(log, 'a');
   // With a channel the run ends when this process does, whatever the reason: see runMain().
   const child = spawn(process.execPath, ['--import', 'tsx', script, ...words], {
@@ -254,7 +255,8 @@ const resuming = (folder: string) => `npm run compare -- --resume ${quoted(folde
 async function main(): Promise<void> {
   const { resumed, ...comparison } = await readComparison(process.argv);
   const { folder, variants, seeds, maxSteps, jobs, runOptions } = comparison;
-  if (!resumed) {
+  if (resumed) lockFolder(folder);
+  else {
     newFolder({ experiment: 'compare', outputDir: folder });
     const saved: Saved = { options: { experiments: variants, seeds, maxSteps, jobs }, runOptions };
     writeFileAtomically(join(folder, 'compare.json'), `${JSON.stringify(saved, null, 2)}\n`);

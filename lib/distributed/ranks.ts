@@ -1,6 +1,7 @@
 /** Starting a script as one rank or several, and ending all of them together. */
 import { debuglog } from 'node:util';
 import { mistakeIn, UserError } from '../run/errors.ts';
+import { releaseLocks } from '../run/lock.ts';
 import { runMain } from '../run/main.ts';
 import { type Communicator, type Rank, soloCommunicator } from './communicator.ts';
 import { connectLocal, isLocalRank, launchRanks } from './local.ts';
@@ -36,6 +37,7 @@ export function runRanks(
       await main(traced(rank));
       await rank.close();
     } catch (error) {
+      releaseLocks(); // how ranks are ended leaves no time for it
       const mistake = mistakeIn(error);
       if (mistake === undefined) await rank.fail(`rank ${rank.rank}: ${(error as Error).stack}`, 1);
       else await rank.fail(mistake, 2);

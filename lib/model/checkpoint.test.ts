@@ -167,6 +167,15 @@ describe('saving', () => {
     expect((await contents()).map(([file]) => file)).toEqual(before.map(([file]) => file));
   });
 
+  test('nowhere, if the folder above is gone: that is not made anew', async () => {
+    const source = `${fixtures}/llama_gqa_tied`;
+    const { params } = await loadCheckpoint(source);
+    const saved = saveCheckpoint(join(folder, 'deleted', 'checkpoint'), { source, params });
+    await expect(saved).rejects.toThrow(/^cannot write .*checkpoint \(ENOENT: no such file or directory\)$/);
+    tf.dispose(params);
+    expect(await readdir(folder)).toEqual([]);
+  });
+
   test('brings tokenizer and templates along, and nothing else', async () => {
     const source = await mkdtemp(join(root, 'source-'));
     await cp(`${fixtures}/llama_gqa_tied`, source, { recursive: true });

@@ -1,7 +1,8 @@
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { mistakeIn, UserError } from '../run/errors.ts';
+import { ensureFolder, writeFile } from '../run/folders.ts';
 import { CHECKPOINT_FILES, type LlamaConfig, parameterShapes, readConfig, readJsonObject } from './config.ts';
 import { refuseNotFinite } from './finite.ts';
 import { isObject, type JsonObject, oneLine, shown } from './json.ts';
@@ -160,7 +161,7 @@ export const tensorsToWrite = (params: Params, dtypes: FloatDtype | Record<strin
  * files (one, or shards with an index) that they have in the folder the model came from, and config.json, tokenizer and
  * chat template as they are there. Weights of an earlier save are replaced as a whole, once the new ones are complete;
  * the folder may be the one that the model came from.
- * @param folder - created if need be; files of the same names are replaced
+ * @param folder - created if need be, below one that is there; files of the same names are replaced
  * @param model.source - checkpoint folder whose config.json and tokenizer belong to these parameters; if it no longer
  *   holds its weights, all goes into one file
  * @param model.params - parameters by their Hugging Face name
@@ -180,7 +181,8 @@ export async function saveCheckpoint(
   const partial = join(folder, '.partial');
   try {
     await rm(partial, { recursive: true, force: true });
-    await mkdir(partial, { recursive: true });
+    ensureFolder(folder);
+    await mkdir(partial);
     const config = await readFile(join(source, 'config.json'), 'utf8');
     // Of several dtypes, config.json goes on naming the one that it named.
     await writeFile(join(partial, 'config.json'), written.size > 1 ? config : withDtype(config, tensors[0].dtype));

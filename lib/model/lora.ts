@@ -1,9 +1,9 @@
 /** Low-rank adapters (Hu et al. 2021, "LoRA"), and the files in which PEFT keeps them. */
 import { existsSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../run/errors.ts';
+import { ensureFolder, writeFile } from '../run/folders.ts';
 import { uniform } from '../run/random.ts';
 import { tensorsToWrite } from './checkpoint.ts';
 import { type LlamaConfig, parameterShapes, readJsonObject } from './config.ts';
@@ -176,16 +176,12 @@ function checkSettings(file: string, settings: JsonObject): { rank: number; scal
 
 /**
  * Writes an adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors` (float32).
- * @param folder - created if need be
+ * @param folder - created if need be, below one that is there
  * @throws {UserError} if a file cannot be written
  */
 export async function writeLora(folder: string, { params, settings }: Lora): Promise<void> {
-  try {
-    await mkdir(folder, { recursive: true });
-    await writeFile(join(folder, ADAPTER_CONFIG), `${JSON.stringify(settings, null, 2)}\n`);
-  } catch (error) {
-    throw new UserError(`${folder}: cannot be written as an adapter: ${(error as Error).message}`);
-  }
+  ensureFolder(folder);
+  await writeFile(join(folder, ADAPTER_CONFIG), `${JSON.stringify(settings, null, 2)}\n`);
   const tensors = tensorsToWrite(params).map((tensor) => ({ ...tensor, name: `${PREFIX}${tensor.name}` }));
   tensors.sort((a, b) => (a.name < b.name ? -1 : 1));
   await writeSafetensors(join(folder, WEIGHTS), tensors, { format: 'pt' });

@@ -1,5 +1,7 @@
 import {
+  appendFileSync,
   closeSync,
+  constants,
   existsSync,
   fsyncSync,
   mkdirSync,
@@ -9,7 +11,46 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import * as async from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { UserError } from './errors.ts';
+
+/** Names the file in what the system refuses: of a full disk it says only that it is full. */
+function cannotWrite(path: string, error: unknown): unknown {
+  const { syscall, message } = error as NodeJS.ErrnoException;
+  if (error instanceof UserError || syscall === undefined) return error;
+  return new UserError(`cannot write ${path} (${message.split(',')[0]})`);
+}
+
+/** Writes a file. */
+export const writeFile = (path: string, content: string | Uint8Array): Promise<void> =>
+  async.writeFile(path, content).catch((error) => {
+    throw cannotWrite(path, error);
+  });
+
+/** Adds to a file, in one write: a process that is killed tears the last line at most. `create`: where there is none. */
+export function appendToFile(path: string, text: string, { create = true } = {}): void {
+  const { O_APPEND, O_WRONLY, O_CREAT } = constants;
+  try {
+    const file = openSync(path, O_APPEND | O_WRONLY | (create ? O_CREAT : 0));
+    try {
+      appendFileSync(file, text);
+    } finally {
+      closeSync(file);
+    }
+  } catch (error) {
+    throw cannotWrite(path, error);
+  }
+}
+
+/** Makes a folder unless it is there. Not those above it: if one of them is gone, that is not to go unnoticed. */
+export function ensureFolder(path: string): void {
+  try {
+    if (!existsSync(path)) mkdirSync(path);
+  } catch (error) {
+    throw cannotWrite(path, error);
+  }
+}
 
 // What is being written or removed has a hidden name; only what is complete has its final name. Whenever the process is
 // killed, mend() finds one of: X and .X.partial (X wins), .X.replaced without X (it becomes X again).
@@ -18,10 +59,14 @@ const replacedOf = (path: string) => join(dirname(path), `.${basename(path)}.rep
 
 /** Replaces a file in one step, so that a reader sees the old text or the new one and never a part. */
 export function writeFileAtomically(path: string, text: string): void {
-  writeFileSync(partialOf(path), text);
-  sync(partialOf(path));
-  renameSync(partialOf(path), path);
-  sync(dirname(path));
+  try {
+    writeFileSync(partialOf(path), text);
+    sync(partialOf(path));
+    renameSync(partialOf(path), path);
+    sync(dirname(path));
+  } catch (error) {
+    throw cannotWrite(path, error);
+  }
 }
 
 /**
@@ -31,20 +76,25 @@ export function writeFileAtomically(path: string, text: string): void {
  */
 export async function writeFolderAtomically(path: string, write: (dir: string) => Promise<void>): Promise<void> {
   const partial = partialOf(path);
-  rmSync(partial, { recursive: true, force: true });
-  mkdirSync(partial, { recursive: true });
-  await write(partial);
-  for (const entry of readdirSync(partial, { recursive: true })) sync(join(partial, String(entry)));
-  sync(partial);
-  if (existsSync(path)) renameSync(path, replacedOf(path));
-  renameSync(partial, path);
-  sync(dirname(path));
-  rmSync(replacedOf(path), { recursive: true, force: true });
+  try {
+    rmSync(partial, { recursive: true, force: true });
+    mkdirSync(partial);
+    await write(partial);
+    for (const entry of readdirSync(partial, { recursive: true })) sync(join(partial, String(entry)));
+    sync(partial);
+    if (existsSync(path)) renameSync(path, replacedOf(path));
+    renameSync(partial, path);
+    sync(dirname(path));
+    rmSync(replacedOf(path), { recursive: true, force: true });
+  } catch (error) {
+    throw cannotWrite((error as NodeJS.ErrnoException).path ?? path, error);
+  }
 }
 
 /** Removes a folder such that it is never seen half empty under its name. */
 export function removeFolder(path: string): void {
   rmSync(partialOf(path), { recursive: true, force: true });
+  if (!existsSync(path)) return; // somebody else has done it
   renameSync(path, partialOf(path));
   rmSync(partialOf(path), { recursive: true });
 }

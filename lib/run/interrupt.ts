@@ -1,3 +1,5 @@
+import { releaseLocks } from './lock.ts';
+
 const SIGNALS = ['SIGINT', 'SIGTERM'];
 
 /** Calls `note` at the first of these events. Returns what gives signals their usual meaning again. */
@@ -39,6 +41,7 @@ export function onInterrupt(): { requested: () => boolean; dispose: () => void }
 export function sayOnInterrupt(sentence: string): () => void {
   return listen(SIGNALS, (signal) => {
     process.stderr.write(`\n${sentence}\n`);
+    releaseLocks();
     process.kill(process.pid, signal);
   });
 }

@@ -1,15 +1,14 @@
-import { appendFileSync, existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { stringify } from 'csv-stringify/sync';
 import { UserError } from './errors.ts';
-import { writeFileAtomically } from './folders.ts';
+import { appendToFile, writeFileAtomically } from './folders.ts';
 
 /** One line of a log: the step that it belongs to, and anything else. Several lines may belong to one step. */
 export type Row = { step: number; [name: string]: unknown };
 
 /** Adds lines to a JSONL file. NaN and ±Infinity, which JSON does not have, are written as null. */
-export function appendRows(file: string, rows: Row[]): void {
-  // One write, so that a process that is killed tears the last line at most.
-  appendFileSync(file, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+export function appendRows(file: string, rows: Row[], options?: { create?: boolean }): void {
+  appendToFile(file, rows.map((row) => `${JSON.stringify(row)}\n`).join(''), options);
 }
 
 /**

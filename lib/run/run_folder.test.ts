@@ -6,12 +6,15 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { holds } from '../../tools/test_process.ts';
 import { UserError } from './errors.ts';
+import { ensureFolder, writeFile } from './folders.ts';
 import { findRun, openRun, type Run, timestamp } from './run_folder.ts';
 
 let root: string;
@@ -227,5 +230,92 @@ describe('resuming', () => {
     writeFileSync(join(root, 'model', 'config.json'), '{"model_type": "llama"}');
     expect(find(join(root, 'model'))).toContain('is not the folder of a run');
     expect(existsSync(join(root, 'other'))).toBe(false);
+  });
+});
+
+describe('the folder of a run that goes on', () => {
+  const GONE =
+    /^\S+ was deleted, moved or replaced while it was written, so this run ends: if it was moved, --resume with/;
+  const AWAY: Record<string, (folder: string) => void> = {
+    deleted: (folder) => rmSync(folder, { recursive: true }),
+    moved: (folder) => renameSync(folder, `${folder} elsewhere`),
+    'moved, and another in its place': (folder) => {
+      renameSync(folder, `${folder} elsewhere`);
+      mkdirSync(folder);
+    },
+  };
+  const WRITES: Record<string, (run: Run) => Promise<unknown>> = {
+    metrics: async (run) => run.log({ step: 3 }),
+    samples: async (run) => run.sample([{ step: 3 }]),
+    'a checkpoint': (run) => run.saveCheckpoint(3, async () => {}),
+    'the final model': (run) => run.saveFinalModel(async () => {}),
+    'the curves': (run) => run.report(),
+  };
+  const cases = Object.keys(AWAY).flatMap((how) => Object.keys(WRITES).map((what) => [how, what]));
+
+  it.each(cases)('%s: noticed before writing %s, and nothing is made anew', async (how, what) => {
+    const run = open();
+    await train(run, 1, 1);
+    AWAY[how](run.folder);
+    const left = () => (existsSync(run.folder) ? readdirSync(run.folder) : undefined);
+    const before = left();
+    const error = await WRITES[what](run).catch((error: Error) => error);
+    expect(error).toBeInstanceOf(UserError);
+    expect((error as Error).message).toMatch(GONE);
+    expect(left()).toEqual(before);
+  });
+
+  it.each(Object.keys(AWAY))('%s: noticed in the middle of a checkpoint too', async (how) => {
+    const run = open();
+    const saved = run.saveCheckpoint(2, async (dir) => {
+      AWAY[how](run.folder);
+      ensureFolder(dir);
+      await writeFile(join(dir, 'weights'), '2');
+    });
+    await expect(saved).rejects.toThrow(GONE);
+    expect(holds(run.folder, /^[^.]/)).toBe(false);
+  });
+
+  it('may lose a checkpoint that is being written: the run ends, and the one before is there', async () => {
+    const run = open();
+    await train(run, 1, 2);
+    const saved = run.saveCheckpoint(4, async (dir) => {
+      rmSync(dir, { recursive: true });
+      await writeFile(join(dir, 'weights'), '4');
+    });
+    await expect(saved).rejects.toThrow(
+      /^checkpoint-4 is not saved: cannot write \S+weights \(ENOENT: .*\); --resume \S+checkpoint-2 goes on/,
+    );
+    expect(checkpoints(run)).toContain('checkpoint-2');
+  });
+
+  it('may lose an old checkpoint, but not a log: that is never begun anew', async () => {
+    const run = open();
+    await train(run, 1, 2);
+    rmSync(join(run.folder, 'checkpoint-2'), { recursive: true });
+    await run.saveCheckpoint(4, async () => {}, { limit: 1 });
+    rmSync(join(run.folder, 'metrics.jsonl'));
+    expect(message(() => run.log({ step: 5 }))).toMatch(
+      /^cannot write \S+metrics\.jsonl \(ENOENT: .*\); --resume \S+checkpoint-4 goes on from the last checkpoint$/,
+    );
+    expect(existsSync(join(run.folder, 'metrics.jsonl'))).toBe(false);
+  });
+
+  it.runIf(process.platform === 'linux')('on a disk that is full: the file is named', async () => {
+    const run = open();
+    await train(run, 1, 2);
+    const fill = (name: string) => symlinkSync('/dev/full', join(run.folder, name));
+    rmSync(join(run.folder, 'completions.jsonl'));
+    fill('completions.jsonl');
+    const full = (name: string) =>
+      `cannot write ${join(run.folder, name)} (ENOSPC: no space left on device); --resume ${join(run.folder, 'checkpoint-2')} goes on from the last checkpoint`;
+    expect(message(() => run.sample([{ step: 3 }]))).toBe(full('completions.jsonl'));
+    fill('.metrics.csv.partial');
+    await expect(run.report()).rejects.toThrow(full('metrics.csv'));
+    const saved = run.saveFinalModel(async (dir) => {
+      symlinkSync('/dev/full', join(dir, 'config.json'));
+      await writeFile(join(dir, 'config.json'), '{}');
+    });
+    await expect(saved).rejects.toThrow(/^final_model is not saved: cannot write \S+config\.json \(ENOSPC: /);
   });
 });

@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { curves } from './curves.ts';
 import { mistakeIn, UserError } from './errors.ts';
 import { mend, removeFolder, sync, writeFileAtomically, writeFolderAtomically } from './folders.ts';
+import { isLock, lockFolder } from './lock.ts';
 import { appendRows, dropRowsAfter, type Row, readMetrics, toCsv } from './metrics.ts';
 
 /** Where a run is to be found: `resume` is a run's folder, one of its checkpoints, or `latest`. */
@@ -84,30 +85,56 @@ export function openRun({
   options,
   ...place
 }: RunPlace & { resume?: string; options: Record<string, unknown> }): Run {
-  const found = resume === undefined ? undefined : mendRun(resume, place);
+  const found = resume === undefined ? undefined : claimRun(resume, place);
   const { folder, checkpoint, step } = found ?? { folder: newFolder(place), checkpoint: undefined, step: 0 };
   const metrics = join(folder, 'metrics.jsonl');
   const completions = join(folder, 'completions.jsonl');
   const answers = join(folder, 'answers.jsonl');
+  const stillOurs = lockFolder(folder);
+
+  /** What to say of a write that failed: that the folder has gone, or else how to go on. */
+  const ending = (error: unknown): unknown => {
+    stillOurs();
+    const mistake = mistakeIn(error);
+    if (mistake === undefined) return error;
+    const last = checkpointSteps(folder).at(-1);
+    const advice =
+      last === undefined
+        ? 'there is no checkpoint to go on from'
+        : `--resume ${join(folder, `checkpoint-${last}`)} goes on from the last checkpoint`;
+    return new UserError(`${mistake}; ${advice}`);
+  };
+  const append = (file: string, rows: Row[]) => {
+    stillOurs();
+    try {
+      appendRows(file, rows, { create: !begun.has(file) });
+    } catch (error) {
+      throw ending(error);
+    }
+    begun.add(file);
+  };
+  const write = async (work: () => Promise<void>) => {
+    stillOurs();
+    await work().catch((error) => {
+      throw ending(error);
+    });
+    stillOurs();
+  };
+  const save = async (name: string, fill: (dir: string) => Promise<void>) => {
+    try {
+      await writeFolderAtomically(join(folder, name), async (dir) => {
+        await fill(dir);
+        stillOurs();
+      });
+    } catch (error) {
+      const mistake = mistakeIn(error);
+      throw mistake === undefined ? error : new UserError(`${name} is not saved: ${mistake}`);
+    }
+  };
   const report = async () => {
     const rows = readMetrics(metrics);
     writeFileAtomically(join(folder, 'metrics.csv'), toCsv(rows));
     writeFileAtomically(join(folder, 'curves.svg'), await curves(rows));
-  };
-
-  const save = async (name: string, write: (dir: string) => Promise<void>) => {
-    try {
-      await writeFolderAtomically(join(folder, name), write);
-    } catch (error) {
-      const mistake = mistakeIn(error);
-      if (mistake === undefined) throw error;
-      const last = checkpointSteps(folder).at(-1);
-      const advice =
-        last === undefined
-          ? 'there is no checkpoint to go on from'
-          : `--resume ${join(folder, `checkpoint-${last}`)} goes on from the last checkpoint`;
-      throw new UserError(`${name} is not saved: ${mistake}; ${advice}`);
-    }
   };
 
   try {
@@ -125,31 +152,34 @@ export function openRun({
     throw cannotWrite(folder, error);
   }
 
+  // A log that is there is added to, never made anew: what was in it would be missing.
+  const begun = new Set([metrics, completions, answers].filter((file) => existsSync(file)));
   return {
     experiment: place.experiment,
     folder,
     checkpoint,
     step,
     silent: false,
-    log: (row) => appendRows(metrics, [row]),
+    log: (row) => append(metrics, [row]),
     history: () => readMetrics(metrics),
-    sample: (rows) => appendRows(completions, rows),
-    answer: (row) => appendRows(answers, [row]),
+    sample: (rows) => append(completions, rows),
+    answer: (row) => append(answers, [row]),
     answers: () => readMetrics(answers),
-    saveCheckpoint: async (at, write, { limit = Number.POSITIVE_INFINITY } = {}) => {
-      for (const file of [metrics, completions, answers]) if (existsSync(file)) sync(file);
-      await save(`checkpoint-${at}`, write);
-      const others = checkpointSteps(folder).filter((other) => other !== at);
-      for (const old of others.slice(0, Math.max(0, others.length + 1 - Math.max(1, limit)))) {
-        removeFolder(join(folder, `checkpoint-${old}`));
-      }
-      await report();
-    },
-    saveFinalModel: async (write) => {
-      await save('final_model', write);
+    saveCheckpoint: (at, fill, { limit = Number.POSITIVE_INFINITY } = {}) =>
+      write(async () => {
+        for (const file of begun) sync(file);
+        await save(`checkpoint-${at}`, fill);
+        const others = checkpointSteps(folder).filter((other) => other !== at);
+        for (const old of others.slice(0, Math.max(0, others.length + 1 - Math.max(1, limit)))) {
+          removeFolder(join(folder, `checkpoint-${old}`));
+        }
+        await report();
+      }),
+    saveFinalModel: async (fill) => {
+      await write(() => save('final_model', fill));
       return join(folder, 'final_model');
     },
-    report,
+    report: () => write(report),
   };
 }
 
@@ -167,20 +197,24 @@ export const followRun = (place: Pick<Run, 'experiment' | 'folder' | 'checkpoint
   report: async () => {},
 });
 
-/** Finds a run again after its folder was put in order, which may bring a checkpoint back. */
-function mendRun(resume: string, place: RunPlace): FoundRun {
+/**
+ * Finds the run that is to be resumed, reserves it for this process ({@link lockFolder}), and puts its folder in order.
+ * @throws {UserError} if another process writes it, or as {@link findRun}
+ */
+export function claimRun(resume: string, place: RunPlace): FoundRun {
   const { folder } = findRun(resume, place);
   try {
+    lockFolder(folder);
     mend(folder);
   } catch (error) {
     throw cannotWrite(folder, error);
   }
-  return findRun(resume, place);
+  return findRun(resume, place); // a checkpoint may have come back, or have been written meanwhile
 }
 
 /**
- * Makes the folder of a new run.
- * @throws {UserError} if `outputDir` holds something already or cannot be written
+ * Makes the folder of a new run, and reserves it for this process.
+ * @throws {UserError} if `outputDir` holds something already, cannot be written, or is taken by another process
  */
 export function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): string {
   const folder = outputDir ?? join(root, experiment, timestamp(new Date()));
@@ -190,16 +224,21 @@ export function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): s
       throw new UserError(`--output-dir ${folder} is a file: name a new folder`);
     }
     makeFolder(folder);
-    // That file alone is left by a run that was killed as it began: there is nothing yet to resume.
-    if (readdirSync(folder).some((name) => name !== '.config.json.partial')) {
-      const isRun = existsSync(join(folder, 'metrics.jsonl')) || readJson(join(folder, 'config.json'))?.experiment;
-      const holds = isRun ? 'another run' : 'other files';
-      throw new UserError(`--output-dir ${folder} holds ${holds}: name a new folder, or continue a run with --resume`);
-    }
+    refuseUsed(folder);
+    lockFolder(folder);
+    refuseUsed(folder); // by a run that began and ended just now
     return folder;
   } catch (error) {
     throw cannotWrite(folder, error);
   }
+}
+
+function refuseUsed(folder: string): void {
+  // These alone are left by a run that was killed as it began: there is nothing yet to resume.
+  if (readdirSync(folder).every((name) => name === '.config.json.partial' || isLock(name))) return;
+  const isRun = existsSync(join(folder, 'metrics.jsonl')) || readJson(join(folder, 'config.json'))?.experiment;
+  const holds = isRun ? 'another run' : 'other files';
+  throw new UserError(`--output-dir ${folder} holds ${holds}: name a new folder, or continue a run with --resume`);
 }
 
 /** Makes a folder and those above it. Node's own `recursive` never returns where a parent takes no folders, as /proc. */

@@ -6,7 +6,7 @@ import { disposeModel, type Model } from '../model/llama.ts';
 import { loadPretrained, locatePretrained, type Pretrained } from '../model/pretrained.ts';
 import { loadTokenizer, type Tokenizer } from '../model/tokenizer.ts';
 import { checkPrompts } from './dataset.ts';
-import { findRun, openRun, type Run, type RunPlace } from './run_folder.ts';
+import { claimRun, openRun, type Run, type RunPlace } from './run_folder.ts';
 import { createTrainingState, type StateOptions, type TrainingState } from './training_state.ts';
 
 /** Those of `createRunCommand` that count before the first step. */
@@ -47,8 +47,8 @@ export type Started = {
 };
 
 /**
- * Starts a run, or continues the one that `options.resume` names, and says where it is. Everything is read before the run's
- * folder is touched: a mistake up to there changes nothing.
+ * Starts a run, or continues the one that `options.resume` names, and says where it is. Everything is read before anything
+ * is written: a mistake up to there changes nothing.
  * @param options - as they were parsed; the run's folder keeps them
  * @throws {UserError} for a backend, model, prompt, checkpoint or folder that cannot be used
  */
@@ -66,7 +66,7 @@ export async function startRun<Problem>(
   const prompts = problems.map((problem) => ({ source: problem.source, prompt: buildPrompt(tokenizer, problem) }));
   checkPrompts(prompts, initial.config, options);
   const place = { experiment, ...options };
-  const checkpoint = communicator.rank === 0 && options.resume ? findRun(options.resume, place).checkpoint : undefined;
+  const checkpoint = communicator.rank === 0 && options.resume ? claimRun(options.resume, place).checkpoint : undefined;
   const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, checkpoint });
   await broadcastState(communicator, state);
 

@@ -1,6 +1,5 @@
 /** What training changes from update to update, and how a checkpoint keeps all of it. */
 import { existsSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { loadCheckpoint, type SaveDtype, saveCheckpoint, tensorsToWrite } from '../model/checkpoint.ts';
@@ -19,6 +18,7 @@ import {
 import { openSafetensors, writeSafetensors } from '../model/safetensors.ts';
 import { type AdamWState, createAdamW } from '../training/adamw.ts';
 import { UserError } from './errors.ts';
+import { writeFile } from './folders.ts';
 
 /** Policy, optimizer, and whatever is counted. Random numbers need no state: they depend on seed and step alone. */
 export type TrainingState = {
