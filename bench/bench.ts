@@ -203,10 +203,13 @@ export const median = (values: number[]): number => {
  * threads, which the libraries read once, when they are loaded.
  * @returns also the `flags` behind the checkpoint, as they were given
  */
-export function parseBench(): { checkpoint: string; flags: string[]; args: Arguments } {
+export function parseBench(
+  name = command.name(),
+  description = command.description(),
+): { checkpoint: string; flags: string[]; args: Arguments } {
   const [node, script, ...given] = process.argv;
   const [checkpoint, ...flags] = given[0]?.startsWith('-') === false ? given : ['models/tiny', ...given];
-  const args = parseOptions(command, [node, script, ...flags]);
+  const args = parseOptions(command.name(name).description(description), [node, script, ...flags]);
   for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
   return { checkpoint, flags, args };
 }

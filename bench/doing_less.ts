@@ -105,7 +105,10 @@ function savingOfEntropy(model: Model, sequences: Sequence[]): Saving {
 }
 
 async function main(): Promise<void> {
-  const { checkpoint, args } = parseBench();
+  const { checkpoint, args } = parseBench(
+    'bench:doing-less',
+    'What each thing that is not computed saves: every part is timed as it is, and with the saving undone.',
+  );
   console.log(await initBackend(args.backend, args));
   const model = await loadCheckpoint(checkpoint);
   console.log(`${'seconds, medians'.padEnd(44)}  as it is    undone     ratio`);

@@ -36,7 +36,10 @@ function timeKernels(): Map<string, Cost> {
 }
 
 async function main(): Promise<void> {
-  const { checkpoint, args } = parseBench();
+  const { checkpoint, args } = parseBench(
+    'bench:profile',
+    'Where the time of one step goes: a table of kernels, the costliest first.',
+  );
   console.log(await initBackend(args.backend, args));
   const costs = timeKernels();
   const parts: Record<string, Map<string, Cost>> = {};

@@ -6,6 +6,7 @@
  *   npx tsx data/choices.ts
  */
 import { runMain } from '../lib/run/main.ts';
+import { parseNoOptions } from '../lib/run/options.ts';
 import { drawSum, drawTask, type Sum, sumText, type Task, writeTask } from './sums.ts';
 
 /** A sum, its value, and another that is 10 more or less; `text` is the question. */
@@ -33,6 +34,10 @@ export const taskChoices = (): Task<Choice> =>
   drawTask(SEED, drawChoice, ({ terms }) => sumText(terms), { test: TEST_SIZE, train: TRAIN_SIZE });
 
 function main(): void {
+  parseNoOptions(
+    'data/choices.ts',
+    'Writes the choices, data/choices_train.jsonl and data/choices_test.jsonl, as they are in the repository.',
+  );
   writeTask('choices', taskChoices(), ({ text, right }) => ({ question: text, answer: right }));
 }
 

@@ -8,6 +8,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { runMain } from '../lib/run/main.ts';
+import { parseNoOptions } from '../lib/run/options.ts';
 import { permutation, uniform } from '../lib/run/random.ts';
 import type { Passage } from '../lib/tools/corpus.ts';
 
@@ -150,6 +151,10 @@ export function encyclopediaWords(): string[] {
 }
 
 function main(): void {
+  parseNoOptions(
+    'data/encyclopedia.ts',
+    'Writes the encyclopedia and the questions about it, data/encyclopedia*.jsonl, as they are in the repository.',
+  );
   const { passages, ...splits } = taskEncyclopedia();
   const write = (name: string, items: object[]) =>
     writeFileSync(`data/${name}.jsonl`, items.map((item) => `${JSON.stringify(item)}\n`).join(''));

@@ -6,6 +6,7 @@
  *   npx tsx data/products.ts
  */
 import { runMain } from '../lib/run/main.ts';
+import { parseNoOptions } from '../lib/run/options.ts';
 import { drawTask, type Task, writeTask } from './sums.ts';
 
 /** An expression and its value, at least 1,000. */
@@ -44,6 +45,10 @@ export const taskProducts = (): Task<Product> =>
   drawTask(SEED, drawProduct, ({ text }) => text, { test: TEST_SIZE, train: TRAIN_SIZE });
 
 function main(): void {
+  parseNoOptions(
+    'data/products.ts',
+    "Writes the calculator's task, data/products_train.jsonl and data/products_test.jsonl, as it is in the repository.",
+  );
   writeTask('products', taskProducts(), ({ text, value }) => ({ question: text, answer: value }));
 }
 

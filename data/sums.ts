@@ -6,6 +6,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { runMain } from '../lib/run/main.ts';
+import { parseNoOptions } from '../lib/run/options.ts';
 import { uniform } from '../lib/run/random.ts';
 
 /** Terms with their signs: the first is positive, `[47, 38, -9]` is `47+38-9`. */
@@ -92,6 +93,10 @@ export function writeTask<T>(
 export const taskSums = (): Task<Sum> => drawTask(SEED, drawSum, sumText, { test: TEST_SIZE, train: TRAIN_SIZE });
 
 function main(): void {
+  parseNoOptions(
+    'data/sums.ts',
+    'Writes the sums, data/sums_train.jsonl and data/sums_test.jsonl, as they are in the repository.',
+  );
   writeTask('sums', taskSums(), (terms) => ({ question: sumText(terms), answer: terms.reduce((a, b) => a + b) }));
 }
 

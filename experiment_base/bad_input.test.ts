@@ -142,6 +142,18 @@ const BAD: [name: string, flags: () => string[], message: RegExp][] = [
       }),
     /architecture \["GPT2LMHeadModel"\] is not supported/,
   ],
+  [
+    'a model name of control characters',
+    () => ['--model-name', 'a\x1b[31mb'],
+    /no control characters, found "a\\u001b/,
+  ],
+  ['a model name that is too long', () => ['--model-name', 'x'.repeat(5000)], /--model-name: the name is too long/],
+  ['top-k above the vocabulary', () => ['--top-k', '100000'], /--top-k 100000 is too much: the model knows/],
+  [
+    'too many completions',
+    () => '--batch-size 65536 --num-generations 65536'.split(' '),
+    /4294967296 completions a step, of at most 65536/,
+  ],
   ['unknown backend', () => ['--backend', 'cuda'], /'cuda' is invalid.*auto, tensorflow, wasm, webgpu, cpu/],
   ['--resume of what is no run', () => ['--resume', MODEL], /model is not the folder of a run/],
   [

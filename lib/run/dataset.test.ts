@@ -1,7 +1,7 @@
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { sameAnswer } from './answers.ts';
 import { type ColumnNames, loadProblems, loadSplits } from './dataset.ts';
 import { UserError } from './errors.ts';
@@ -54,6 +54,21 @@ describe('loadProblems', () => {
       BUNDLED,
     );
     expect(asked).toEqual({ train: problems, test: problems });
+  });
+
+  it('says how many are held out where there are fewer than asked for', () => {
+    const log = vi.spyOn(console, 'log').mockImplementation(() => {});
+    const file = write('{"question": "1+1", "answer": 2}\n'.repeat(3));
+    const held = (evalSize: number) =>
+      loadSplits(loadProblems, { dataset: file, evalDataset: file, evalSize, seed: 0 }, BUNDLED).test.length;
+    try {
+      expect([held(2), held(3)]).toEqual([2, 3]);
+      expect(log).not.toHaveBeenCalled();
+      expect(held(1000)).toBe(3);
+      expect(log.mock.calls).toEqual([[`--eval-size 1000: ${file} has 3, all are asked`]]);
+    } finally {
+      log.mockRestore();
+    }
   });
 
   it.each<[ColumnNames, string]>([

@@ -64,7 +64,12 @@ export function loadSplits<T>(
   const { dataset, evalSize, seed } = options;
   const evalDataset = options.evalDataset ?? (dataset === bundled.train ? bundled.test : undefined);
   const items = load(dataset, options);
-  if (evalDataset) return { train: items, test: load(evalDataset, options).slice(0, evalSize) };
+  if (evalDataset) {
+    const held = load(evalDataset, options);
+    if (held.length < evalSize)
+      console.log(`--eval-size ${evalSize}: ${evalDataset} has ${held.length}, all are asked`);
+    return { train: items, test: held.slice(0, evalSize) };
+  }
   if (items.length <= evalSize) {
     throw new UserError(
       `${dataset} has ${items.length} items, too few to hold out ${evalSize}: lower --eval-size, or name held-out items with --eval-dataset`,

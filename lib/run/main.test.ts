@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -61,5 +61,33 @@ describe.runIf(process.platform === 'linux').concurrent('output that cannot be w
     expect(code).toBe(0);
     expect(readFileSync(done, 'utf8')).toBe('done');
     expect(stderr.match(/\n/g) ?? []).toHaveLength(lines); // its own, and no more
+  });
+});
+
+describe.concurrent('what a script says', () => {
+  const node = NODE.map((word) => `'${word}'`).join(' ');
+  const at = (folder: string, line: string) => runProcess(['sh', '-c', `cd ${folder} && exec ${node} ${line}`]);
+
+  it('where it was started elsewhere than in the root, beside the file that it misses', async () => {
+    const { code, stderr } = await at('experiment_base', 'train.ts');
+    const folder = join(REPOSITORY, 'experiment_base');
+    expect(code).toBe(2);
+    expect(stderr).toBe(
+      `error: cannot read the data set data/sums_train.jsonl (ENOENT): name a JSONL file
+note: this was started in ${folder}; data/ and models/ are found from ${REPOSITORY} only
+`,
+    );
+  });
+
+  it.each([
+    ['data/sums.ts', /^Usage: data\/sums.ts/],
+    ['bench/profile.ts', /^Usage: bench:profile .*\n\nWhere the time of one step goes/],
+  ])('at --help: %s', async (script, usage) => {
+    const written = () => statSync(join(REPOSITORY, 'data/sums_train.jsonl')).mtimeMs;
+    const before = written();
+    const { code, stdout, stderr } = await at('.', `${script} --help`);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toMatch(usage);
+    expect(written()).toBe(before);
   });
 });

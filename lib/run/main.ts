@@ -2,8 +2,10 @@
 import { spawn } from 'node:child_process';
 import { existsSync, realpathSync } from 'node:fs';
 import { constants } from 'node:os';
+import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { inspect } from 'node:util';
+import { oneLine } from '../model/json.ts';
 import { mistakeIn } from './errors.ts';
 
 /** Milliseconds within which all that comes of one Ctrl-C arrives: signals, and messages about them. */
@@ -24,19 +26,29 @@ export async function runMain(url: string, main: () => void | Promise<void>): Pr
   process.channel?.unref();
   // Who reads the output may stop early, as `head` does, and a disk may fill: the run goes on, its folder has everything.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
-  process.on('uncaughtException', endWith);
+  process.on('uncaughtException', (error) => endWith(error));
   try {
     await main();
   } catch (error) {
-    endWith(error);
+    endWith(error, elsewhere(error, dirname(realpathSync(script))));
   }
 }
 
+/** What explains that a file is missing: that the script was not started where the files are that come with it. */
+function elsewhere(error: unknown, folder: string): string {
+  const root = existsSync(join(folder, 'package.json')) || folder === dirname(folder) ? folder : undefined;
+  if (root === undefined) return elsewhere(error, dirname(folder));
+  if (process.cwd() === root || !/ENOENT|no such/.test(mistakeIn(error) ?? '')) return '';
+  return `note: this was started in ${oneLine(process.cwd())}; data/ and models/ are found from ${oneLine(root)} only\n`;
+}
+
 /** Ends the process because of an error. Node itself would also print the line that threw, which may be minified. */
-function endWith(error: unknown): void {
+function endWith(error: unknown, note = ''): void {
   const mistake = mistakeIn(error);
   process.exitCode = mistake === undefined ? 1 : 2;
-  process.stderr.write(`${mistake === undefined ? inspect(error) : `error: ${mistake}`}\n`, () => process.exit());
+  process.stderr.write(`${mistake === undefined ? inspect(error) : `error: ${mistake}`}\n${note}`, () =>
+    process.exit(),
+  );
 }
 
 /**

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { type Command, CommanderError, InvalidArgumentError, type OptionValues } from '@commander-js/extra-typings';
+import { Command, CommanderError, InvalidArgumentError, type OptionValues } from '@commander-js/extra-typings';
 import { type CST, isMap, isScalar, isSeq, LineCounter, Parser, parseDocument } from 'yaml';
 import { oneLine, shown } from '../model/json.ts';
 import { cut, mistakeInName, UserError } from './errors.ts';
@@ -93,6 +93,11 @@ export function parseOptions<Options extends OptionValues>(
     if (!NOT_TAKEN_OVER.includes(key)) fromSaved.set(kebab(key), asArguments(command, key, String(value), before.file));
   }
   return parse(command, [...[...new Map([...fromSaved, ...fromConfig]).values()].flat(), ...line]);
+}
+
+/** For a script that takes no options: prints its description for `--help`, and refuses anything else. */
+export function parseNoOptions(name: string, description: string, argv?: string[]): void {
+  parseOptions(new Command(name).description(description), argv);
 }
 
 /** Refuses a command line of which a part went elsewhere: a value that was left out, options that npm took for its own. */

@@ -2,20 +2,22 @@
 import { type BackendName, type BackendOptions, initBackend } from '../backend/index.ts';
 import { type Communicator, fromRankZero, soloCommunicator } from '../distributed/communicator.ts';
 import { broadcastState, shareRun } from '../distributed/state.ts';
+import { readConfig } from '../model/config.ts';
 import { disposeModel, type Model } from '../model/llama.ts';
 import { loadPretrained, locatePretrained, type Pretrained } from '../model/pretrained.ts';
 import { loadTokenizer, type Tokenizer } from '../model/tokenizer.ts';
 import { checkPrompts } from './dataset.ts';
+import { checkCompletions, checkSize, type SizeOptions } from './estimate.ts';
 import { claimRun, openRun, type Run, type RunPlace } from './run_folder.ts';
 import { createTrainingState, type StateOptions, type TrainingState } from './training_state.ts';
 
 /** Those of `createRunCommand` that count before the first step. */
 export type StartOptions = Omit<RunPlace, 'experiment'> &
   Omit<StateOptions, 'checkpoint'> &
-  BackendOptions & {
+  BackendOptions &
+  SizeOptions & {
     backend: BackendName;
     modelName: string;
-    maxNewTokens: number;
     resume?: string;
   };
 
@@ -50,16 +52,18 @@ export type Started = {
  * Starts a run, or continues the one that `options.resume` names, and says where it is. Everything is read before anything
  * is written: a mistake up to there changes nothing.
  * @param options - as they were parsed; the run's folder keeps them
- * @throws {UserError} for a backend, model, prompt, checkpoint or folder that cannot be used
+ * @throws {UserError} for a size, backend, model, prompt, checkpoint or folder that cannot be used
  */
 export async function startRun<Problem>(
   options: StartOptions,
   { experiment, problems, buildPrompt, prepare, ...task }: Task<Problem>,
 ): Promise<Started> {
+  checkCompletions(options);
   const communicator = task.communicator ?? soloCommunicator();
   const backend = await initBackend(options.backend, options);
   // If it must be fetched, then once.
-  if (communicator.size > 1) await fromRankZero(communicator, () => locatePretrained(options.modelName));
+  const located = await fromRankZero(communicator, () => locatePretrained(options.modelName));
+  const notes = checkSize(await readConfig(located.folder), options);
   const initial = await loadPretrained(options.modelName);
   const tokenizer = await loadTokenizer(initial.folder);
   await prepare?.(tokenizer);
@@ -76,6 +80,7 @@ export async function startRun<Problem>(
     `backend: ${backend}`,
     ...(task.communicator ? [`ranks: ${communicator.size}`] : []),
     `run: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`,
+    ...notes,
   ];
   if (!run.silent) console.log(lines.join('\n'));
   if (!task.reference) disposeModel(initial);
