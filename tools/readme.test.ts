@@ -9,7 +9,9 @@ import * as drgrpo from '../experiment_drgrpo/train.ts';
 import * as qa from '../experiment_multiturn_qa/train.ts';
 import * as tool from '../experiment_multiturn_tool/train.ts';
 import { command as pretrain } from '../models/tiny/pretrain.ts';
+import { createCommand as createAsk } from './ask.ts';
 import { createCommand as createCompare } from './compare.ts';
+import { createCommand as createEvaluate } from './evaluate.ts';
 import { createCommand as createNotebooks } from './notebooks.ts';
 
 const FOLDERS = [
@@ -47,7 +49,16 @@ describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])
 
   it('names no option that does not exist', () => {
     const experiments = [base, ddp, drgrpo, tool, qa].map(({ createCommand }) => createCommand());
-    const commands = [...experiments, createCompare(), createNotebooks(), allReduce, bench, pretrain];
+    const commands = [
+      ...experiments,
+      createAsk(),
+      createCompare(),
+      createEvaluate(),
+      createNotebooks(),
+      allReduce,
+      bench,
+      pretrain,
+    ];
     const known = new Set(commands.flatMap((command) => command.options.map(({ long }) => long)));
     // Of commander, sync-copies, npm, mpirun and srun.
     for (const other of [

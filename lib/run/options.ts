@@ -75,7 +75,7 @@ const NOT_TAKEN_OVER = ['resume', 'config', 'outputDir'];
  * @throws {UserError} one sentence for any mistake on the command line or in a file
  */
 export function parseOptions<Options extends OptionValues>(
-  command: Command<[], Options>,
+  command: Command<unknown[], Options>,
   argv: string[] = process.argv,
   { saved }: { saved?: (options: Options) => Saved | undefined } = {},
 ): Options {
@@ -101,7 +101,7 @@ export function parseNoOptions(name: string, description: string, argv?: string[
 }
 
 /** Refuses a command line of which a part went elsewhere: a value that was left out, options that npm took for its own. */
-function refuseLost(command: Command<[], OptionValues>, line: string[]): void {
+function refuseLost(command: Command<unknown[], OptionValues>, line: string[]): void {
   for (const [i, word] of line.entries()) {
     const takesValue = command.options.some(
       (option) => option.required && (word === option.long || word === option.short),
@@ -120,7 +120,11 @@ function refuseLost(command: Command<[], OptionValues>, line: string[]): void {
 }
 
 /** Commander, with its errors as {@link UserError}s. */
-function parse<Options extends OptionValues>(command: Command<[], Options>, line: string[], where = ''): Options {
+function parse<Options extends OptionValues>(
+  command: Command<unknown[], Options>,
+  line: string[],
+  where = '',
+): Options {
   try {
     const options = command.parse(line, { from: 'user' }).opts();
     refuseNames(command, options, where);
@@ -133,7 +137,7 @@ function parse<Options extends OptionValues>(command: Command<[], Options>, line
 }
 
 /** Refuses what no file system takes as the name of a file, a folder or a model. */
-function refuseNames(command: Command<[], OptionValues>, options: OptionValues, where: string): void {
+function refuseNames(command: Command<unknown[], OptionValues>, options: OptionValues, where: string): void {
   for (const option of command.options) {
     const value = options[option.attributeName()];
     const mistake =
@@ -142,8 +146,10 @@ function refuseNames(command: Command<[], OptionValues>, options: OptionValues, 
   }
 }
 
-function excess(command: Command<[], OptionValues>): string {
-  return `unexpected argument '${command.args[0]}': this script takes options only, see --help`;
+function excess(command: Command<unknown[], OptionValues>): string {
+  const { length } = command.registeredArguments;
+  const takes = length === 0 ? 'options only' : command.usage();
+  return `unexpected argument '${command.args[length]}': this script takes ${takes}, see --help`;
 }
 
 function oneSentence(error: CommanderError): string {
@@ -173,7 +179,10 @@ function nesting(text: string): number {
 }
 
 /** Reads a YAML or JSON file (JSON is YAML) as command line arguments, by the name of the option. */
-function readConfig<Options extends OptionValues>(command: Command<[], Options>, file: string): Map<string, string[]> {
+function readConfig<Options extends OptionValues>(
+  command: Command<unknown[], Options>,
+  file: string,
+): Map<string, string[]> {
   let text: string;
   try {
     text = readFileSync(file, 'utf8');
@@ -215,7 +224,7 @@ function kebab(key: string): string {
 
 /** One value of a file as command line arguments, checked on its own so that the message can say where it stands. */
 function asArguments<Options extends OptionValues>(
-  command: Command<[], Options>,
+  command: Command<unknown[], Options>,
   key: string,
   value: string,
   where: string,

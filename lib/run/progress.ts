@@ -17,7 +17,7 @@ export type Progress = {
 
 /**
  * Shows how far a run is: on a terminal as a bar, otherwise (in a file, a pipe, a notebook) as plain lines.
- * @param options.total - the number of the last step
+ * @param options.total - the number of the last step; 0 where there are no steps, only notes
  * @param options.start - the step that this process starts from; only steps of this process tell the time left
  * @param options.every - without a terminal, print every so many steps; the first and the last are always printed
  * @param options.stream - where to
@@ -64,7 +64,7 @@ function printLines(timeLeft: TimeLeft, { total, start, every, stream }: Shown):
   const isSilent = () => performance.now() - printed > LONG_SILENCE;
   const print = (...parts: string[]) => {
     printed = performance.now();
-    stream.write(`${join(`step ${current}/${total}`, ...parts)}\n`);
+    stream.write(`${join(total > 0 ? `step ${current}/${total}` : '', ...parts)}\n`);
   };
   return {
     update: (step, fields) => {
@@ -92,7 +92,7 @@ function showBar(timeLeft: TimeLeft, { total, start, stream }: Shown): Progress 
   const bars = new MultiBar({
     stream,
     format: (_, { progress }, { text }: { text: string }) => {
-      const size = Math.min(WIDE, room() - text.length - 1);
+      const size = total > 0 ? Math.min(WIDE, room() - text.length - 1) : 0;
       if (size < NARROW) return text.length <= room() ? text : `${text.slice(0, room() - 1)}…`;
       const done = Math.round(progress * size);
       return `${'█'.repeat(done)}${'░'.repeat(size - done)} ${text}`;
@@ -102,7 +102,7 @@ function showBar(timeLeft: TimeLeft, { total, start, stream }: Shown): Progress 
     gracefulExit: false, // Ctrl-C is not the bar's business
     forceRedraw: true, // a log line has taken the bar's place
   });
-  const count = (step: number) => `${step}/${total}`;
+  const count = (step: number) => (total > 0 ? `${step}/${total}` : '');
   const bar = bars.create(total, start, { text: count(start) });
   let current = start;
   let stopped = false;

@@ -1,0 +1,56 @@
+/**
+ * What a model can do: the evaluation of experiment_base, for any model and data set.
+ *
+ *   npm run evaluate                                                     the bundled model, on sums that it has not seen
+ *   npm run evaluate -- runs/experiment_base/<time> --samples 16
+ *   npm run evaluate -- Qwen/Qwen2.5-0.5B-Instruct --dataset my_test.jsonl --max-new-tokens 200
+ */
+import { buildPrompt, evaluate } from '../experiment_base/train.ts';
+// biome-ignore format: a list
+import {
+  checkPrompts, examples, integer, loadProblems, number, parseOptions, progress, runMain, watchEvaluation,
+} from '../lib/index.ts';
+import { createPolicyCommand, loadPolicy } from './policy.ts';
+
+export const createCommand = () =>
+  createPolicyCommand('evaluate')
+    .description('Asks a model the questions of a data set, and says how many it answers rightly.')
+    .addHelpText(
+      'after',
+      examples('npm run evaluate', 'npm run evaluate -- runs/experiment_base/<time> --dataset my_test.jsonl'),
+    )
+    .option('--max-new-tokens <n>', 'tokens an answer may have', integer({ min: 1 }))
+    .option('--temperature <x>', 'of the samples', number({ above: 0 }))
+    .optionsGroup('Questions:')
+    .option('--dataset <file>', 'JSONL with "question" and "answer" a line', 'data/sums_test.jsonl')
+    .option('--question-column <name>', 'the column that holds the question', 'question')
+    .option('--answer-column <name>', 'the column that holds the answer', 'answer')
+    .option('--eval-size <n>', 'the first so many (default: all)', integer({ min: 1 }))
+    .option('--samples <n>', 'samples of each besides the greedy answer, for pass@n (0: none)', integer({ min: 0 }), 8);
+
+async function main(): Promise<void> {
+  const command = createCommand();
+  const { dataset, samples, evalSize, ...given } = parseOptions(command);
+  const [name] = command.processedArgs;
+  const problems = loadProblems(dataset, given).slice(0, evalSize);
+  const { model, tokenizer, ...policy } = await loadPolicy(name, given);
+  const options = { ...policy.options, ...given };
+  const prompts = problems.map((problem) => ({ prompt: buildPrompt(tokenizer, problem), source: problem.source }));
+  checkPrompts(prompts, model.config, options);
+  console.log(`${problems.length} problems of ${dataset}`);
+
+  const bar = progress({ total: 0 });
+  try {
+    const watch = watchEvaluation(problems.length * (1 + samples), bar, options);
+    const shares = await evaluate(model, tokenizer, problems, { ...options, ...watch, samples });
+    const line = (label: string, share: number) => `${label}: ${(100 * share).toFixed(1)} %`;
+    bar.log(line('greedy', shares['eval/accuracy']));
+    if (samples === 0) return;
+    bar.log(`${line('sampled', shares['eval/sampled_accuracy'])}, at temperature ${options.temperature}`);
+    bar.log(`${line(`pass@${samples}`, shares[`eval/pass_at_${samples}`])}: at least one sample is right`);
+  } finally {
+    bar.stop();
+  }
+}
+
+await runMain(import.meta.url, main);

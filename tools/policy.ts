@@ -1,0 +1,56 @@
+/** What `npm run ask` and `npm run evaluate` share: which model, and asked how. */
+import { existsSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { Command, Option } from '@commander-js/extra-typings';
+import { createCommand as createTrainCommand, type Options } from '../experiment_base/train.ts';
+// biome-ignore format: a list
+import {
+  BACKENDS, initBackend, integer, loadPretrained, loadTokenizer, number, type Pretrained, parseOptions, readJsonObject,
+  type Tokenizer,
+} from '../lib/index.ts';
+
+/** A command about a model, the bundled one if none is named. What is not given is as in the run that made the model. */
+export const createPolicyCommand = (name: string) =>
+  new Command(name)
+    .argument('[model]', 'a folder (a run, its final_model, a checkpoint, an adapter), or a hub id', 'models/tiny')
+    .helpOption('-h, --help', 'display help for command')
+    .optionsGroup('Backend:')
+    .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
+    .option('--gpu <gpu>', 'which one of several: its number, or (webgpu) a part of its name')
+    .optionsGroup('Sampling (default: as in the run that made the model, else as experiment_base has it):')
+    .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }))
+    .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }))
+    .option('--seed <n>', 'of the random numbers', integer({ min: 0 }));
+
+/** A model, and the options of the run that made it: of experiment_base's those that it had. */
+export type Policy = { model: Pretrained; tokenizer: Tokenizer; options: Options; isFromRun: boolean };
+
+/**
+ * Loads a model for questions, and says what it is.
+ * @param name - a `--model-name`, or a run's folder, which stands for its final_model
+ * @throws {UserError} if it cannot be used
+ */
+export async function loadPolicy(name: string, given: Pick<Options, 'backend' | 'gpu'>): Promise<Policy> {
+  const folder = existsSync(join(name, 'final_model')) ? join(name, 'final_model') : name;
+  const run = await runOf(folder);
+  const options = parseOptions(createTrainCommand(), ['node', 'train.ts'], { saved: () => run });
+  const backend = await initBackend(given.backend, { ...options, ...given });
+  const model = await loadPretrained(folder);
+  const tokenizer = await loadTokenizer(model.folder);
+  console.log(`backend: ${backend}\nmodel: ${folder}${run ? `, asked as in ${run.file}` : ''}`);
+  if (run?.experiment.includes('multiturn')) {
+    console.log(`(trained by ${run.experiment} with a tool, which it is not given here)`);
+  }
+  return { model, tokenizer, options, isFromRun: run !== undefined };
+}
+
+/** The run that a final_model or a checkpoint lies in, with those of its options that experiment_base has too. */
+async function runOf(folder: string) {
+  if (!/^(final_model|checkpoint-\d+)$/.test(basename(resolve(folder)))) return undefined;
+  const file = join(dirname(folder), 'config.json');
+  const config = await readJsonObject(file);
+  if (typeof config?.experiment !== 'string' || typeof config.options !== 'object') return undefined;
+  const known = createTrainCommand().options.map((option) => option.attributeName());
+  const options = Object.entries(config.options ?? {}).filter(([key, value]) => known.includes(key) && value !== null);
+  return { file, experiment: config.experiment, options: Object.fromEntries(options) };
+}
