@@ -18,6 +18,7 @@ import {
   root,
   SECOND,
   snapshotOf,
+  TOKEN,
   tiny,
 } from './test_hub.ts';
 
@@ -33,6 +34,9 @@ describe('names', () => {
     '/x/y',
     'a/b/c',
     '../x',
+    '../../x',
+    'x/../../y',
+    'x@../../y',
     'x/..',
     '',
     'a b',
@@ -94,6 +98,52 @@ describe('the first time', () => {
     const index = Buffer.from(JSON.stringify({ weight_map: { a: shard } }));
     hub.commits[FIRST] = { 'config.json': tiny['config.json'], 'model.safetensors.index.json': index, [shard]: index };
     expect(await refusalOf(ID)).toContain('a shard must be a .safetensors file');
+  });
+
+  test.each([{}, { weight_map: null }, { weight_map: {} }, { weight_map: 'x' }, { weight_map: ['x.safetensors'] }])(
+    'refuses the index %o',
+    async (index) => {
+      const text = Buffer.from(JSON.stringify({ metadata: {}, ...index }));
+      hub.commits[FIRST] = { 'config.json': tiny['config.json'], 'model.safetensors.index.json': text };
+      expect(await refusalOf(ID)).toMatch(/"weight_map" must map tensor names to file names, found .*/);
+      expect(existsSync(cacheOf('refs', 'main'))).toBe(false);
+    },
+  );
+
+  test.each([[FIRST], null, 7, {}, 'main'])('refuses the commit %o', async (sha) => {
+    hub.hostile = ({ kind, bytes }, response) => {
+      if (kind === 'revision') response.end(JSON.stringify({ ...JSON.parse(String(bytes)), sha }));
+      return kind === 'revision';
+    };
+    expect(await refusalOf(ID)).toContain('its answer names no commit');
+  });
+
+  test.each([5, 'x', [null], [{}], [{ rfilename: 7 }], [{ rfilename: ['model.safetensors'] }]])(
+    'refuses the files %j',
+    async (siblings) => {
+      hub.hostile = ({ kind, bytes }, response) => {
+        if (kind === 'revision') response.end(JSON.stringify({ ...JSON.parse(String(bytes)), siblings }));
+        return kind === 'revision';
+      };
+      expect(await refusalOf(ID)).toMatch(/\(its answer (names no files|is not that of a hub)\)/);
+    },
+  );
+
+  test.each([
+    ['size', '3210680'],
+    ['size', -1],
+    ['size', 1e300],
+    ['oid', ['a'.repeat(40)]],
+    ['oid', 'x'],
+    ['oid', null],
+  ])('refuses a listing where the %s of config.json is %j', async (key, value) => {
+    hub.hostile = ({ kind, bytes }, response) => {
+      const files: { path: string }[] = kind === 'tree' ? JSON.parse(String(bytes)) : [];
+      const changed = files.map((file) => (file.path === 'config.json' ? { ...file, [key]: value } : file));
+      if (kind === 'tree') response.end(JSON.stringify(changed));
+      return kind === 'tree';
+    };
+    expect(await refusalOf(ID)).toContain('config.json belongs to the model, but');
   });
 
   test('refuses a shard that the hub does not have', async () => {
@@ -180,6 +230,11 @@ describe('revisions', () => {
     expect(await refusalOf(ID)).toContain('no complete copy');
   });
 
+  test('another commit than the one that was asked for is not taken', async () => {
+    hub.branches[SECOND] = FIRST;
+    expect(await refusalOf(`${ID}@${SECOND}`)).toContain('it answers with another commit');
+  });
+
   test('one that does not exist', async () => {
     expect(await refusalOf(`${ID}@v9`)).toContain('the hub has this model, but no revision "v9"');
   });
@@ -198,8 +253,33 @@ describe('where the cache is', () => {
     expect(folder).toBe(join(root, 'elsewhere', below, 'models--owner--tiny', 'snapshots', FIRST));
   });
 
-  test('HF_ENDPOINT must be a URL', async () => {
-    vi.stubEnv('HF_ENDPOINT', 'nowhere');
-    expect(await refusalOf(ID)).toContain('HF_ENDPOINT must be a URL');
+  test.each([
+    'nowhere',
+    'user:secret@host',
+    'ftp://user:secret@host',
+    'http://user:secret@',
+    'http://host/?key=secret',
+  ])('HF_ENDPOINT must be a URL, not %s', async (endpoint) => {
+    vi.stubEnv('HF_ENDPOINT', endpoint);
+    const message = await refusalOf(ID);
+    expect(message).toContain('HF_ENDPOINT must be a URL');
+    expect(message).not.toMatch(/user|secret/);
   });
+
+  test.each([true, false])(
+    'user and password of HF_ENDPOINT go to it, and are never shown (token: %s)',
+    async (token) => {
+      const { host } = new URL(process.env.HF_ENDPOINT!);
+      vi.stubEnv('HF_ENDPOINT', `http://user:p%40ss@${host}/`);
+      if (token) vi.stubEnv('HF_TOKEN', TOKEN);
+      await resolveModel(ID);
+      const sent = requests.map(({ host, headers }) => [host, headers.authorization]);
+      const basic = `Basic ${btoa('user:p@ss')}`;
+      expect(sent.every(([host, authorization]) => authorization === (host === 'hub' ? basic : undefined))).toBe(true);
+      hub.refusal = { of: 'all', status: 503 };
+      await resolveModel(ID);
+      expect(printed.at(-1)).toContain(`http://${host} cannot be reached`);
+      expect(`${printed} ${await refusalOf('owner/other')}`).not.toMatch(/user|p%40ss|p@ss/);
+    },
+  );
 });

@@ -2,34 +2,36 @@
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { getHFHubCachePath, getRepoFolderName, HUB_URL, listFiles, modelInfo } from '@huggingface/hub';
+import { getHFHubCachePath, getRepoFolderName, listFiles, modelInfo } from '@huggingface/hub';
 import { SingleBar } from 'cli-progress';
 import { UserError } from '../run/errors.ts';
 import { readJsonObject } from './config.ts';
 import {
   asUnreachable,
   download,
+  HUB_LIMITS,
   type HubFile,
+  type HubLimits,
+  hubEndpoint,
   linkTo,
-  megabytes,
   type Repo,
   request,
+  shownSize,
   sizeOf,
   Unreachable,
 } from './download.ts';
-import { shown } from './json.ts';
+import { isObject, shown } from './json.ts';
 
 /** `owner/name` or `name`, perhaps with `@revision`. Each becomes part of a path, so none may be `..`. */
 const HUB_ID = /^(?!.*(?:--|\.\.))((?:\w[\w.-]*\/)?\w[\w.-]*)(?:@(\w[\w./-]*))?$/;
 const COMMIT = /^[0-9a-f]{40}$/;
+/** Of a file's content: what Git calls it, or SHA-256. */
+const HASH = /^([0-9a-f]{40}|[0-9a-f]{64})$/;
 const SMALL_FILES =
   /^((adapter_|generation_)?config|tokenizer[\w.-]*|special_tokens_map|added_tokens|chat_template)\.json$|^chat_template\.jinja$/;
 const WEIGHTS = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
 const ADAPTER = 'adapter_model.safetensors';
-
-/** Milliseconds until a question must be answered. */
-const PATIENCE = 30_000;
 
 /**
  * The folder of a model: `name` itself if that is a folder on this machine. Otherwise that of a model of the Hugging
@@ -38,7 +40,10 @@ const PATIENCE = 30_000;
  * @param name - a folder, or `owner/name`, or `owner/name@revision` with a branch, a tag or a commit
  * @throws {UserError} if it is neither, or if the hub refuses, breaks off, or sends something else than it promised
  */
-export async function resolveModel(name: string): Promise<string> {
+export async function resolveModel(
+  name: string,
+  { limits = HUB_LIMITS }: { limits?: HubLimits } = {},
+): Promise<string> {
   const found = await stat(name).catch(() => undefined);
   if (found?.isDirectory()) return name;
   const [, id, revision = 'main'] = HUB_ID.exec(name) ?? [];
@@ -47,12 +52,11 @@ export async function resolveModel(name: string): Promise<string> {
       `${name}: a model must be a folder, or an id on the hub such as Qwen/Qwen2.5-0.5B-Instruct, found ${found ? 'a file' : 'no such folder'}; check the path.`,
     );
   }
-  const repo = await openRepo(name, id, revision);
-  const cached = await cachedSnapshot(repo);
-  const isOffline = /^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? '');
+  const repo = { ...(await openRepo(name, id, revision)), limits };
   const nowhere = `${name}: there is no such folder, no complete copy in ${repo.folder}`;
-  if (isOffline && cached) return cached;
-  if (isOffline) {
+  if (/^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? '')) {
+    const cached = await cachedSnapshot(repo);
+    if (cached) return cached;
     throw new UserError(`${nowhere}, and HF_HUB_OFFLINE forbids asking the hub; unset it, or give a folder.`);
   }
   try {
@@ -60,6 +64,7 @@ export async function resolveModel(name: string): Promise<string> {
   } catch (error) {
     if (!(error instanceof Unreachable)) throw error;
     const reason = `${repo.endpoint} cannot be reached (${error.message})`;
+    const cached = await cachedSnapshot(repo);
     if (!cached) throw new UserError(`${nowhere}, and ${reason}; check the name and the connection.`);
     console.log(`${name}: ${reason}; going on with ${cached}`);
     return cached;
@@ -67,17 +72,17 @@ export async function resolveModel(name: string): Promise<string> {
 }
 
 /** What the environment says of the hub, by the variables of huggingface_hub; the library reads only some of them. */
-async function openRepo(name: string, id: string, revision: string): Promise<Repo> {
-  const { HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH, HF_HOME, XDG_CACHE_HOME } = process.env;
-  const endpoint = (HF_ENDPOINT || HUB_URL).replace(/\/+$/, '');
-  if (!URL.canParse(endpoint)) throw new UserError(`HF_ENDPOINT must be a URL such as ${HUB_URL}, found ${endpoint}.`);
+async function openRepo(name: string, id: string, revision: string): Promise<Omit<Repo, 'limits'>> {
+  const { HF_TOKEN, HF_TOKEN_PATH, HF_HOME, XDG_CACHE_HOME } = process.env;
+  const { endpoint, authorization: basic } = hubEndpoint();
   const expand = (path: string) => path.replace(/^~(?=$|[\\/])/, homedir());
   const home = HF_HOME ?? join(XDG_CACHE_HOME ?? '~/.cache', 'huggingface');
   const tokenFile = expand(HF_TOKEN_PATH ?? join(home, 'token'));
   const token = (HF_TOKEN || (await readFile(tokenFile, 'utf8').catch(() => ''))).trim();
   if (!/^[!-~]*$/.test(token)) throw new UserError(`HF_TOKEN, or ${tokenFile}, must hold one token, found other text.`);
   const folder = join(expand(getHFHubCachePath()), getRepoFolderName({ name: id, type: 'model' }));
-  return { name, id, revision, endpoint, folder, token };
+  const authorization = basic || (token && `Bearer ${token}`); // as in Python, where those of the URL come first
+  return { name, id, revision, endpoint, folder, token, authorization };
 }
 
 /** The folder of the revision in the cache, as it was when last asked for; undefined unless it is complete. */
@@ -96,10 +101,17 @@ async function weightsOf(folder: string, files: string[]): Promise<string[]> {
   const whole = files.filter((file) => file === WEIGHTS || file === ADAPTER);
   if (files.includes(WEIGHTS) || !files.includes(INDEX)) return whole;
   const index = await readJsonObject(join(folder, INDEX));
-  const shards = [...new Set(Object.values(index?.weight_map ?? {}))];
+  const map = index?.weight_map;
+  if (!isObject(map) || Object.keys(map).length === 0) {
+    throw new UserError(
+      `${join(folder, INDEX)}: "weight_map" must map tensor names to file names, found ${shown(map ?? null)}.`,
+    );
+  }
+  const shards = [...new Set(Object.values(map))];
   // A name with a path in it could lead out of the folder.
-  const strange = shards.find((shard) => !/^[\w.-]+\.safetensors$/.test(String(shard)));
-  if (strange === undefined) return [...whole, ...shards];
+  const isName = (shard: unknown) => isText(shard) && /^[\w.-]+\.safetensors$/.test(shard);
+  if (shards.every(isText) && shards.every(isName)) return [...whole, ...shards];
+  const strange = shards.find((shard) => !isName(shard));
   throw new UserError(`${join(folder, INDEX)}: a shard must be a .safetensors file, found ${shown(strange)}.`);
 }
 
@@ -119,8 +131,10 @@ async function missingFrom(folder: string, files: string[]): Promise<string[]> {
 async function updateSnapshot(repo: Repo): Promise<string> {
   const question = { ...requestOptions(repo), name: repo.id, revision: repo.revision };
   const info = await modelInfo({ ...question, additionalFields: ['sha', 'filePaths'] }).catch(asUnreachable);
-  if (!COMMIT.test(info.sha)) throw new Unreachable('its answer names no commit');
-  const { sha: commit, filePaths: files } = info;
+  const { sha: commit, filePaths: files }: { sha: unknown; filePaths: unknown[] } = info;
+  if (!isText(commit) || !COMMIT.test(commit)) throw new Unreachable('its answer names no commit');
+  if (COMMIT.test(repo.revision) && commit !== repo.revision) throw new Unreachable('it answers with another commit');
+  if (!files.every(isText)) throw new Unreachable('its answer names no files');
   if (![WEIGHTS, INDEX, ADAPTER].some((file) => files.includes(file))) {
     const others = files.filter((file) => /\.(bin|gguf|pth?|h5|msgpack|onnx|safetensors)$/.test(file)).slice(0, 3);
     throw new UserError(
@@ -152,9 +166,9 @@ async function fetchFiles(repo: Repo, snapshot: string, paths: string[], listed:
   if (listed.size === 0) for (const file of await listCommit(repo, commit)) listed.set(file.path, file);
   const files = paths.map((path) => {
     const file = listed.get(path);
-    if (file && /^([0-9a-f]{40}|[0-9a-f]{64})$/.test(file.hash)) return file;
+    if (file) return file;
     throw new UserError(
-      `${repo.id}: ${path} belongs to the model, but ${repo.endpoint} does not list it; ask its owner.`,
+      `${repo.id}: ${path} belongs to the model, but ${repo.endpoint} does not list it with size and hash; ask its owner.`,
     );
   });
   await mkdir(join(repo.folder, 'blobs'), { recursive: true });
@@ -162,37 +176,47 @@ async function fetchFiles(repo: Repo, snapshot: string, paths: string[], listed:
 
   const total = files.reduce((sum, file) => sum + file.size, 0);
   const isLarge = paths.some((path) => path.endsWith('.safetensors'));
-  if (isLarge) console.log(`${repo.id}: fetching ${megabytes(total)} into ${repo.folder}`);
+  if (isLarge) console.log(`${repo.id}: fetching ${shownSize(total)} into ${repo.folder}`);
   const bar = isLarge && process.stdout.isTTY ? startBar(total) : undefined;
   let done = 0;
   try {
     for (const file of files) {
       const blob = join(repo.folder, 'blobs', file.hash);
-      const showProgress = (bytes: number) => bar?.update(done + bytes, { done: megabytes(done + bytes) });
+      const showProgress = (bytes: number) => bar?.update(done + bytes, { done: shownSize(done + bytes) });
       if ((await sizeOf(blob)) !== file.size) await download(repo, commit, file, blob, showProgress);
       await linkTo(blob, join(snapshot, file.path));
       done += file.size;
-      if (isLarge && !bar) console.log(`${repo.id}: ${file.path}, ${megabytes(file.size)}`);
+      if (isLarge && !bar) console.log(`${repo.id}: ${file.path}, ${shownSize(file.size)}`);
     }
   } finally {
     bar?.stop();
   }
 }
 
+const isHubFile = (file: Record<keyof HubFile, unknown>): file is HubFile =>
+  isText(file.path) &&
+  Number.isSafeInteger(file.size) &&
+  Number(file.size) >= 0 &&
+  isText(file.hash) &&
+  HASH.test(file.hash);
+
+const isText = (value: unknown): value is string => typeof value === 'string';
+
 function startBar(total: number): SingleBar {
-  const format = `{bar} {percentage}% · {done} of ${megabytes(total)} · {eta_formatted} left`;
+  const format = `{bar} {percentage}% · {done} of ${shownSize(total)} · {eta_formatted} left`;
   // As in lib/run/progress.ts: a process that is killed could not restore the cursor, and Ctrl-C is not its business.
   const bar = new SingleBar({ stream: process.stdout, format, barsize: 20, hideCursor: false, gracefulExit: false });
-  bar.start(total, 0, { done: megabytes(0) });
+  bar.start(total, 0, { done: shownSize(0) });
   return bar;
 }
 
-/** The files at the top of a commit. */
+/** The files at the top of a commit, as far as the answer makes sense. */
 async function listCommit(repo: Repo, revision: string): Promise<HubFile[]> {
   const files: HubFile[] = [];
   try {
     for await (const { path, size, oid, lfs } of listFiles({ ...requestOptions(repo), repo: repo.id, revision })) {
-      files.push({ path, size: lfs?.size ?? size, hash: lfs?.oid ?? oid ?? '' });
+      const file = { path, size: lfs?.size ?? size, hash: lfs?.oid ?? oid };
+      if (isHubFile(file)) files.push(file);
     }
     return files;
   } catch (error) {
@@ -200,9 +224,23 @@ async function listCommit(repo: Repo, revision: string): Promise<HubFile[]> {
   }
 }
 
-/** For functions of the library. It gets no token: it would send it along wherever the hub's answers point. */
-const requestOptions = (repo: Repo) => ({
-  hubUrl: repo.endpoint,
-  fetch: ((url, init) =>
-    request(repo, String(url), { ...init, signal: AbortSignal.timeout(PATIENCE) })) satisfies typeof fetch,
-});
+/**
+ * For one question to functions of the library, however many pages its answer has. They get no token: they would send it along
+ * wherever the hub's answers point.
+ */
+function requestOptions(repo: Repo) {
+  const { patience, maxAnswer } = repo.limits;
+  const signal = AbortSignal.timeout(patience);
+  let left = maxAnswer;
+  const fetchAll: typeof fetch = async (url, init) => {
+    const response = await request(repo, String(url), { ...init, signal });
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of response.body ?? []) {
+      left -= chunk.length;
+      if (left < 0) throw new Unreachable(`its answer has more than ${shownSize(maxAnswer)}`);
+      chunks.push(chunk);
+    }
+    return new Response(Buffer.concat(chunks), response);
+  };
+  return { hubUrl: repo.endpoint, fetch: fetchAll };
+}

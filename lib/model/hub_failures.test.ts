@@ -1,10 +1,11 @@
 import { existsSync } from 'node:fs';
-import { lstat, mkdir, readdir, readFile, rename, symlink, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:http';
+import { lstat, mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { createServer, type ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { resolveModel } from './hub.ts';
 import {
+  type Answer,
   cacheOf,
   expectLoadable,
   FIRST,
@@ -163,17 +164,84 @@ describe('content that is not what the hub promised', () => {
     await expectLoadable(await resolveModel(ID));
   });
 
-  test('of the wrong length', async () => {
-    hub.fakes['model.safetensors'] = Buffer.concat([weights(), Buffer.from('x')]);
-    expect(await refusalOf(ID)).toContain('arrived damaged');
-    hub.fakes['model.safetensors'] = weights().subarray(1);
-    expect(await refusalOf(ID)).toContain('keeps breaking off');
+  test.each(['model.safetensors', 'tokenizer.json'])('a byte more or less of %s', async (file) => {
+    hub.fakes[file] = Buffer.concat([tiny[file], Buffer.from('x')]);
+    expect(await refusalOf(ID)).toMatch(/arrived damaged|more was sent than announced/);
+    hub.fakes[file] = tiny[file].subarray(0, -1);
+    expect(await refusalOf(ID)).toMatch(/keeps breaking off .*less was sent than announced/);
+  });
+
+  test('what is left of a bad part is fetched anew, at once', async () => {
+    const left = `${weightsBlob()}.process-${process.pid}.incomplete`;
+    await mkdir(cacheOf('blobs'), { recursive: true });
+    await writeFile(left, flipped(weights()).subarray(0, 1000));
+    await expectLoadable(await resolveModel(ID));
+    await writeFile(left, 'x'.repeat(weights().length + 1));
+    await rm(weightsBlob());
+    await rm(join(snapshotOf(FIRST), 'model.safetensors'));
+    await expectLoadable(await resolveModel(ID));
   });
 
   test.skipIf(!existsSync('/dev/full'))('a full disk', async () => {
     await mkdir(cacheOf('blobs'), { recursive: true });
     await symlink('/dev/full', `${weightsBlob()}.process-${process.pid}.incomplete`);
     expect(await refusalOf(ID)).toContain('the disk is full');
+  });
+});
+
+describe('what would never end', () => {
+  const limits = { patience: 200, minBytes: 1000, maxAnswer: 1e5, pauses: [1, 1] };
+  const hostile = (kind: Answer['kind'], answer: (response: ServerResponse, url: string, bytes: Buffer) => void) => {
+    hub.hostile = ({ kind: asked, url, bytes }, response) => {
+      if (asked === kind) answer(response, url, bytes);
+      return asked === kind;
+    };
+  };
+  const trickle = (response: ServerResponse) => {
+    const timer = setInterval(() => response.write(' '), 20);
+    response.on('close', () => clearInterval(timer));
+  };
+  const pour = (response: ServerResponse) => {
+    response.write(Buffer.alloc(1e5));
+    response.on('drain', () => response.write(Buffer.alloc(1e5)));
+  };
+
+  test.each(['revision', 'tree'] as const)('%s: no answer, a byte now and then, too long a one', async (kind) => {
+    hostile(kind, () => {});
+    expect(await refusalOf(ID, { limits })).toContain('cannot be reached (it does not answer in time)');
+    hostile(kind, trickle);
+    expect(await refusalOf(ID, { limits })).toContain('cannot be reached (it does not answer in time)');
+    hostile(kind, pour);
+    expect(await refusalOf(ID, { limits })).toContain('cannot be reached (its answer has more than 0.1 MB)');
+  });
+
+  test('a listing with always one more page', async () => {
+    const next = (response: ServerResponse, url: string) =>
+      response.setHeader('Link', `<${urlOf(servers.hub)}${url}>; rel="next"`);
+    hostile('tree', (response, url) => void next(response, url).end('[]'));
+    expect(await refusalOf(ID, { limits })).toContain('cannot be reached (it does not answer in time)');
+    hostile('tree', (response, url, bytes) => void next(response, url).end(bytes));
+    expect(await refusalOf(ID, { limits })).toMatch(/\(its answer has more than 0.1 MB|it does not answer in time\)/);
+  });
+
+  test.each(['small file', 'weights'] as const)('%s: no answer, a byte now and then, too much', async (kind) => {
+    hostile(kind, () => {});
+    expect(await refusalOf(ID, { limits })).toContain('keeps breaking off (fewer than 1000 bytes in 0.2 s)');
+    hostile(kind, trickle);
+    expect(await refusalOf(ID, { limits })).toContain('keeps breaking off (fewer than 1000 bytes in 0.2 s)');
+    await rm(cacheOf('blobs'), { recursive: true });
+    hostile(kind, pour);
+    expect(await refusalOf(ID, { limits })).toContain('arrived damaged');
+  });
+
+  test('a file that is larger than the disk', async () => {
+    hostile('tree', (response, _, bytes) => {
+      const files: { size: number; lfs?: object }[] = JSON.parse(String(bytes));
+      response.end(
+        JSON.stringify(files.map((file) => (file.lfs ? { ...file, lfs: { ...file.lfs, size: 2 ** 52 } } : file))),
+      );
+    });
+    expect(await refusalOf(ID)).toMatch(/model.safetensors has 4503599627.4 MB, and the disk of .* has .* left; free/);
   });
 });
 

@@ -1,7 +1,13 @@
 /** For tests: a hub on this machine that holds the bundled model, and misbehaves where it is told to. */
 import { createHash } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { createServer, type IncomingHttpHeaders, type RequestListener, type Server } from 'node:http';
+import {
+  createServer,
+  type IncomingHttpHeaders,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +15,7 @@ import * as tf from '@tensorflow/tfjs';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, vi } from 'vitest';
 import { UserError } from '../run/errors.ts';
 import { loadCheckpoint } from './checkpoint.ts';
+import type { HubLimits } from './download.ts';
 import { resolveModel } from './hub.ts';
 import { loadTokenizer } from './tokenizer.ts';
 
@@ -29,7 +36,12 @@ type Hub = {
   ignoresRanges: boolean;
   /** Answers `resolve` (files) or everything with a status and an error code. */
   refusal?: { of: 'files' | 'all'; status: number; code?: string };
+  /** Answers in place of the hub and the CDN; false leaves it to them. */
+  hostile?: (answer: Answer, response: ServerResponse) => boolean;
 };
+/** What a hub that means well would send: of a question, or of a file. */
+export type Answer = { kind: 'revision' | 'tree' | 'small file' | 'weights'; bytes: Buffer; url: string };
+
 export let hub: Hub;
 export const requests: { host: 'hub' | 'cdn'; method: string; path: string; headers: IncomingHttpHeaders }[] = [];
 export let servers: { hub: Server; cdn: Server };
@@ -50,8 +62,11 @@ const answerAsHub: RequestListener = (request, response) => {
   requests.push({ host: 'hub', method: request.method!, path: pathname, headers: request.headers });
   const refuse = (status: number, code?: string) =>
     response.writeHead(status, code ? { 'X-Error-Code': code } : {}).end('{"error":"no"}');
-  const json = (value: unknown) =>
-    response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(value));
+  const json = (kind: 'revision' | 'tree', value: unknown) => {
+    const bytes = Buffer.from(JSON.stringify(value));
+    if (hub.hostile?.({ kind, bytes, url: request.url! }, response)) return;
+    response.writeHead(200, { 'Content-Type': 'application/json' }).end(bytes);
+  };
 
   const [, question, id, verb, revision, file] =
     /^(\/api\/models)?\/(.+?)\/(revision|tree|resolve)\/([^/]+)\/?(.*)$/.exec(pathname) ?? [];
@@ -62,7 +77,12 @@ const answerAsHub: RequestListener = (request, response) => {
   const files = hub.commits[commit];
   if (!files) return refuse(404, 'RevisionNotFound');
   if (verb === 'revision') {
-    return json({ _id: '1', id, sha: commit, siblings: Object.keys(files).map((rfilename) => ({ rfilename })) });
+    return json('revision', {
+      _id: '1',
+      id,
+      sha: commit,
+      siblings: Object.keys(files).map((rfilename) => ({ rfilename })),
+    });
   }
   if (verb === 'tree') {
     const entry = (path: string) => {
@@ -70,11 +90,13 @@ const answerAsHub: RequestListener = (request, response) => {
       const lfs = isLfs(path) ? { lfs: { oid: hashOf(files[path], true), size, pointerSize: 130 } } : {};
       return { type: 'file', path, size, oid: hashOf(files[path], false), ...lfs };
     };
-    return json(Object.keys(files).map(entry));
+    return json('tree', Object.keys(files).map(entry));
   }
   if (!files[file]) return refuse(404, 'EntryNotFound');
   const etag = `"${hashOf(files[file], isLfs(file))}"`;
   response.setHeader('X-Repo-Commit', commit);
+  const sent = { kind: 'small file', bytes: files[file], url: request.url! } as const;
+  if (!isLfs(file) && hub.hostile?.(sent, response)) return;
   if (!isLfs(file)) return response.setHeader('ETag', etag).end(hub.fakes[file] ?? files[file]);
   const linked = { 'X-Linked-Etag': etag, 'X-Linked-Size': files[file].length };
   response.writeHead(302, { ...linked, Location: `${urlOf(servers.cdn)}/${commit}/${file}` }).end();
@@ -84,6 +106,7 @@ const answerAsCdn: RequestListener = (request, response) => {
   requests.push({ host: 'cdn', method: request.method!, path: request.url!, headers: request.headers });
   const [, commit, file] = request.url!.split('/');
   const bytes = hub.fakes[file] ?? hub.commits[commit][file];
+  if (hub.hostile?.({ kind: 'weights', bytes, url: request.url! }, response)) return;
   const range = hub.ignoresRanges ? null : /bytes=(\d+)-/.exec(request.headers.range ?? '');
   const start = Number(range?.[1] ?? 0);
   const rangeHeaders = range ? { 'Content-Range': `bytes ${start}-${bytes.length - 1}/${bytes.length}` } : {};
@@ -134,8 +157,8 @@ export const weights = () => tiny['model.safetensors'];
 export const weightsBlob = () => cacheOf('blobs', hashOf(weights(), true));
 
 /** The one sentence with which a name is refused. */
-export async function refusalOf(name: string): Promise<string> {
-  const error = await resolveModel(name).then(
+export async function refusalOf(name: string, options?: { limits: HubLimits }): Promise<string> {
+  const error = await resolveModel(name, options).then(
     (folder) => new Error(`not refused, but ${folder}`),
     (error) => error,
   );

@@ -4,6 +4,7 @@ import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import MiniSearch from 'minisearch';
+import { hubEndpoint } from '../model/download.ts';
 import { UserError } from '../run/errors.ts';
 import type { Passage } from './corpus.ts';
 import type { Tool } from './tool.ts';
@@ -61,7 +62,7 @@ export async function createEmbeddings(
   });
   // By default the library caches inside node_modules, which does not outlive an installation.
   env.cacheDir = join(process.env.HF_HOME || join(homedir(), '.cache', 'huggingface'), 'transformers.js');
-  env.remoteHost = process.env.HF_ENDPOINT || 'https://huggingface.co';
+  env.remoteHost = hubEndpoint().endpoint;
 
   /** One vector of length 1, shape (H), a text. */
   let embed: (texts: string[]) => Promise<number[][]>;
