@@ -57,7 +57,7 @@ const OPERATIONS = new Map<string, [least: number, most: number, compute: Comput
 /**
  * Calculates, with 128 digits: + - * / ^ ! and parentheses, `a mod b`, the functions of the table above, pi and e. × ÷ −
  * are understood as well. Not known are products without a sign (2(3)), exponents that are not whole, thousands
- * separators, 1e5, and %, which to mathjs is a percentage or a remainder depending on what follows.
+ * separators (nor what looks like one: max(1,500) needs a space), 1e5, and %, which to mathjs is a percentage or a remainder depending on what follows.
  * @param expression - at most 200 characters; parentheses nested at most 20 deep; all numbers below 10^50
  * @returns a decimal number without an exponent, rounded half away from zero to 12 decimals (2/3 is 0.666666666667) and
  *   without needless zeros; or, not ok, `error: ` and a short clause. It never throws.
@@ -78,6 +78,7 @@ function parse(expression: string): MathNode {
   // After a % the parser reads ahead and starts again: nested in parentheses, that takes 2^depth steps.
   if (text.includes('%')) refuse('% is not known, write x/100 or mod(x, y)');
   if (!/^[\da-z \t.,+\-*/^!()]*$/i.test(text)) refuse('only numbers, + - * / ^ ! ( ) and functions are known');
+  if (/\d,\d{3}(?!\d)/.test(text)) refuse('a comma between digits, write 12500, or 12, 500');
   if (/[\d.][a-z]/i.test(text)) refuse('a letter right after a digit or a point');
   let depth = 0;
   for (const character of text) {

@@ -45,6 +45,25 @@ describe('BM25', () => {
     expect(await titles('имя', 10)).toEqual(['Alû']);
   });
 
+  test('words are found in scripts without spaces, and without their particles', async () => {
+    const texts = {
+      Chinese: '北京大学位于北京市海淀区，是中国著名的综合性大学。',
+      Novel: '《红楼梦》是清代作家曹雪芹创作的长篇小说。',
+      Japanese: '夏目漱石は東京で小説『吾輩は猫である』を書いた。スーパーコンピュータはない。',
+      Korean: '서울은 대한민국의 수도이다.',
+      Thai: 'เมืองหลวงของประเทศไทยคือกรุงเทพ',
+      English: 'Beijing, Tokyo, Seoul and Bangkok are capitals.',
+    };
+    const retrieve = createBm25(Object.entries(texts).map(([title, text]) => ({ title, text })));
+    const first = async (query: string) => (await retrieve(query, 1))[0]?.title;
+    for (const query of ['北京', '海淀', '中国有哪些大学？']) expect(await first(query), query).toBe('Chinese');
+    for (const query of ['谁写了红楼梦？', '曹雪芹']) expect(await first(query), query).toBe('Novel');
+    for (const query of ['東京', '夏目漱石', '猫', 'コンピュータ']) expect(await first(query), query).toBe('Japanese');
+    for (const query of ['서울', '수도', '대한민국은']) expect(await first(query), query).toBe('Korean');
+    for (const query of ['ประเทศไทย', 'เมืองหลวง', 'กรุงเทพ']) expect(await first(query), query).toBe('Thai');
+    for (const query of ['上海', '오사카', 'แมว']) expect(await first(query), query).toBe(undefined);
+  });
+
   test('words count as a whole, and as often as the query has them', async () => {
     expect(await titles('riv', 10)).toEqual([]);
     expect(await titles('demon twin twin twin', 1)).toEqual(['Twin']);

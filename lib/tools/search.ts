@@ -15,12 +15,31 @@ import type { Tool } from './tool.ts';
  */
 export type Retriever = (query: string, k: number) => Promise<Passage[]>;
 
-/** Words in lower case: runs of letters (with their accents) and digits, of any script. */
-const wordsOf = (text: string): string[] =>
-  text
-    .normalize()
-    .toLowerCase()
-    .match(/[\p{L}\p{M}\p{N}]+/gu) ?? [];
+// Chinese, Japanese and Korean: between their words is no space, or a particle hangs on them.
+const EAST_ASIAN = /[\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}\p{sc=Hangul}]/u;
+const UNSPACED = new RegExp(`${EAST_ASIAN.source}|[\\p{sc=Thai}\\p{sc=Lao}\\p{sc=Khmer}\\p{sc=Myanmar}]`, 'u');
+const segmenter = new Intl.Segmenter('en', { granularity: 'word' }); // by script, whatever the language
+
+/**
+ * Words in lower case: runs of letters (with their accents) and digits, of any script. Those of scripts without spaces are
+ * split by dictionary; of a longer word of East Asia all pairs of characters count as well, so that 北京 is found in 北京市,
+ * and 서울 in 서울은.
+ */
+function wordsOf(text: string): string[] {
+  const runs =
+    text
+      .normalize()
+      .toLowerCase()
+      .match(/[\p{L}\p{M}\p{N}]+/gu) ?? [];
+  return runs.flatMap((run) => {
+    if (!UNSPACED.test(run)) return [run];
+    return [...segmenter.segment(run)].flatMap(({ segment }) => {
+      const characters = [...segment];
+      if (characters.length < 3 || !EAST_ASIAN.test(segment)) return [segment];
+      return [segment, ...characters.slice(1).map((character, i) => characters[i] + character)];
+    });
+  });
+}
 
 /**
  * Ranks passages by the words that they share with the query: BM25 as Lucene has it (Robertson and Zaragoza 2009,

@@ -25,14 +25,17 @@ export type Tool = {
   call: (args: never, signal: AbortSignal) => Promise<ToolResult>;
 };
 
-/** What no policy reads to its end is not kept: characters of an answer, and of an error. */
-const MOST = { answer: 10_000, error: 200 };
+/** What no policy reads to its end is not kept: characters of an answer, of an error and of a title; titles. */
+const MOST = { answer: 10_000, error: 200, title: 1000, titles: 100 };
 
 const cut = (text: string, most: number) => (text.length > most ? `${text.slice(0, most)} [cut]` : text);
 
 /**
  * Calls a tool. It never throws: arguments that do not fit, an exception, a time-out and an answer that is none all come
- * back as `ok: false`. A tool that keeps the process busy all the time is not interrupted.
+ * back as `ok: false`. Of an answer only what {@link ToolResult} names is kept.
+ *
+ * What it cannot catch: a tool that keeps the process busy all the time is not interrupted; one that is out of time may go
+ * on; and what a tool starts without waiting for it (a timer, a stream, a promise of its own) ends the run if it throws.
  * @param body - what the policy wrote between the tags
  * @param options.toolTimeout - seconds that the tool may take
  */
@@ -52,18 +55,49 @@ export async function callTool(
   try {
     const args = parseArguments(tool, body);
     const result: Partial<ToolResult> | undefined = await Promise.race([
-      tool.call(args as never, control.signal),
+      tool.call(args as never, forgiving(control.signal)),
       timeout,
     ]);
-    const { ok, text } = result ?? {};
+    const { ok, text, titles } = result ?? {};
     if (typeof ok !== 'boolean' || typeof text !== 'string') throw new Error('the tool gave no answer');
-    return { ...result, ok, text: cut(text, MOST.answer) };
+    const answer = { ok, text: cut(text, MOST.answer) };
+    if (!Array.isArray(titles) || !titles.every((title) => typeof title === 'string')) return answer;
+    return { ...answer, titles: titles.slice(0, MOST.titles).map((title) => cut(title, MOST.title)) };
   } catch (error) {
-    const message = error instanceof Error ? error.message : typeof error === 'string' ? error : 'the tool failed';
-    return { ok: false, text: `error: ${cut(message, MOST.error)}` };
+    return { ok: false, text: `error: ${cut(messageOf(error), MOST.error)}` };
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** What an exception says, which may be anything, and whose `message` may throw in its turn. */
+function messageOf(error: unknown): string {
+  try {
+    const message = error instanceof Error ? error.message : error;
+    if (typeof message === 'string') return message;
+  } catch {}
+  return 'the tool failed';
+}
+
+type Listener = Parameters<AbortSignal['addEventListener']>[1];
+
+/** The signal, such that its listeners may throw: in Node.js that would end the process. */
+function forgiving(signal: AbortSignal): AbortSignal {
+  const guards = new WeakMap<Listener, Listener>(); // the same one each time, or else it could not be removed
+  const guardOf = (listener: Listener): Listener => {
+    const guard = async (event: Event) => {
+      try {
+        await (typeof listener === 'function' ? listener.call(signal, event) : listener.handleEvent(event));
+      } catch {}
+    };
+    if (!guards.has(listener)) guards.set(listener, guard);
+    return guards.get(listener)!;
+  };
+  for (const method of ['addEventListener', 'removeEventListener'] as const) {
+    const original = signal[method].bind(signal);
+    signal[method] = (type: string, listener: Listener, options?: object) => original(type, guardOf(listener), options);
+  }
+  return signal;
 }
 
 function parseArguments({ parameters }: Tool, body: string): unknown {
