@@ -22,6 +22,7 @@ export * from './run/curves.ts';
 export * from './run/dataset.ts';
 export * from './run/errors.ts';
 export * from './run/evaluation.ts';
+export * from './run/find_run.ts';
 export * from './run/interrupt.ts';
 export * from './run/json_lines.ts';
 export * from './run/main.ts';

@@ -4,8 +4,8 @@ import { BACKENDS } from '../backend/index.ts';
 import { SAVE_DTYPES } from '../model/checkpoint.ts';
 import { LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
 import { SCHEDULES } from '../training/schedule.ts';
+import { findRun } from './find_run.ts';
 import { commaSeparated, integer, number, parseOptions } from './options.ts';
-import { findRun } from './run_folder.ts';
 
 /** Values of options that depend on the experiment. */
 export type RunDefaults = {

@@ -55,7 +55,8 @@ export function ensureFolder(path: string): void {
 // What is being written or removed has a hidden name; only what is complete has its final name. Whenever the process is
 // killed, mend() finds one of: X and .X.partial (X wins), .X.replaced without X (it becomes X again).
 const partialOf = (path: string) => join(dirname(path), `.${basename(path)}.partial`);
-const replacedOf = (path: string) => join(dirname(path), `.${basename(path)}.replaced`);
+/** The name of a folder while another one takes its place. */
+export const replacedOf = (path: string) => join(dirname(path), `.${basename(path)}.replaced`);
 
 /** Replaces a file in one step, so that a reader sees the old text or the new one and never a part. */
 export function writeFileAtomically(path: string, text: string): void {

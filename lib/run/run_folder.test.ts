@@ -14,8 +14,9 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { holds } from '../../tools/test_process.ts';
 import { UserError } from './errors.ts';
+import { findRun } from './find_run.ts';
 import { ensureFolder, writeFile } from './folders.ts';
-import { findRun, openRun, type Run, timestamp } from './run_folder.ts';
+import { openRun, type Run, timestamp } from './run_folder.ts';
 
 let root: string;
 beforeEach(() => {
@@ -61,9 +62,12 @@ describe('a new run', () => {
     expect(a).toMatchObject({ step: 0, checkpoint: undefined });
     expect(JSON.parse(read(a, 'config.json'))).toEqual({
       experiment,
+      id: a.id,
       node: process.versions.node,
       options: { seed: 1 },
     });
+    expect(a.id).toMatch(/^[0-9a-f-]{36}$/);
+    expect(b.id).not.toBe(a.id);
   });
 
   it('takes an output folder that is new or empty', () => {
@@ -164,7 +168,10 @@ describe('resuming', () => {
     expect(resumed).toMatchObject({ folder: outputDir, step: 4, checkpoint: join(outputDir, 'checkpoint-4') });
     await train(resumed, 5, 6);
     expect(readdirSync(resumed.folder)).toEqual(readdirSync(whole.folder));
-    for (const name of ['config.json', 'metrics.jsonl', 'completions.jsonl', 'metrics.csv', 'curves.svg']) {
+    expect(resumed.id).toBe(killed.id);
+    const config = (run: Run) => ({ ...JSON.parse(read(run, 'config.json')), id: undefined });
+    expect(config(resumed)).toEqual(config(whole));
+    for (const name of ['metrics.jsonl', 'completions.jsonl', 'metrics.csv', 'curves.svg']) {
       expect(read(resumed, name)).toBe(read(whole, name));
     }
   });
@@ -172,9 +179,22 @@ describe('resuming', () => {
   it('finds a checkpoint that was being written again', async () => {
     const run = open();
     await train(run, 1, 4, 1);
-    renameSync(join(run.folder, 'checkpoint-4'), join(run.folder, '.checkpoint-4.replaced'));
+    const aside = join(run.folder, '.checkpoint-4.replaced');
+    renameSync(join(run.folder, 'checkpoint-4'), aside);
+    expect(findRun('latest', { experiment, root })).toMatchObject({ step: 4, checkpoint: aside });
+    expect(existsSync(aside)).toBe(true);
     expect(open({ resume: 'latest' }).step).toBe(4);
     expect(checkpoints(run)).toEqual(['checkpoint-4']);
+  });
+
+  it('keeps the id of a run for good, and gives none to checkpoints of an earlier version', async () => {
+    const run = open();
+    const again = open({ resume: run.folder });
+    await train(again, 1, 2);
+    expect(open({ resume: run.folder }).id).toBe(again.id);
+    writeFileSync(join(run.folder, 'config.json'), JSON.stringify({ experiment, options: {} }));
+    expect(open({ resume: run.folder }).id).toBeUndefined();
+    expect(open({ resume: run.folder }).id).toBeUndefined();
   });
 
   it('starts again where there is no checkpoint yet', async () => {
@@ -203,6 +223,8 @@ describe('resuming', () => {
     await train(second, 1, 3);
     const log = read(second, 'metrics.jsonl');
     expect(findRun('latest', { experiment, root })).toEqual({
+      experiment,
+      id: second.id,
       folder: second.folder,
       step: 2,
       checkpoint: join(second.folder, 'checkpoint-2'),
@@ -230,6 +252,29 @@ describe('resuming', () => {
     writeFileSync(join(root, 'model', 'config.json'), '{"model_type": "llama"}');
     expect(find(join(root, 'model'))).toContain('is not the folder of a run');
     expect(existsSync(join(root, 'other'))).toBe(false);
+  });
+
+  it.each<[string, RegExp]>([
+    ['{"experiment": "experiment_x", "options": null}', /is not the folder of a run: it has no config.json that a run/],
+    ['{"experiment": "experiment_x", "options": [1]}', /is not the folder of a run/],
+    ['null', /is not the folder of a run/],
+    [
+      '{"experiment": "experiment_x", "options": {"seed": {"a": 1}}}',
+      /config.json: the option "seed" must be a .*, found \{"a":1\}$/,
+    ],
+    [
+      '{"experiment": "experiment_x", "options": {"seed": null}}',
+      /config.json: the option "seed" must be .*, found null$/,
+    ],
+    [
+      '{"experiment": "experiment_x", "options": {"seed": [[1]]}}',
+      /config.json: the option "seed" must be .*, found \[\[1\]\]$/,
+    ],
+    ['{"experiment": "experiment_x", "id": 1, "options": {}}', /config.json: "id" must be a text, found 1$/],
+  ])('says what is wrong with a config.json of %s', (text, expected) => {
+    const run = open();
+    writeFileSync(join(run.folder, 'config.json'), text);
+    expect(message(() => findRun(run.folder, { experiment, root }))).toMatch(expected);
   });
 });
 

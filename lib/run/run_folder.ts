@@ -1,30 +1,18 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { basename, dirname, join, resolve } from 'node:path';
+import { randomUUID } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { curves } from './curves.ts';
 import { mistakeIn, UserError } from './errors.ts';
+import { checkpointSteps, type FoundRun, findRun, type RunPlace, readJson } from './find_run.ts';
 import { mend, removeFolder, sync, writeFileAtomically, writeFolderAtomically } from './folders.ts';
 import { isLock, lockFolder } from './lock.ts';
 import { appendRows, dropRowsAfter, type Row, readMetrics, toCsv } from './metrics.ts';
 
-/** Where a run is to be found: `resume` is a run's folder, one of its checkpoints, or `latest`. */
-export type RunPlace = { experiment: string; outputDir?: string /** the folder of all runs */; root?: string };
-
-/** A run that was started before. */
-export type FoundRun = {
-  folder: string;
-  /** the folder to continue from; none if the run was ended before its first checkpoint */
-  checkpoint?: string;
-  /** the step of that checkpoint, else 0 */
-  step: number;
-  /** the file that holds {@link FoundRun.options} */
-  file: string;
-  /** the options that it was started with */
-  options: Record<string, unknown>;
-};
-
 /** A run that is under way. */
 export type Run = {
   experiment: string;
+  /** What tells it from all other runs; runs of earlier versions have none. */
+  id?: string;
   folder: string;
   checkpoint?: string;
   step: number;
@@ -49,33 +37,6 @@ export type Run = {
 };
 
 /**
- * Finds the run that is to be resumed, and changes nothing.
- * @param resume - a run's folder, one of its checkpoints, or `latest`: the run in `outputDir` if that is given, else the
- *   newest one that was given no `outputDir`
- * @throws {UserError} if there is no such run, or it is one of another experiment
- */
-export function findRun(resume: string, { experiment, outputDir, root = 'runs' }: RunPlace): FoundRun {
-  const named = resume === 'latest' ? (outputDir ?? newestRun(join(root, experiment))) : resume;
-  const only = checkpointStep(named);
-  const folder = only === undefined ? named : dirname(resolve(named));
-  if (outputDir !== undefined && resolve(folder) !== resolve(outputDir)) {
-    throw new UserError(`--resume ${resume} continues in ${folder}: leave out --output-dir ${outputDir}`);
-  }
-  const file = join(folder, 'config.json');
-  const config = readJson(file);
-  if (typeof config?.experiment !== 'string' || typeof config.options !== 'object') {
-    throw new UserError(`--resume: ${folder} is not the folder of a run: it has no config.json that a run has written`);
-  }
-  if (config.experiment !== experiment) {
-    throw new UserError(`--resume: ${folder} holds a run of ${config.experiment}, not of ${experiment}`);
-  }
-  if (only !== undefined && !existsSync(named)) throw new UserError(`--resume: there is no checkpoint ${named}`);
-  const step = only ?? checkpointSteps(folder).at(-1);
-  const checkpoint = step === undefined ? undefined : join(folder, `checkpoint-${step}`);
-  return { folder, checkpoint, step: step ?? 0, file, options: config.options };
-}
-
-/**
  * Opens the folder of a run: a new one, `<root>/<experiment>/<time>` or `outputDir`; or that of the run to resume, from
  * which everything later than the checkpoint is removed, so that it ends up as if it had never been interrupted.
  * @throws {UserError} if `outputDir` holds something already or cannot be written, or as {@link findRun}
@@ -87,6 +48,7 @@ export function openRun({
 }: RunPlace & { resume?: string; options: Record<string, unknown> }): Run {
   const found = resume === undefined ? undefined : claimRun(resume, place);
   const { folder, checkpoint, step } = found ?? { folder: newFolder(place), checkpoint: undefined, step: 0 };
+  const id = checkpoint === undefined ? randomUUID() : found?.id;
   const metrics = join(folder, 'metrics.jsonl');
   const completions = join(folder, 'completions.jsonl');
   const answers = join(folder, 'answers.jsonl');
@@ -146,7 +108,7 @@ export function openRun({
       // Without a checkpoint the run starts again, and logs what it does before step 1 again.
       for (const file of [metrics, completions, answers]) dropRowsAfter(file, checkpoint === undefined ? -1 : step);
     }
-    const config = { experiment: place.experiment, node: process.versions.node, options };
+    const config = { experiment: place.experiment, id, node: process.versions.node, options };
     writeFileAtomically(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
   } catch (error) {
     throw cannotWrite(folder, error);
@@ -156,6 +118,7 @@ export function openRun({
   const begun = new Set([metrics, completions, answers].filter((file) => existsSync(file)));
   return {
     experiment: place.experiment,
+    id,
     folder,
     checkpoint,
     step,
@@ -276,33 +239,4 @@ function cannotWrite(folder: string, error: unknown): unknown {
   const { code } = error as NodeJS.ErrnoException;
   if (error instanceof UserError || code === undefined) return error;
   return new UserError(`cannot write to ${folder} (${code}): name another folder with --output-dir`);
-}
-
-function newestRun(folder: string): string {
-  const runs = existsSync(folder)
-    ? readdirSync(folder).filter((name) => existsSync(join(folder, name, 'config.json')))
-    : [];
-  if (runs.length === 0) throw new UserError(`--resume latest: there is no run in ${folder} yet`);
-  const started = (name: string) => statSync(join(folder, name, 'config.json')).mtimeMs;
-  return join(folder, runs.sort((a, b) => started(a) - started(b))[runs.length - 1]);
-}
-
-/** The step in the name of a checkpoint folder, if `path` names one. */
-function checkpointStep(path: string): number | undefined {
-  const match = /^checkpoint-(\d+)$/.exec(basename(resolve(path)));
-  return match ? Number(match[1]) : undefined;
-}
-
-/** Steps of the checkpoints in a run's folder, ascending. */
-function checkpointSteps(folder: string): number[] {
-  const steps = readdirSync(folder).flatMap((name) => checkpointStep(name) ?? []);
-  return steps.sort((a, b) => a - b);
-}
-
-function readJson(file: string) {
-  try {
-    return JSON.parse(readFileSync(file, 'utf8'));
-  } catch {
-    return undefined;
-  }
 }

@@ -8,12 +8,13 @@ import { loadPretrained, locatePretrained, type Pretrained } from '../model/pret
 import { loadTokenizer, type Tokenizer } from '../model/tokenizer.ts';
 import { checkPrompts } from './dataset.ts';
 import { checkCompletions, checkSize, type SizeOptions } from './estimate.ts';
-import { claimRun, openRun, type Run, type RunPlace } from './run_folder.ts';
+import type { RunPlace } from './find_run.ts';
+import { claimRun, openRun, type Run } from './run_folder.ts';
 import { createTrainingState, type StateOptions, type TrainingState } from './training_state.ts';
 
 /** Those of `createRunCommand` that count before the first step. */
 export type StartOptions = Omit<RunPlace, 'experiment'> &
-  Omit<StateOptions, 'checkpoint'> &
+  Omit<StateOptions, 'resumed'> &
   BackendOptions &
   SizeOptions & {
     backend: BackendName;
@@ -70,12 +71,13 @@ export async function startRun<Problem>(
   const prompts = problems.map((problem) => ({ source: problem.source, prompt: buildPrompt(tokenizer, problem) }));
   checkPrompts(prompts, initial.config, options);
   const place = { experiment, ...options };
-  const checkpoint = communicator.rank === 0 && options.resume ? claimRun(options.resume, place).checkpoint : undefined;
-  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, checkpoint });
+  const resumed = communicator.rank === 0 && options.resume ? claimRun(options.resume, place) : undefined;
+  const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, resumed });
   await broadcastState(communicator, state);
 
   const saved = task.communicator ? { ...options, nproc: communicator.size } : options;
-  const run = await shareRun(communicator, () => openRun({ ...place, options: saved }));
+  const resume = resumed?.checkpoint ?? resumed?.folder; // by its name: what is "latest" may be another run by now
+  const run = await shareRun(communicator, () => openRun({ ...place, resume, options: saved }));
   const lines = [
     `backend: ${backend}`,
     ...(task.communicator ? [`ranks: ${communicator.size}`] : []),

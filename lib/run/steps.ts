@@ -100,7 +100,7 @@ export async function runSteps(
       Object.assign(newest, metrics);
       bar?.update(step, Object.fromEntries(fields()));
       if (isLast || stop || due(options.saveSteps)) {
-        const save = (folder: string) => saveTrainingState(folder, state, options.folder);
+        const save = (folder: string) => saveTrainingState({ ...run, folder, step }, state, options.folder);
         await run.saveCheckpoint(step, save, { limit: options.saveTotalLimit });
         stop = await agree(interrupt?.requested() ?? false);
       }

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { loadCheckpoint, type SaveDtype, saveCheckpoint, tensorsToWrite } from '../model/checkpoint.ts';
-import { readJsonObject } from '../model/config.ts';
+import { refuseNotFinite } from '../model/finite.ts';
 import { shown } from '../model/json.ts';
 import { type Model, type Params, trainable } from '../model/llama.ts';
 import {
@@ -17,8 +17,11 @@ import {
 } from '../model/lora.ts';
 import { openSafetensors, writeSafetensors } from '../model/safetensors.ts';
 import { type AdamWState, createAdamW } from '../training/adamw.ts';
+import { type CheckpointPlace, orGoBack, readCounts, writeCounts } from './checkpoint_state.ts';
 import { UserError } from './errors.ts';
-import { writeFile } from './folders.ts';
+import type { FoundRun } from './find_run.ts';
+
+const OPTIMIZER = 'optimizer.safetensors';
 
 /** Policy, optimizer, and whatever is counted. Random numbers need no state: they depend on seed and step alone. */
 export type TrainingState = {
@@ -31,8 +34,8 @@ export type TrainingState = {
 
 /** What a new state depends on besides the policy. */
 export type StateOptions = {
-  /** Folder to continue from. */
-  checkpoint?: string | undefined;
+  /** The run to continue, from its checkpoint if it has one. */
+  resumed?: FoundRun | undefined;
   gradientCheckpointing?: boolean | undefined;
 } & LoraOptions;
 
@@ -54,39 +57,38 @@ type LoraOptions = {
  * The state at the start of a run, or exactly as it was when a checkpoint was saved.
  * @param initial - the policy to start from; its tensors stay the caller's. If it has an adapter, that is what is trained.
  * @param counters - their values at the start
- * @throws {UserError} if the folder holds a model without training state (e.g. a final_model), or one of another model
+ * @throws {UserError} if the checkpoint is damaged, not one of this run, or of another model
  */
 export async function createTrainingState(
   initial: Model & { folder?: string },
   counters: Record<string, number>,
-  { checkpoint, gradientCheckpointing, ...options }: StateOptions = {},
+  { resumed, gradientCheckpointing, ...options }: StateOptions = {},
 ): Promise<TrainingState> {
   const base = { config: initial.config, gradientCheckpointing };
   refuseIdleOptions(initial, options);
+  const checkpoint = resumed?.checkpoint;
   if (!checkpoint) {
     const lora = startLora(initial, options);
     const model: Model = { ...base, params: copy(initial.params), lora };
     return { model, optimizer: createAdamW(trainable(model)), counters };
   }
-  const saved = await readJsonObject(join(checkpoint, 'training_state.json'));
-  if (!saved) {
-    throw new UserError(`${checkpoint} has no training_state.json: resume from a checkpoint-<step> folder of a run`);
-  }
-  const { optimizer_step: step, ...counted } = saved as Record<string, number>;
+  const place = { ...resumed, folder: checkpoint };
+  const { optimizer_step: step, counters: counted, hashed } = await orGoBack(place, () => readCounts(place));
+  if (!hashed) console.warn(`${checkpoint} was saved by an earlier version, without hashes: damage may go unnoticed`);
   const adapted = (await readLoraSettings(checkpoint)) !== null;
   if (adapted !== Boolean(initial.lora || options.loraRank)) {
     throw new UserError(
       `${checkpoint} holds ${adapted ? 'an adapter' : 'a whole model'}: resume it without changing --model-name and --lora-rank`,
     );
   }
-  const lora = adapted ? await readLora(checkpoint, initial.config) : undefined;
+  const lora = adapted ? await orGoBack(place, () => readLora(checkpoint, initial.config)) : undefined;
   if (lora) {
     const wanted = { ...baseOf(initial, options), ...options };
     refuseOtherAdapter(checkpoint, lora, wanted, 'leave the option out, or start a new run');
   }
-  const params = lora ? copy(initial.params) : (await loadCheckpoint(checkpoint)).params;
+  const params = lora ? copy(initial.params) : (await orGoBack(place, () => loadCheckpoint(checkpoint))).params;
   const model: Model = { ...base, params, lora };
-  const moments = await readMoments(join(checkpoint, 'optimizer.safetensors'), trainable(model));
+  const moments = await orGoBack(place, () => readMoments(join(checkpoint, OPTIMIZER), trainable(model)));
   return { model, optimizer: { step, ...moments }, counters: { ...counters, ...counted } };
 }
 
@@ -170,10 +172,17 @@ async function readMoments(path: string, params: Params): Promise<{ m: Params; v
         const found = file.tensors.get(`${moment}.${name}`)?.shape;
         if (String(found) !== String(shape)) {
           throw new UserError(
-            `${path}: ${moment}.${name} must have the parameter's shape [${shape}], found ${found ? `[${found}]` : 'nothing'}: resume from another checkpoint`,
+            `${path}: ${moment}.${name} must have the parameter's shape [${shape}], found ${found ? `[${found}]` : 'nothing'}`,
           );
         }
-        moments[moment][name] = tf.tensor(await file.read(`${moment}.${name}`), shape);
+        const values = await file.read(`${moment}.${name}`);
+        refuseNotFinite(values, `${moment}.${name}`, { file: path });
+        if (moment === 'v' && values.some((value) => value < 0)) {
+          throw new UserError(
+            `${path}: v.${name} is a mean of squares, and holds a value below 0: the file is damaged`,
+          );
+        }
+        moments[moment][name] = tf.tensor(values, shape);
       }
     }
   } finally {
@@ -185,19 +194,21 @@ async function readMoments(path: string, params: Params): Promise<{ m: Params; v
 /**
  * Writes a checkpoint: a Hugging Face folder in float32 (of a policy with an adapter, the adapter alone, in PEFT's format),
  * `optimizer.safetensors` and `training_state.json`.
+ * @param place - which checkpoint it is
  * @param source - the folder that the policy came from, for its configuration and tokenizer
+ * @throws {UserError} if a file cannot be written, or a value is not finite
  */
 export async function saveTrainingState(
-  folder: string,
+  place: CheckpointPlace,
   { model, optimizer, counters }: TrainingState,
   source: string,
 ): Promise<void> {
+  const { folder } = place;
   if (model.lora) await writeLora(folder, model.lora);
   else await saveCheckpoint(folder, { source, params: model.params });
   const tensors = (['m', 'v'] as const).flatMap((moment) =>
     tensorsToWrite(optimizer[moment]).map((tensor) => ({ ...tensor, name: `${moment}.${tensor.name}` })),
   );
-  await writeSafetensors(join(folder, 'optimizer.safetensors'), tensors);
-  const state = { optimizer_step: optimizer.step, ...counters };
-  await writeFile(join(folder, 'training_state.json'), `${JSON.stringify(state, null, 2)}\n`);
+  await writeSafetensors(join(folder, OPTIMIZER), tensors);
+  await writeCounts(place, { optimizer_step: optimizer.step, counters });
 }
