@@ -7,10 +7,12 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { createCommand } from '../../experiment_base/train.ts';
+import { createCommand as drgrpoCommand } from '../../experiment_drgrpo/train.ts';
 import { writeTestData, writeTestModel } from '../../tools/test_model.ts';
 import { disposeModel, trainable } from '../model/llama.ts';
 import { optimizerStep } from '../training/optimizer_step.ts';
-import { createRunCommand, parseRunOptions } from './command.ts';
+import { parseRunOptions } from './command.ts';
 import { loadProblems } from './dataset.ts';
 import { UserError } from './errors.ts';
 import { hashFile, hashJson } from './hashes.ts';
@@ -39,16 +41,23 @@ beforeEach(() => void vi.spyOn(console, 'log').mockImplementation(() => {}));
 afterEach(() => vi.restoreAllMocks());
 afterAll(() => rmSync(root, { recursive: true }));
 
-const experimentOf = (name: string) => (name === 'other experiment' ? 'experiment_y' : 'experiment_x');
-
 /** What a script does up to its first step. */
 async function start(name: string, ...args: string[]) {
-  const experiment = experimentOf(name);
-  const defaults = { dataset: at('data.jsonl'), maxSteps: STEPS, evalSteps: 0, maxNewTokens: 4, learningRate: 0.01 };
-  const command = createRunCommand(experiment, { ...defaults, modelName: at('model') });
-  const options = parseRunOptions(command, ['node', 'train.ts', '--backend', 'cpu', ...args]);
+  const command = name === 'other experiment' ? drgrpoCommand() : createCommand();
+  const flags = [
+    '--model-name',
+    at('model'),
+    '--dataset',
+    at('data.jsonl'),
+    '--backend',
+    'cpu',
+    '--max-new-tokens',
+    '4',
+  ];
+  const options = parseRunOptions(command, ['node', 'train.ts', ...flags, ...args]);
   const problems = loadProblems(options.dataset);
-  return { options, ...(await startRun(options, { experiment, problems, buildPrompt: () => [1], reference: false })) };
+  const task = { experiment: command.name(), problems, buildPrompt: () => [1], reference: false };
+  return { options, ...(await startRun(options, task)) };
 }
 
 /** States by run and step, as hashes of all that they hold. */
@@ -160,7 +169,11 @@ describe('a damaged checkpoint is refused, and the one before it offered', () =>
     ],
     ['all of step 4', copy('checkpoint-4', LAST), /checkpoint-6 is the checkpoint of step 4, under another name/],
     ["another seed's", copy(`other seed/${LAST}`, LAST), /checkpoint-6 belongs to another run/],
-    ["another experiment's", copy(`other experiment/${LAST}`, LAST), /checkpoint-6 belongs to a run of experiment_y/],
+    [
+      "another experiment's",
+      copy(`other experiment/${LAST}`, LAST),
+      /checkpoint-6 belongs to a run of experiment_drgrpo/,
+    ],
     ['no weights', (folder) => rmSync(join(folder, LAST, 'model.safetensors')), /model.safetensors is missing/],
     [
       'an adapter beside',

@@ -1,6 +1,6 @@
 /** Finding a run that was started before. */
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { isObject, shown } from '../model/json.ts';
 import { UserError } from './errors.ts';
 import { replacedOf } from './folders.ts';
@@ -33,7 +33,7 @@ export type FoundRun = {
 export function findRun(resume: string, { experiment, outputDir, root = 'runs' }: RunPlace): FoundRun {
   const named = resume === 'latest' ? (outputDir ?? newestRun(join(root, experiment))) : resume;
   const only = checkpointStep(named);
-  const folder = only === undefined ? named : dirname(resolve(named));
+  const folder = only === undefined ? named : join(named, '..');
   if (outputDir !== undefined && resolve(folder) !== resolve(outputDir)) {
     throw new UserError(`--resume ${resume} continues in ${folder}: leave out --output-dir ${outputDir}`);
   }
@@ -45,13 +45,6 @@ export function findRun(resume: string, { experiment, outputDir, root = 'runs' }
   if (config.experiment !== experiment) {
     throw new UserError(`--resume: ${folder} holds a run of ${config.experiment}, not of ${experiment}`);
   }
-  const strange = Object.entries(config.options).find(([, value]) => !isOption(value));
-  if (strange) {
-    const [key, value] = strange;
-    throw new UserError(
-      `${file}: the option ${shown(key)} must be a text, a number, true or false, or a list of texts, found ${shown(value)}`,
-    );
-  }
   if (!['string', 'undefined'].includes(typeof config.id)) {
     throw new UserError(`${file}: "id" must be a text, found ${shown(config.id)}`);
   }
@@ -61,10 +54,6 @@ export function findRun(resume: string, { experiment, outputDir, root = 'runs' }
   if (only !== undefined && !checkpoint) throw new UserError(`--resume: there is no checkpoint ${named}`);
   return { experiment, id: config.id, folder, checkpoint, step: step ?? 0, file, options: config.options };
 }
-
-const isOption = (value: unknown): boolean =>
-  ['string', 'number', 'boolean'].includes(typeof value) ||
-  (Array.isArray(value) && value.every((item) => typeof item === 'string'));
 
 /**
  * The checkpoints in a run's folder, by step, ascending. One that was about to be replaced when the process was killed is
@@ -99,10 +88,12 @@ function checkpointStep(path: string): number | undefined {
   return digits === String(Number(digits)) ? Number(digits) : undefined;
 }
 
-/** The value in a JSON file; undefined where there is none. */
+/** The value in a JSON file; undefined where there is none, or one that is nested too deeply to be written again. */
 export function readJson(file: string) {
   try {
-    return JSON.parse(readFileSync(file, 'utf8'));
+    const value = JSON.parse(readFileSync(file, 'utf8'));
+    JSON.stringify(value);
+    return value;
   } catch {
     return undefined;
   }

@@ -255,5 +255,11 @@ describe('a resumed run', () => {
     expect(message(() => resume({ batchSize: -4 }, '--resume', 'latest'))).toMatch(
       /^runs\/x\/config.json: option '--batch-size/,
     );
+    for (const value of [{}, { a: 1 }, [[4]], [4, 5], 'x', null, true]) {
+      const refusal = message(() => resume({ batchSize: value }, '--resume', 'latest'));
+      expect(refusal).toMatch(
+        /^runs\/x\/config.json: .*(--batch-size <n>' argument '.*' is invalid|"batchSize" has no value)/,
+      );
+    }
   });
 });

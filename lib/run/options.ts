@@ -90,7 +90,8 @@ export function parseOptions<Options extends OptionValues>(
 
   const fromSaved = new Map<string, string[]>();
   for (const [key, value] of Object.entries(before.options)) {
-    if (!NOT_TAKEN_OVER.includes(key)) fromSaved.set(kebab(key), asArguments(command, key, String(value), before.file));
+    const text = [value].flat().map(asText).join(',');
+    if (!NOT_TAKEN_OVER.includes(key)) fromSaved.set(kebab(key), asArguments(command, key, text, before.file));
   }
   return parse(command, [...[...new Map([...fromSaved, ...fromConfig]).values()].flat(), ...line]);
 }
@@ -99,6 +100,9 @@ export function parseOptions<Options extends OptionValues>(
 export function parseNoOptions(name: string, description: string, argv?: string[]): void {
   parseOptions(new Command(name).description(description), argv);
 }
+
+/** An item of JSON as it is written on a command line. */
+const asText = (item: unknown): string => (typeof item === 'object' ? JSON.stringify(item) : String(item));
 
 /** Refuses a command line of which a part went elsewhere: a value that was left out, options that npm took for its own. */
 function refuseLost(command: Command<unknown[], OptionValues>, line: string[]): void {

@@ -259,19 +259,11 @@ describe('resuming', () => {
     ['{"experiment": "experiment_x", "options": [1]}', /is not the folder of a run/],
     ['null', /is not the folder of a run/],
     [
-      '{"experiment": "experiment_x", "options": {"seed": {"a": 1}}}',
-      /config.json: the option "seed" must be a .*, found \{"a":1\}$/,
-    ],
-    [
-      '{"experiment": "experiment_x", "options": {"seed": null}}',
-      /config.json: the option "seed" must be .*, found null$/,
-    ],
-    [
-      '{"experiment": "experiment_x", "options": {"seed": [[1]]}}',
-      /config.json: the option "seed" must be .*, found \[\[1\]\]$/,
+      `{"experiment": "experiment_x", "options": {"seed": ${'['.repeat(1e5)}${']'.repeat(1e5)}}}`,
+      /is not the folder of/,
     ],
     ['{"experiment": "experiment_x", "id": 1, "options": {}}', /config.json: "id" must be a text, found 1$/],
-  ])('says what is wrong with a config.json of %s', (text, expected) => {
+  ])('says what is wrong with a config.json of %.60s', (text, expected) => {
     const run = open();
     writeFileSync(join(run.folder, 'config.json'), text);
     expect(message(() => findRun(run.folder, { experiment, root }))).toMatch(expected);
