@@ -37,6 +37,24 @@ describe('rollout', () => {
     expect(groups.map((group) => group.map((row) => row.advantage))).toEqual(groupAdvantages(rewards));
   });
 
+  it('says which answers are right, apart from the reward', async () => {
+    const options = optionsOf(...SMALL, '--max-new-tokens', '24');
+    const problems = new Array(6).fill(PROBLEMS[0]);
+    const given = (await sample(options, 1, problems)).map(({ text }) =>
+      /<answer>(.+)<\/answer>/s.exec(text)?.[1].trim(),
+    );
+    const answer = given.find(Boolean)!;
+    const rollouts = await sample(
+      options,
+      1,
+      problems.map((problem) => ({ ...problem, answer })),
+    );
+    expect(rollouts.filter(({ right }) => right).length).toBeGreaterThan(0);
+    expect(rollouts.map(({ right }) => right)).toEqual(
+      rollouts.map((row) => verdict(row.text, row.problem) === 'right'),
+    );
+  });
+
   it('gives every prompt, sample, step and seed random numbers of its own', async () => {
     const options = optionsOf(...SMALL);
     const same = [PROBLEMS[0], PROBLEMS[0]];

@@ -154,6 +154,7 @@ describe('never throws', () => {
       signal.addEventListener('abort', { handleEvent: () => say('an object') }, { once: true });
       signal.addEventListener('abort', async () => say('a promise'));
       signal.onabort = () => say('onabort');
+      signal.addEventListener('abort', null as never);
       signal.removeEventListener('abort', removed);
       return new Promise<ToolResult>(() => {});
     };

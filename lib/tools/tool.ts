@@ -85,6 +85,7 @@ type Listener = Parameters<AbortSignal['addEventListener']>[1];
 function forgiving(signal: AbortSignal): AbortSignal {
   const guards = new WeakMap<Listener, Listener>(); // the same one each time, or else it could not be removed
   const guardOf = (listener: Listener): Listener => {
+    if (!listener) return listener; // null is allowed, and does nothing
     const guard = async (event: Event) => {
       try {
         await (typeof listener === 'function' ? listener.call(signal, event) : listener.handleEvent(event));
