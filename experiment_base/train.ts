@@ -64,8 +64,8 @@ const SYSTEM_PROMPT =
   'Solve the problem. Work step by step inside <think></think>, then give the final answer alone inside <answer></answer>.';
 
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
-export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>): number[] {
-  const system = { role: 'system', content: SYSTEM_PROMPT };
+export function buildPrompt(tokenizer: Tokenizer, { question }: Problem, options: Options): number[] {
+  const system = { role: 'system', content: options.systemPrompt ?? SYSTEM_PROMPT };
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
@@ -105,7 +105,7 @@ export async function rollout(
   { step, ...options }: Options & { step: number },
 ): Promise<Rollout[]> {
   const G = options.numGenerations;
-  const prompts = problems.map((problem) => buildPrompt(tokenizer, problem));
+  const prompts = problems.map((problem) => buildPrompt(tokenizer, problem, options));
   const completions = await generate(model, prompts, G, {
     ...options,
     eosTokenIds: model.config.eosTokenIds,

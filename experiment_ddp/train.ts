@@ -71,8 +71,8 @@ const SYSTEM_PROMPT =
 
 // Copied from experiment_base/train.ts: buildPrompt
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
-export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>): number[] {
-  const system = { role: 'system', content: SYSTEM_PROMPT };
+export function buildPrompt(tokenizer: Tokenizer, { question }: Problem, options: Options): number[] {
+  const system = { role: 'system', content: options.systemPrompt ?? SYSTEM_PROMPT };
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
@@ -117,7 +117,7 @@ export async function rollout(
 ): Promise<Rollout[]> {
   const G = options.numGenerations;
   if (problems.length === 0) return []; // more ranks than prompts
-  const prompts = problems.map((problem) => buildPrompt(tokenizer, problem));
+  const prompts = problems.map((problem) => buildPrompt(tokenizer, problem, options));
   const completions = await generate(model, prompts, G, {
     ...options,
     eosTokenIds: model.config.eosTokenIds,

@@ -17,11 +17,15 @@ const SYSTEM_PROMPT =
 
 // Copied from experiment_multiturn_tool/conversation.ts: buildPrompt
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
-export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>, tools: Tool[]): number[] {
+export function buildPrompt(
+  tokenizer: Tokenizer,
+  { question }: Pick<Problem, 'question'>,
+  { tools, systemPrompt = SYSTEM_PROMPT }: { tools: Tool[]; systemPrompt?: string },
+): number[] {
   const lines = tools.map(({ name, description, parameters }) => {
     return `${name}: ${description}${parameters ? ` Arguments as JSON, ${JSON.stringify(parameters)}` : ''}`;
   });
-  const system = { role: 'system', content: [SYSTEM_PROMPT, ...lines].join('\n') };
+  const system = { role: 'system', content: [systemPrompt, ...lines].join('\n') };
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 

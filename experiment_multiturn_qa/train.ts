@@ -111,7 +111,7 @@ export async function rollout(
   { step, ...options }: Options & { step: number },
 ): Promise<Rollout[]> {
   const G = options.numGenerations;
-  const prompts = problems.map((problem) => buildPrompt(tokenizer, problem, options.tools));
+  const prompts = problems.map((problem) => buildPrompt(tokenizer, problem, options));
   const { calls, react } = converse(tokenizer, problems.length * G, options);
   const completions = await generate(model, prompts, G, {
     ...options,
@@ -378,7 +378,7 @@ async function main(): Promise<void> {
       options.tools.push(searchTool(await createRetriever(passages, parsed), parsed));
       checkTools(tokenizer, options.tools);
     },
-    buildPrompt: (tokenizer, problem) => buildPrompt(tokenizer, problem, options.tools),
+    buildPrompt: (tokenizer, problem) => buildPrompt(tokenizer, problem, options),
     reference: options.klCoef > 0,
   });
   console.log(`${train.length} questions to train on, ${test.length} held out; ${passages.length} passages to search`);

@@ -15,11 +15,15 @@ const SYSTEM_PROMPT =
   'Solve the problem. You can call a tool: write <tool:NAME>what it is to work on</tool>, and its answer follows inside <result></result>. Call one before you answer. Then give the final answer alone inside <answer></answer>. The tools:';
 
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
-export function buildPrompt(tokenizer: Tokenizer, { question }: Pick<Problem, 'question'>, tools: Tool[]): number[] {
+export function buildPrompt(
+  tokenizer: Tokenizer,
+  { question }: Pick<Problem, 'question'>,
+  { tools, systemPrompt = SYSTEM_PROMPT }: { tools: Tool[]; systemPrompt?: string },
+): number[] {
   const lines = tools.map(({ name, description, parameters }) => {
     return `${name}: ${description}${parameters ? ` Arguments as JSON, ${JSON.stringify(parameters)}` : ''}`;
   });
-  const system = { role: 'system', content: [SYSTEM_PROMPT, ...lines].join('\n') };
+  const system = { role: 'system', content: [systemPrompt, ...lines].join('\n') };
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 

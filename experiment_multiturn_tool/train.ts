@@ -96,7 +96,7 @@ export async function rollout(
   { step, ...options }: Options & { step: number },
 ): Promise<Rollout[]> {
   const G = options.numGenerations;
-  const prompts = problems.map((problem) => buildPrompt(tokenizer, problem, options.tools));
+  const prompts = problems.map((problem) => buildPrompt(tokenizer, problem, options));
   const { calls, react } = converse(tokenizer, problems.length * G, options);
   const completions = await generate(model, prompts, G, {
     ...options,
@@ -354,7 +354,7 @@ async function main(): Promise<void> {
     experiment: EXPERIMENT,
     problems: [...train, ...test],
     prepare: (tokenizer) => checkTools(tokenizer, options.tools),
-    buildPrompt: (tokenizer, problem) => buildPrompt(tokenizer, problem, options.tools),
+    buildPrompt: (tokenizer, problem) => buildPrompt(tokenizer, problem, options),
     reference: options.klCoef > 0,
   });
   console.log(`${train.length} problems to train on, ${test.length} held out`);

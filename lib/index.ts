@@ -9,6 +9,7 @@ export * from './generation/generate.ts';
 export * from './generation/sampling.ts';
 export * from './model/checkpoint.ts';
 export * from './model/config.ts';
+export * from './model/end_tokens.ts';
 export * from './model/hub.ts';
 export * from './model/llama.ts';
 export * from './model/lora.ts';

@@ -41,7 +41,8 @@ it('shows the prompt, and of each token the log-probability that scoring gives i
   const texts = table.map(([, , , token]) => JSON.parse(token));
   expect(texts.slice(0, 3)).toEqual(['<think>', '4', '7']);
   const completion = texts.flatMap((text) => tiny.tokenizer.encode(text, { addSpecialTokens: false }));
-  const row = { prompt: buildPrompt(tiny.tokenizer, { question: '47+38-9' }), completion };
+  const problem = { question: '47+38-9', answer: '', columns: {}, source: '' };
+  const row = { prompt: buildPrompt(tiny.tokenizer, problem, tiny.options), completion };
   const logProbs = await scoreCompletions(tiny.model, [row], 1).logProbs.data();
   expect(table).toHaveLength(logProbs.length);
   for (const [i, [, logProb, percent]] of table.entries()) {

@@ -53,7 +53,8 @@ export async function ask(
   { samples, answer, verbose, temperature = samples > 1 ? 1 : 0, ...given }: Asked,
   write: (text: string) => void,
 ): Promise<void> {
-  const prompt = buildPrompt(tokenizer, { question });
+  const problem = { question, answer: answer ?? '', columns: {}, source: '' };
+  const prompt = buildPrompt(tokenizer, problem, policy.options);
   const wanted = given.maxNewTokens ?? (isFromRun ? policy.options.maxNewTokens : ROOM);
   const free = Math.max(1, model.config.maxPositionEmbeddings - prompt.length);
   const maxNewTokens = given.maxNewTokens ?? Math.min(wanted, free);
@@ -69,7 +70,6 @@ export async function ask(
     return undefined;
   };
   const options: Options = { ...policy.options, ...given, maxNewTokens, temperature, numGenerations: samples };
-  const problem = { question, answer: answer ?? '', columns: {}, source: '' };
   // What rollout() does not know of, it passes on to generate().
   const more = samples === 1 && !verbose ? { react: grow } : {};
   const rollouts = await rollout(model, tokenizer, [problem], { ...options, ...more, step: 0 });

@@ -35,7 +35,10 @@ async function main(): Promise<void> {
   const problems = loadProblems(dataset, given).slice(0, evalSize);
   const { model, tokenizer, ...policy } = await loadPolicy(name, given);
   const options = { ...policy.options, ...given };
-  const prompts = problems.map((problem) => ({ prompt: buildPrompt(tokenizer, problem), source: problem.source }));
+  const prompts = problems.map((problem) => ({
+    prompt: buildPrompt(tokenizer, problem, options),
+    source: problem.source,
+  }));
   checkPrompts(prompts, model.config, options);
   console.log(`${problems.length} problems of ${dataset}`);
 

@@ -5,7 +5,7 @@ import { Command, Option } from '@commander-js/extra-typings';
 import { createCommand as createTrainCommand, type Options } from '../experiment_base/train.ts';
 // biome-ignore format: a list
 import {
-  BACKENDS, initBackend, integer, loadPretrained, loadTokenizer, number, type Pretrained, parseOptions, readJsonObject,
+  BACKENDS, initBackend, integer, loadWithTokenizer, number, type Pretrained, parseOptions, readJsonObject,
   type Tokenizer,
 } from '../lib/index.ts';
 
@@ -35,9 +35,10 @@ export async function loadPolicy(name: string, given: Pick<Options, 'backend' | 
   const run = await runOf(folder);
   const options = parseOptions(createTrainCommand(), ['node', 'train.ts'], { saved: () => run });
   const backend = await initBackend(given.backend, { ...options, ...given });
-  const model = await loadPretrained(folder);
-  const tokenizer = await loadTokenizer(model.folder);
-  console.log(`backend: ${backend}\nmodel: ${folder}${run ? `, asked as in ${run.file}` : ''}`);
+  const { model, tokenizer, notices } = await loadWithTokenizer(folder, options);
+  console.log(
+    [`backend: ${backend}`, `model: ${folder}${run ? `, asked as in ${run.file}` : ''}`, ...notices].join('\n'),
+  );
   if (run?.experiment.includes('multiturn')) {
     console.log(`(trained by ${run.experiment} with a tool, which it is not given here)`);
   }

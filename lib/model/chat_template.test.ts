@@ -102,12 +102,12 @@ describe('a template from a stranger', () => {
 
 test('variables for the template', async () => {
   const template = '{{ messages[1].content }}{% if not thinking %}<think></think>{% endif %}';
-  expect(await prompt(template, { chatTemplateKwargs: { thinking: false } })).toBe('1 + 2<think></think>');
-  expect(await prompt(template, { chatTemplateKwargs: { thinking: true } })).toBe('1 + 2');
-  for (const chatTemplateKwargs of [{ thinkng: false }, { messages: [] }]) {
+  expect(await prompt(template, { chatTemplateKwargs: '{"thinking": false}' })).toBe('1 + 2<think></think>');
+  expect(await prompt(template, { chatTemplateKwargs: '{"thinking": true}' })).toBe('1 + 2');
+  for (const chatTemplateKwargs of ['{"thinkng": false}', '{"messages": []}']) {
     await expect(prompt(template, { chatTemplateKwargs })).rejects.toThrow(/takes no "(thinkng|messages)" from there/);
   }
-  await expect(prompt(undefined, { chatTemplateKwargs: { thinking: true } })).rejects.toThrow(
+  await expect(prompt(undefined, { chatTemplateKwargs: '{"thinking": true}' })).rejects.toThrow(
     /--chat-template-kwargs is about a chat template, and .* has none/,
   );
 });

@@ -1,6 +1,5 @@
 /** Chat templates: Jinja from strangers, rendered as in transformers' sandbox, the same on every day and machine. */
 import { createContext, Script } from 'node:vm';
-import type { JsonObject } from './json.ts';
 
 export type ChatMessage = { role: string; content: string };
 
@@ -8,8 +7,8 @@ export type ChatMessage = { role: string; content: string };
 export type ChatOptions = {
   /** the day that `strftime_now()` tells, at midnight, as 2026-07-26 (default: today) */
   templateDate?: string | undefined;
-  /** variables for the template, such as `enable_thinking` */
-  chatTemplateKwargs?: JsonObject | undefined;
+  /** variables for the template: a JSON object, as text, such as {"enable_thinking": false} */
+  chatTemplateKwargs?: string | undefined;
   /** put the system prompt into the user's message, for a template without a system role */
   mergeSystemPrompt?: boolean | undefined;
   /** milliseconds that one prompt may take */

@@ -3,10 +3,12 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../run/errors.ts';
 import { type Checkpoint, loadCheckpoint } from './checkpoint.ts';
+import { endTokens } from './end_tokens.ts';
 import { resolveModel } from './hub.ts';
 import { shown } from './json.ts';
 import type { Model } from './llama.ts';
 import { ADAPTER_CONFIG, readLora, readLoraSettings } from './lora.ts';
+import { type ChatOptions, loadTokenizer, type Tokenizer } from './tokenizer.ts';
 
 /** A checkpoint, the adapter on top of it where `loadPretrained` was given one, and the checkpoint's folder. */
 export type Pretrained = Checkpoint & Pick<Model, 'lora'> & { folder: string };
@@ -45,4 +47,22 @@ export async function loadPretrained(name: string): Promise<Pretrained> {
   const checkpoint = await loadCheckpoint(folder);
   if (!adapter) return { ...checkpoint, folder };
   return { ...checkpoint, folder, lora: await readLora(adapter, checkpoint.config) };
+}
+
+/**
+ * Loads a model with its tokenizer, as completions need them: the end tokens of both are the model's.
+ * @returns both, and lines about what is unusual of the pair
+ * @throws {UserError} if there is no such model, or it cannot be used here
+ */
+export async function loadWithTokenizer(
+  name: string,
+  options: ChatOptions = {},
+): Promise<{ model: Pretrained; tokenizer: Tokenizer; notices: string[] }> {
+  const model = await loadPretrained(name);
+  const tokenizer = await loadTokenizer(model.folder, options);
+  const { eosTokenIds, notices } = endTokens(model.config, tokenizer);
+  if (!tokenizer.hasChatTemplate) {
+    notices.push('no chat template: the prompt is system prompt and question, as plain text');
+  }
+  return { model: { ...model, config: { ...model.config, eosTokenIds } }, tokenizer, notices };
 }

@@ -25,7 +25,8 @@ export type Tokenizer = {
   decode(ids: ArrayLike<number>, options?: { skipSpecialTokens?: boolean }): string;
   /**
    * Token ids of a conversation through the model's chat template, which brings its own special tokens. Without a
-   * template: the contents, one a line, encoded as a plain text with the special tokens that begin one.
+   * template: the contents, one a line, encoded as a plain text with the special tokens that begin one. A system prompt
+   * that is empty is none.
    * @throws {UserError} if the template refuses the conversation, or does not come to an end
    */
   chat(messages: ChatMessage[], options?: { addGenerationPrompt?: boolean }): number[];
@@ -48,7 +49,8 @@ export async function loadTokenizer(folder: string, chatOptions: ChatOptions = {
   const json = await readJsonObject(file);
   if (!json) throw new UserError(`${file}: there is no such file; a checkpoint folder holds ${CHECKPOINT_FILES}.`);
   const config = await readTokenizerConfig(folder);
-  refuseIdleOptions(folder, config.chat_template, chatOptions);
+  const variables: JsonObject = JSON.parse(chatOptions.chatTemplateKwargs ?? '{}');
+  refuseIdleOptions(folder, config.chat_template, variables, chatOptions);
 
   // Imported when needed: it loads native libraries (for images and ONNX, of no use here), which takes a while.
   const { PreTrainedTokenizer } = await import('@huggingface/transformers').catch((error: Error) => {
@@ -88,7 +90,7 @@ export async function loadTokenizer(folder: string, chatOptions: ChatOptions = {
   const render = (messages: ChatMessage[], addGenerationPrompt: boolean): string => {
     try {
       return tokenizer.apply_chat_template(messages, {
-        ...chatOptions.chatTemplateKwargs,
+        ...variables,
         ...sandboxVariables(chatOptions),
         chat_template: sandboxed(tokenizer.get_chat_template()),
         tokenize: false as const,
@@ -110,8 +112,9 @@ export async function loadTokenizer(folder: string, chatOptions: ChatOptions = {
       return tokenizer.decode(known, { skip_special_tokens: skipSpecialTokens, clean_up_tokenization_spaces: false });
     },
     chat(messages, { addGenerationPrompt = true } = {}) {
-      if (!config.chat_template) return encodeOpen(messages.map(({ content }) => content).join('\n'));
-      const conversation = chatOptions.mergeSystemPrompt ? mergeSystem(messages) : messages;
+      const said = messages.filter(({ role, content }) => role !== 'system' || content !== '');
+      if (!config.chat_template) return encodeOpen(said.map(({ content }) => content).join('\n'));
+      const conversation = chatOptions.mergeSystemPrompt ? mergeSystem(said) : said;
       const { timeLimit = 5000 } = chatOptions;
       const ids = within(timeLimit, () =>
         encode(render(conversation, addGenerationPrompt), { addSpecialTokens: false }),
@@ -129,8 +132,12 @@ export async function loadTokenizer(folder: string, chatOptions: ChatOptions = {
 }
 
 /** Options that the chat template would ignore. */
-function refuseIdleOptions(folder: string, template: unknown, options: ChatOptions): void {
-  const { chatTemplateKwargs: variables = {}, mergeSystemPrompt } = options;
+function refuseIdleOptions(
+  folder: string,
+  template: unknown,
+  variables: JsonObject,
+  { mergeSystemPrompt }: ChatOptions,
+): void {
   const option = mergeSystemPrompt ? '--merge-system-prompt' : '--chat-template-kwargs';
   if (!template && (mergeSystemPrompt || Object.keys(variables).length > 0)) {
     throw new UserError(`${option} is about a chat template, and ${folder} has none: leave the option out`);

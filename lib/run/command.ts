@@ -1,7 +1,9 @@
 /** The command line of a run. */
 import { Command, Help, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
 import { BACKENDS } from '../backend/index.ts';
+import { today } from '../model/chat_template.ts';
 import { SAVE_DTYPES } from '../model/checkpoint.ts';
+import { isObject } from '../model/json.ts';
 import { LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
 import { SCHEDULES } from '../training/schedule.ts';
 import { findRun } from './find_run.ts';
@@ -71,6 +73,20 @@ export const createRunCommand = (
       integer({ min: 1 }),
       defaults.maxSteps,
     )
+    .optionsGroup('Prompt:')
+    .option('--system-prompt <text>', "instructions before the question, in place of the experiment's (empty: none)")
+    .option('--merge-system-prompt', "put them into the user's message, for a chat template without a system role")
+    .option(
+      '--chat-template-kwargs <json>',
+      'variables for the chat template, as {"enable_thinking": false}',
+      jsonObject,
+    )
+    .option(
+      '--template-date <date>',
+      'the day that a chat template is told (default: that of the start)',
+      date,
+      today(),
+    )
     .optionsGroup('Sampling:')
     .option('--max-new-tokens <n>', maxNewTokens, integer({ min: 1 }), defaults.maxNewTokens)
     .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ min: 0.001, max: 1000 }), 1)
@@ -105,6 +121,22 @@ function groupItems<Item extends Command | Option>(...parameters: Parameters<typ
   const groups = [...Help.prototype.groupItems<Item>(...parameters)];
   const isOwn = ([heading]: [string, Item[]]) => heading.endsWith('GRPO:');
   return new Map([...groups.filter(isOwn), ...groups.filter((group) => !isOwn(group))]);
+}
+
+/** The text of a JSON object, on one line. */
+function jsonObject(text: string): string {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (isObject(value)) return JSON.stringify(value);
+  } catch {}
+  throw new InvalidArgumentError('it must be a JSON object, as {"enable_thinking": false}');
+}
+
+/** A day, as 2026-07-26. */
+function date(text: string): string {
+  const time = new Date(`${text}T00:00:00Z`);
+  if (!Number.isNaN(time.getTime()) && time.toISOString().slice(0, 10) === text) return text;
+  throw new InvalidArgumentError('it must be a day such as 2026-07-26');
 }
 
 /** Comma-separated names of projections, of which `all-linear` stands for all. */

@@ -216,6 +216,7 @@ function readConfig<Options extends OptionValues>(
     if (value !== null && !isScalar(value) && !isList)
       throw new UserError(`${where}: "${key}" must be a single value, not a list or mapping`);
     const text = isList ? value.items.join(',') : String(value ?? '');
+    if (['', 'null', '~'].includes(text)) throw new UserError(`${where}: "${key}" has no value`);
     found.set(name, asArguments(command, String(key), text, where));
   }
   return found;
@@ -233,7 +234,6 @@ function asArguments<Options extends OptionValues>(
   value: string,
   where: string,
 ): string[] {
-  if (['', 'null', '~'].includes(value)) throw new UserError(`${where}: "${key}" has no value`);
   const name = kebab(key);
   const yes = command.options.find((option) => option.long === `--${name}`);
   const no = command.options.find((option) => option.long === `--no-${name}`);

@@ -4,8 +4,8 @@ import { type Communicator, fromRankZero, soloCommunicator } from '../distribute
 import { broadcastState, shareRun } from '../distributed/state.ts';
 import { readConfig } from '../model/config.ts';
 import { disposeModel, type Model } from '../model/llama.ts';
-import { loadPretrained, locatePretrained, type Pretrained } from '../model/pretrained.ts';
-import { loadTokenizer, type Tokenizer } from '../model/tokenizer.ts';
+import { loadWithTokenizer, locatePretrained, type Pretrained } from '../model/pretrained.ts';
+import type { ChatOptions, Tokenizer } from '../model/tokenizer.ts';
 import { checkPrompts } from './dataset.ts';
 import { checkCompletions, checkSize, type SizeOptions } from './estimate.ts';
 import type { RunPlace } from './find_run.ts';
@@ -16,20 +16,21 @@ import { createTrainingState, type StateOptions, type TrainingState } from './tr
 export type StartOptions = Omit<RunPlace, 'experiment'> &
   Omit<StateOptions, 'resumed'> &
   BackendOptions &
-  SizeOptions & {
+  SizeOptions &
+  ChatOptions & {
     backend: BackendName;
     modelName: string;
     resume?: string;
   };
 
 /** What an experiment brings along. */
-export type Task<Problem> = {
+export type Task<Problem, Options> = {
   /** its folder */
   experiment: string;
   /** all of them, held-out ones included, with the place that each came from */
   problems: (Problem & { source: string })[];
   /** the token ids of a problem's prompt */
-  buildPrompt: (tokenizer: Tokenizer, problem: Problem) => number[];
+  buildPrompt: (tokenizer: Tokenizer, problem: Problem, options: Options) => number[];
   /** what else must be read or checked before the prompts are */
   prepare?: (tokenizer: Tokenizer) => void | Promise<void>;
   /** whether the initial model is needed beside the one in training */
@@ -55,9 +56,9 @@ export type Started = {
  * @param options - as they were parsed; the run's folder keeps them
  * @throws {UserError} for a size, backend, model, prompt, checkpoint or folder that cannot be used
  */
-export async function startRun<Problem>(
-  options: StartOptions,
-  { experiment, problems, buildPrompt, prepare, ...task }: Task<Problem>,
+export async function startRun<Problem, Options extends StartOptions>(
+  options: Options,
+  { experiment, problems, buildPrompt, prepare, ...task }: Task<Problem, Options>,
 ): Promise<Started> {
   checkCompletions(options);
   const communicator = task.communicator ?? soloCommunicator();
@@ -65,10 +66,12 @@ export async function startRun<Problem>(
   // If it must be fetched, then once.
   const located = await fromRankZero(communicator, () => locatePretrained(options.modelName));
   const notes = checkSize(await readConfig(located.folder), options);
-  const initial = await loadPretrained(options.modelName);
-  const tokenizer = await loadTokenizer(initial.folder);
+  const { model: initial, tokenizer, notices } = await loadWithTokenizer(options.modelName, options);
   await prepare?.(tokenizer);
-  const prompts = problems.map((problem) => ({ source: problem.source, prompt: buildPrompt(tokenizer, problem) }));
+  const prompts = problems.map((problem) => ({
+    source: problem.source,
+    prompt: buildPrompt(tokenizer, problem, options),
+  }));
   checkPrompts(prompts, initial.config, options);
   const place = { experiment, ...options };
   const resumed = communicator.rank === 0 && options.resume ? claimRun(options.resume, place) : undefined;
@@ -83,6 +86,7 @@ export async function startRun<Problem>(
     ...(task.communicator ? [`ranks: ${communicator.size}`] : []),
     `run: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`,
     ...notes,
+    ...notices,
   ];
   if (!run.silent) console.log(lines.join('\n'));
   if (!task.reference) disposeModel(initial);

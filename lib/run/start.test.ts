@@ -1,0 +1,64 @@
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as tf from '@tensorflow/tfjs';
+import { afterAll, expect, test, vi } from 'vitest';
+import type { Tokenizer } from '../model/tokenizer.ts';
+import { startRun } from './start.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'start-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+const modelName = join(folder, 'model');
+cpSync('models/tiny', modelName, { recursive: true });
+const write = (name: string, json: unknown) => writeFileSync(join(modelName, name), JSON.stringify(json));
+
+/** Starts a run of which a prompt is the system prompt and "1+2"; returns it with what was printed. */
+async function start(
+  name: string,
+  flags: { systemPrompt?: string; chatTemplateKwargs?: string; templateDate?: string },
+) {
+  const log = vi.spyOn(console, 'log').mockImplementation(() => {});
+  let prompt = '';
+  const size = { batchSize: 1, numGenerations: 2, numIterations: 1, miniBatchSize: 0, gradientAccumulationSteps: 1 };
+  const steps = { maxSteps: 1, warmupSteps: 0, maxNewTokens: 4, topK: 0 };
+  const options = { ...size, ...steps, backend: 'cpu' as const, modelName, outputDir: join(folder, name), ...flags };
+  const buildPrompt = (tokenizer: Tokenizer, _: { source: string }, { systemPrompt = 'Add.' }: typeof flags) => {
+    const ids = tokenizer.chat([
+      { role: 'system', content: systemPrompt },
+      { role: 'user', content: '1+2' },
+    ]);
+    prompt = tokenizer.decode(ids);
+    return ids;
+  };
+  const task = { experiment: 'experiment_x', problems: [{ source: 'x:1' }], buildPrompt, reference: false };
+  const { state } = await startRun(options, task);
+  const lines = log.mock.calls.flat().join('\n').split('\n');
+  log.mockRestore();
+  tf.disposeVariables();
+  return { prompt, lines, eosTokenIds: state.model.config.eosTokenIds };
+}
+
+test("the tokenizer's end token ends completions too; this, and that there is no template, is said", async () => {
+  write('generation_config.json', { eos_token_id: 0 });
+  write('tokenizer_config.json', { eos_token: '<eos>', unk_token: '<unk>' });
+  const { prompt, lines, eosTokenIds } = await start('plain', {});
+  expect(eosTokenIds).toEqual([0, 1]);
+  expect(lines).toContainEqual(expect.stringMatching(/^end tokens: "<pad>" \(0\) .* "<eos>" \(1\) in the tokenizer's/));
+  expect(lines).toContain('no chat template: the prompt is system prompt and question, as plain text');
+  expect(prompt).toBe('Add.\n1+2');
+  expect((await start('no-system', { systemPrompt: '' })).prompt).toBe('1+2');
+});
+
+test('the options reach the chat template', async () => {
+  write('generation_config.json', { eos_token_id: 1 });
+  const chat_template =
+    '{{ strftime_now("%d %b %Y") }} {{ thinking }}{% for m in messages %} {{ m.role }}: {{ m.content }}{% endfor %}';
+  write('tokenizer_config.json', { eos_token: '<eos>', unk_token: '<unk>', chat_template });
+  const flags = { templateDate: '2026-07-26', chatTemplateKwargs: '{"thinking":7}' };
+  const { prompt, lines } = await start('template', flags);
+  expect(prompt).toBe('26 Jul 2026 7 system: Add. user: 1+2');
+  expect(lines).toHaveLength(2); // the backend and the run's folder
+  expect((await start('merged', { ...flags, ...{ mergeSystemPrompt: true } })).prompt).toBe(
+    '26 Jul 2026 7 user: Add.\n\n1+2',
+  );
+});
