@@ -51,6 +51,15 @@ describe('names', () => {
     expect(requests).toEqual([]);
   });
 
+  test('an id too long for a file system: nothing is asked', async () => {
+    const id = (length: number) => `${'x'.repeat(length)}/${'y'.repeat(length)}`;
+    for (const length of [123, 5000]) {
+      expect(await refusalOf(id(length))).toMatch(/^"x+.*: the name is too long for a file system; check the name/);
+    }
+    expect(requests).toEqual([]);
+    expect(await refusalOf(id(122))).toMatch(/has no such model/);
+  });
+
   test('a file is no model', async () => {
     expect(await refusalOf('package.json')).toContain('found a file');
   });

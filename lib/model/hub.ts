@@ -4,7 +4,7 @@ import { homedir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { getHFHubCachePath, getRepoFolderName, listFiles, modelInfo } from '@huggingface/hub';
 import { SingleBar } from 'cli-progress';
-import { UserError } from '../run/errors.ts';
+import { mistakeInName, UserError } from '../run/errors.ts';
 import { readJsonObject } from './config.ts';
 import {
   asUnreachable,
@@ -52,6 +52,8 @@ export async function resolveModel(
       `${name}: a model must be a folder, or an id on the hub such as Qwen/Qwen2.5-0.5B-Instruct, found ${found ? 'a file' : 'no such folder'}; check the path.`,
     );
   }
+  const mistake = mistakeInName(getRepoFolderName({ name: id, type: 'model' }));
+  if (mistake) throw new UserError(`${shown(name)}: ${mistake}; check the name of the model.`);
   const repo = { ...(await openRepo(name, id, revision)), limits };
   const nowhere = `${name}: there is no such folder, no complete copy in ${repo.folder}`;
   if (/^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? '')) {

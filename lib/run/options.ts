@@ -145,7 +145,7 @@ function refuseNames(command: Command<unknown[], OptionValues>, options: OptionV
   for (const option of command.options) {
     const value = options[option.attributeName()];
     const mistake =
-      /<(file|folder|dir|name|run)>/.test(option.flags) && typeof value === 'string' && mistakeInName(value);
+      /<(file|folder|dir|name|run|gpu)>/.test(option.flags) && typeof value === 'string' && mistakeInName(value);
     if (mistake) throw new UserError(`${where}${option.long}: ${mistake}, found ${shown(value)}`);
   }
 }
