@@ -33,7 +33,7 @@ const COUNTRY = { train: 'data/encyclopedia_train.jsonl', test: 'data/encycloped
 // biome-ignore format: two lines
 const DEFAULTS = {
   modelName: 'models/tiny_qa', dataset: COUNTRY.train,
-  maxSteps: 100, evalSteps: 10, maxNewTokens: 160, learningRate: 1e-4,
+  maxSteps: 100, evalSteps: 5, maxNewTokens: 160, learningRate: 1e-4,
 };
 const HELP = {
   dataset: 'JSONL with "question" and "answer" a line, or HotpotQA\'s .json',

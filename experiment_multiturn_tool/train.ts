@@ -30,7 +30,7 @@ const PRODUCTS = { train: 'data/products_train.jsonl', test: 'data/products_test
 // biome-ignore format: two lines
 const DEFAULTS = {
   modelName: 'models/tiny_tool', dataset: PRODUCTS.train,
-  maxSteps: 100, evalSteps: 10, maxNewTokens: 80, learningRate: 1e-4,
+  maxSteps: 100, evalSteps: 5, maxNewTokens: 80, learningRate: 1e-4,
 };
 
 export const createCommand = () =>

@@ -1,4 +1,4 @@
-/** The curves of a comparison: for each variant the mean over its seeds, with a band that says how sure that mean is. */
+/** The curves of a comparison: of each variant the seeds, their mean, and a band that says how sure that mean is. */
 // @ts-expect-error its types are only found by require()
 import { compiled, stdtri } from 'cephes';
 import type { TopLevelSpec } from 'vega-lite';
@@ -15,6 +15,13 @@ export function interval(values: number[]): { mean: number; half?: number; n: nu
   const variance = values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (n - 1);
   return { mean: center, half: stdtri(n - 1, 0.975) * Math.sqrt(variance / n), n };
 }
+
+/** Seeds from which on a report shows intervals: that of two is 3.6 times as wide as that of three, and says nothing. */
+export const FEWEST_SEEDS = 3;
+
+/** As {@link interval}, but none of fewer than {@link FEWEST_SEEDS} values. */
+export const intervalOfSeeds: typeof interval = (values) =>
+  values.length < FEWEST_SEEDS ? { mean: mean(values), n: values.length } : interval(values);
 
 /** Those of the values that are finite numbers. */
 export const numbers = (values: unknown[]): number[] => values.filter((value) => Number.isFinite(value)) as number[];
@@ -41,7 +48,9 @@ const ON_SCREEN: Palette = {
 };
 
 type Point = { variant: string; step: number; mean: number; low?: number; high?: number; marked: boolean };
-type Chart = { panel: Panel; points: Point[]; range: [low: number, high: number]; steps: number };
+type SeedPoint = { variant: string; seed: number; step: number; value: number };
+/** `points` are of the means, `seeds` of the runs. */
+type Chart = { panel: Panel; points: Point[]; seeds: SeedPoint[]; range: [low: number, high: number]; steps: number };
 
 const LENGTH = PANELS.find(({ metric }) => metric === 'completions/mean_length')!;
 const LENGTHS = ['right', 'wrong'].map((kind) => {
@@ -58,8 +67,12 @@ const SHOWN = [
 function chartsOf(variants: string[], runs: Row[][][]): Chart[] {
   const steps = Math.max(...runs.flat().map((rows) => rows.at(-1)!.step));
   const charts = SHOWN.map((panel) => {
-    const points = variants.flatMap((variant, v) => curve(panel.metric, runs[v], variant, v / variants.length));
-    return { panel, points, range: rangeOf(panel, points), steps };
+    const smooth = runs.map((ofVariant) => ofVariant.map((rows) => smoothed(panel.metric, rows)));
+    const points = variants.flatMap((variant, v) => curve(smooth[v], variant, v / variants.length));
+    const seeds = variants.flatMap((variant, v) =>
+      smooth[v].flatMap((values, seed) => [...values].map(([step, value]) => ({ variant, seed, step, value }))),
+    );
+    return { panel, points, seeds, range: rangeOf(panel, points, seeds), steps };
   }).filter(({ points }) => points.length > 0);
   const lengths = charts.filter(({ panel }) => LENGTHS.includes(panel));
   const shared = lengths.map(({ range }) => range);
@@ -73,12 +86,11 @@ function chartsOf(variants: string[], runs: Row[][][]): Chart[] {
  * The mean over a variant's seeds at each step, with its interval.
  * @param shift - where between two marks the first one is, from 0 to 1: those of several variants should not coincide
  */
-function curve(metric: string, runs: Row[][], variant: string, shift: number): Point[] {
-  const smooth = runs.map((rows) => smoothed(metric, rows));
+function curve(smooth: Map<number, number>[], variant: string, shift: number): Point[] {
   const steps = [...new Set(smooth.flatMap((values) => [...values.keys()]))].sort((a, b) => a - b);
   const every = Math.ceil(steps.length / 8);
   return steps.map((step, i) => {
-    const { mean, half } = interval(numbers(smooth.map((values) => values.get(step))));
+    const { mean, half } = intervalOfSeeds(numbers(smooth.map((values) => values.get(step))));
     const band = half === undefined ? {} : { low: mean - half, high: mean + half };
     return { variant, step, mean, ...band, marked: i % every === Math.floor(shift * every) };
   });
@@ -97,12 +109,27 @@ function smoothed(metric: string, run: Row[]): Map<number, number> {
 }
 
 /** The vertical scale: all of the lines, and as much of the bands as leaves the lines legible. */
-function rangeOf({ domain, zero }: Panel, points: Point[]): [number, number] {
-  const [low, high] = [Math.min(...points.map((p) => p.mean)), Math.max(...points.map((p) => p.mean))];
-  const room = (high - low) / 2 || Math.abs(high) / 10 || 1;
-  const bottom = Math.max(low - room, Math.min(...points.map((p) => p.low ?? p.mean)), domain?.[0] ?? -Infinity);
-  const top = Math.min(high + room, Math.max(...points.map((p) => p.high ?? p.mean)), domain?.[1] ?? Infinity);
+function rangeOf({ domain, zero }: Panel, points: Point[], seeds: SeedPoint[]): [number, number] {
+  const values = seeds.map(({ value }) => value);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const room = (high - low) / 4 || Math.abs(high) / 10 || 1;
+  const bottom = Math.max(low - room, Math.min(low, ...points.map((p) => p.low ?? low)), domain?.[0] ?? -Infinity);
+  const top = Math.min(high + room, Math.max(high, ...points.map((p) => p.high ?? high)), domain?.[1] ?? Infinity);
   return [zero ? 0 : bottom, top === bottom ? bottom + room : top];
+}
+
+/** The share of a panel's height from which on a band, in the mean over the steps, hides more than it shows. */
+const TOO_WIDE = 1 / 3;
+
+/** The points of the bands; none, if one of them would fill the panel. */
+function bandsOf({ points, range: [bottom, top] }: Chart): Point[] {
+  const bands = points.filter(({ low }) => low !== undefined);
+  const variants = [...new Set(bands.map(({ variant }) => variant))];
+  const heights = variants.map((name) => {
+    const own = bands.filter(({ variant }) => variant === name);
+    return mean(own.map(({ low, high }) => Math.min(high!, top) - Math.max(low!, bottom)));
+  });
+  return heights.some((height) => height > TOO_WIDE * (top - bottom)) ? [] : bands;
 }
 
 type View = Extract<TopLevelSpec, { concat: unknown }>['concat'][number];
@@ -114,7 +141,15 @@ const config = ({ ink, muted, line, grid, paper }: Palette): TopLevelSpec['confi
   title: { anchor: 'start', frame: 'group', fontSize: 13, fontWeight: 600, color: ink, offset: 8 },
   axis: { labelColor: muted, titleColor: muted, titleFontWeight: 'normal', titleFontSize: 11, labelFontSize: 11 },
   axisX: { grid: false, labelFlush: false, tickColor: line, domainColor: line },
-  axisY: { gridColor: grid, domain: false, ticks: false, labelPadding: 6, tickCount: 5 },
+  axisY: {
+    gridColor: grid,
+    domain: false,
+    ticks: false,
+    labelPadding: 6,
+    tickCount: 5,
+    minExtent: 34,
+    labelFlush: true,
+  },
 });
 
 /** The scales that give each variant its look. */
@@ -132,7 +167,8 @@ function looks(variants: string[], palette: Palette) {
   };
 }
 
-function view({ panel, points, range, steps }: Chart, variants: string[], palette: Palette): View {
+function view(chart: Chart, variants: string[], palette: Palette): View {
+  const { panel, points, seeds, range, steps } = chart;
   const { color, strokeDash, shape } = looks(variants, palette);
   const vertical = (field: string) => ({
     field,
@@ -157,13 +193,18 @@ function view({ panel, points, range, steps }: Chart, variants: string[], palett
     },
     layer: [
       {
+        data: { values: bandsOf(chart) },
         transform: [
-          { filter: 'isValid(datum.low)' },
           { calculate: cut('low'), as: 'low' },
           { calculate: cut('high'), as: 'high' },
         ],
         mark: { type: 'area', opacity: 0.2 },
         encoding: { y: vertical('low'), y2: { field: 'high' } },
+      },
+      {
+        data: { values: seeds },
+        mark: { type: 'line', strokeWidth: 0.8, opacity: 0.45, strokeJoin: 'round' },
+        encoding: { y: vertical('value'), detail: { field: 'seed', type: 'nominal' } },
       },
       { mark: { type: 'line', strokeWidth: 2, strokeJoin: 'round' }, encoding: { y: vertical('mean'), strokeDash } },
       { transform: [{ filter: 'datum.marked' }], mark: 'point', encoding: { y: vertical('mean'), shape } },
@@ -204,7 +245,12 @@ const sheet = (charts: Chart[], variants: string[]): TopLevelSpec => ({
   config: config(ON_PAPER),
   vconcat: [
     legend(variants, variants, ON_PAPER, true),
-    { columns: 2, spacing: { row: 18, column: 36 }, concat: charts.map((chart) => view(chart, variants, ON_PAPER)) },
+    {
+      columns: 2,
+      spacing: { row: 76, column: 76 },
+      bounds: 'flush',
+      concat: charts.map((chart) => view(chart, variants, ON_PAPER)),
+    },
   ],
 });
 

@@ -5,7 +5,7 @@ import { pathToFileURL } from 'node:url';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { normals } from '../lib/index.ts';
-import { interval } from './compare_curves.ts';
+import { interval, intervalOfSeeds } from './compare_curves.ts';
 import { escapeText, runFolder, writeReport } from './compare_report.ts';
 
 const VARIANTS = ['base', 'drgrpo --critic-type grpo'];
@@ -25,11 +25,11 @@ const comparison = (folder: string, seeds = SEEDS) => ({
 });
 
 /** A finished run, as an experiment leaves it. */
-function writeRun(folder: string, v: number, seed: number): void {
+function writeRun(folder: string, v: number, seed: number, change = 0): void {
   for (const name of ['final_model', `checkpoint-${STEPS}`]) mkdirSync(join(folder, name), { recursive: true });
   const noise = (step: number) => normals(8, seed, v, step);
   const rows = Array.from({ length: STEPS + 1 }, (_, step) => {
-    const accuracy = { 'eval/accuracy': 0.4 + (0.5 * step) / STEPS + 0.01 * seed + (step ? 0.02 * v : 0) };
+    const accuracy = { 'eval/accuracy': 0.4 + (0.5 * step) / STEPS + 0.01 * seed + (step ? 0.02 * v + change : 0) };
     if (step === 0) return { step, ...accuracy };
     const [a, b, c, d, e, f] = noise(step);
     return {
@@ -75,6 +75,7 @@ describe('numbers', () => {
       n: 3,
     });
     expect(interval([1, 2]).half).toBeCloseTo(6.3531, 5);
+    expect(intervalOfSeeds([1, 2])).toEqual({ mean: 1.5, n: 2 });
     expect(interval([5])).toEqual({ mean: 5, n: 1 });
   });
 
@@ -90,6 +91,14 @@ describe('numbers', () => {
     ]);
     expect(line('tokens/s')[0]).toContain('4100 ± 248');
     expect(markdown).not.toContain('pass@8'); // which these runs have not measured
+  });
+
+  it('come to a sentence on top', () => {
+    const [heading, sentence] = markdown.split('\n\n');
+    expect(heading).toMatch(/^# Comparison/);
+    expect(sentence).toBe(
+      '<b>Held-out accuracy, 3 seeds: drgrpo --critic-type grpo is 2.0 ± 0.0 points above base, more than chance explains.</b>',
+    );
   });
 
   it('name the options that differ, and no others', () => {
@@ -109,6 +118,22 @@ it('escapes whatever a model writes, for Markdown and HTML alike', () => {
   expect(markdown).not.toMatch(/<(?!\/?(b|br|code)>)/);
 });
 
+it('says that seeds cannot tell variants apart, and shows no interval of two', async () => {
+  const of = async (seeds: number[], change: (v: number, seed: number) => number) => {
+    const folder = join(temp, `told-${seeds.length}`);
+    for (const [v, variant] of VARIANTS.entries()) {
+      for (const seed of seeds) writeRun(runFolder(folder, variant, seed), v, seed, change(v, seed));
+    }
+    await writeReport(comparison(folder, seeds));
+    return readFileSync(join(folder, 'report.md'), 'utf8');
+  };
+  const noisy = await of([0, 1, 2], (v, seed) => (v === 0 ? 0 : [0.05, -0.1, 0.02][seed]));
+  expect(noisy).toContain(': drgrpo --critic-type grpo cannot be told from base (1.0 ± 19.7 points above base)');
+  const two = await of([0, 1], () => 0);
+  expect(two).toContain('2 seeds: drgrpo --critic-type grpo is 2.0 points above base, which may be chance.');
+  expect(two).not.toMatch(/± \d/);
+});
+
 it('covers the seeds that every variant has finished, and waits for the first', async () => {
   const folder = join(temp, 'young');
   writeRun(runFolder(folder, VARIANTS[0], 0), 0, 0);
@@ -119,7 +144,8 @@ it('covers the seeds that every variant has finished, and waits for the first', 
   await writeReport(comparison(folder));
   const text = readFileSync(join(folder, 'report.md'), 'utf8');
   expect(text).toContain('seed 0 (2 of 3 seeds are not complete yet)');
-  expect(text).toContain('With one seed there is no interval');
+  expect(text).toContain('With fewer than 3 seeds there is no interval');
+  expect(text).toContain('1 seed: drgrpo --critic-type grpo is 2.0 points above base, which may be chance.');
   expect(text).toContain('| held-out accuracy, greedy, % | 90.0 | 92.0 |');
 });
 
@@ -147,7 +173,7 @@ describe.skipIf(why !== '')(`report.html in a browser${why}`, () => {
     return { page, problems };
   }
 
-  const cases = [320, 360, 1280].flatMap((width) =>
+  const cases = [320, 390, 1280].flatMap((width) =>
     (['light', 'dark'] as const).map((scheme) => [width, scheme] as const),
   );
   it.each(cases)('is drawn and legible at %i px, %s', async (width, scheme) => {
@@ -158,11 +184,14 @@ describe.skipIf(why !== '')(`report.html in a browser${why}`, () => {
     expect(seen.pageWidth).toBeLessThanOrEqual(width);
     expect(seen.background).toBe(scheme === 'dark' ? 'rgb(13, 17, 23)' : 'rgb(255, 255, 255)');
     expect(seen.undescribed).toBe(0);
-    expect(seen.lines).toHaveLength(VARIANTS.length * PANELS);
+    expect(seen.lines).toHaveLength(VARIANTS.length * PANELS * (1 + SEEDS.length)); // means and seeds
     expect(Math.min(...seen.lines.map((line) => line.width))).toBeGreaterThan(150);
     expect(new Set(seen.lines.map(({ color }) => color)).size).toBe(VARIANTS.length);
-    expect(new Set(seen.lines.map(({ dash }) => dash)).size).toBe(VARIANTS.length);
-    expect(seen.bands).toBe(VARIANTS.length * PANELS);
+    const means = seen.lines.filter(({ thickness }) => thickness === 2);
+    expect(means).toHaveLength(VARIANTS.length * PANELS);
+    expect(new Set(means.map(({ dash }) => dash)).size).toBe(VARIANTS.length);
+    expect(seen.bands).toBe(VARIANTS.length * (PANELS - 2)); // those of two lengths would fill their panels
+    expect(seen.scrolling).toEqual([]);
     expect(seen.smallestText).toBeGreaterThanOrEqual(9);
     expect(seen.faintestText).toBeGreaterThanOrEqual(4.5); // WCAG AA
     expect(seen.faintestLine).toBeGreaterThanOrEqual(3); // and its rule for graphics
@@ -194,6 +223,7 @@ const inspect = (page: Page) =>
       width: Number(path.getBoundingClientRect().width),
       color: String(style(path).stroke),
       dash: String(style(path).strokeDasharray),
+      thickness: Number.parseFloat(style(path).strokeWidth),
     }));
     const labels = all('svg text').filter((text) => text.textContent !== '');
     const texts = [...labels, ...all('p, h1, h2, th, td, code, span')];
@@ -213,6 +243,9 @@ const inspect = (page: Page) =>
       undescribed: all('svg').filter((svg) => svg.getAttribute('role') !== 'img' || !svg.ariaLabel).length,
       lines,
       bands: all('.panels .mark-area path').filter((path) => path.getBoundingClientRect().height > 1).length,
+      scrolling: all('.table')
+        .filter((table) => table.scrollWidth > table.clientWidth + 1)
+        .map((table) => String(table.textContent).slice(0, 80)),
       smallestText: Math.min(...texts.map(size)),
       faintestText: Math.min(...texts.map((node) => contrast(style(node)[node.closest('svg') ? 'fill' : 'color']))),
       faintestLine: Math.min(...lines.map((line) => contrast(line.color))),

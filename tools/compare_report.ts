@@ -7,7 +7,7 @@ import { smoothing } from '../lib/run/curves.ts';
 import { writeFileAtomically } from '../lib/run/folders.ts';
 import { type Row, readMetrics } from '../lib/run/metrics.ts';
 import { mean } from '../lib/run/statistics.ts';
-import { COLOURS, drawComparison, interval, numbers } from './compare_curves.ts';
+import { COLOURS, drawComparison, FEWEST_SEEDS, intervalOfSeeds, numbers } from './compare_curves.ts';
 
 /** What is compared, and how. `folder` holds the runs and the report. */
 export type Comparison = {
@@ -121,7 +121,7 @@ function show(
 ): string {
   const found = numbers(values);
   if (found.length === 0) return '–';
-  const { mean, half, n } = interval(found);
+  const { mean, half, n } = intervalOfSeeds(found);
   const number = Math.abs(mean).toFixed(digits);
   const sign = Number(number) === 0 ? '' : mean < 0 ? '−' : signed ? '+' : '';
   const text = `${sign}${number}${half === undefined ? '' : ` ± ${half.toFixed(digits)}`}${n < seeds ? ` (n = ${n})` : ''}`;
@@ -145,6 +145,7 @@ function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; ru
   const [first, ...others] = variants.map(escapeText);
   const half = smoothing(runs[0][0].rows.filter((row) => 'reward' in row).length);
   const several = seeds.length > 1;
+  const sure = seeds.length >= FEWEST_SEEDS;
   const rows = quantities(maxSteps).filter(({ of }) => runs.flat().some((run) => Number.isFinite(of(run))));
   const results = rows.map(({ name, digits, of }) => [
     name,
@@ -160,17 +161,23 @@ function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; ru
   const missing = planned.length - seeds.length;
   return [
     { heading: `Comparison: ${[first, ...others].join(', ')}` },
+    { text: `<b>${verdict([first, ...others], runs)}</b>` },
     {
       text: `${variants.length} variants, ${maxSteps} steps, ${several ? 'seeds' : 'seed'} ${seeds.join(', ')}${missing > 0 ? ` (${missing} of ${planned.length} seeds are not complete yet)` : ''}.`,
     },
-    ...(several ? [] : [{ text: 'With one seed there is no interval: it cannot tell a difference from chance.' }]),
+    ...(sure
+      ? []
+      : [
+          {
+            text: `With fewer than ${FEWEST_SEEDS} seeds there is no interval: they cannot tell a difference from chance.`,
+          },
+        ]),
     { heading: 'Curves' },
     { curves: true },
     {
       text: [
-        several
-          ? 'Lines: mean over seeds. Bands: 95 % interval of that mean (Student’s t), cut where it leaves the panel.'
-          : 'Lines: one seed, so no bands.',
+        several ? 'Thick lines: mean over seeds. Thin lines: the seeds.' : 'Lines: one seed.',
+        ...(sure ? ['Bands: 95 % interval of the mean (Student’s t), where none fills the panel.'] : []),
         half > 0
           ? `Metrics of batches are smoothed in each run first, by a moving average over ${2 * half + 1} logged steps; evaluations are not.`
           : 'Nothing is smoothed.',
@@ -180,7 +187,7 @@ function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; ru
     { heading: 'Results' },
     { table: [['', first, ...others], ...results] },
     {
-      text: `${several ? 'Mean over seeds ± 95 % interval (Student’s t). ' : ''}* mean over the last 10 % of the steps. Accuracies are those of the last step.`,
+      text: `${sure ? 'Mean over seeds ± 95 % interval (Student’s t). ' : several ? 'Mean over seeds. ' : ''}* mean over the last 10 % of the steps. Accuracies are those of the last step.`,
     },
     ...(others.length === 0
       ? []
@@ -188,9 +195,9 @@ function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; ru
           { heading: `Differences to ${first}` },
           { table: [['', ...others], ...differences] },
           {
-            text: several
+            text: sure
               ? 'Each seed is compared with itself: mean of the differences ± 95 % interval. Where the interval contains 0, these seeds cannot tell whether there is a difference. Where it does not, the line is bold; by chance alone that happens to 1 line in 20.'
-              : 'The same seed in both.',
+              : 'Each seed is compared with itself.',
           },
           { heading: 'Options that differ' },
           ...differingOptions([first, ...others], runs),
@@ -201,6 +208,23 @@ function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; ru
     { text: `<code>${escapeText(commandOf(comparison))}</code>` },
     { text: `Timings depend on: ${environment(jobs).map(escapeText).join('; ')}.` },
   ];
+}
+
+/** What the comparison has shown, in a sentence: of the greedy accuracy on held-out questions. */
+function verdict([first, ...others]: string[], runs: FinishedRun[][]): string {
+  const accuracies = runs.map((ofVariant) => ofVariant.map(({ rows }) => 100 * Number(rows.at(-1)!['eval/accuracy'])));
+  if (!accuracies.flat().every(Number.isFinite)) return 'No held-out questions were asked of all: see the tables.';
+  const seeds = `${runs[0].length} ${runs[0].length === 1 ? 'seed' : 'seeds'}`;
+  const clauses = others.map((other, i) => {
+    const { mean, half } = intervalOfSeeds(accuracies[i + 1].map((accuracy, s) => accuracy - accuracies[0][s]));
+    const size = `${Math.abs(mean).toFixed(1)}${half === undefined ? '' : ` ± ${half.toFixed(1)}`} points`;
+    const difference = `${size} ${mean < 0 ? 'below' : 'above'} ${first}`;
+    if (half === undefined) return `${other} is ${difference}, which may be chance`;
+    if (Math.abs(mean) > half) return `${other} is ${difference}, more than chance explains`;
+    return `${other} cannot be told from ${first} (${difference})`;
+  });
+  const alone = `${first} reaches ${show(accuracies[0], { digits: 1, seeds: runs[0].length })} %`;
+  return `Held-out accuracy, ${seeds}: ${clauses.join('; ') || alone}.`;
 }
 
 function differingOptions(variants: string[], runs: FinishedRun[][]): Block[] {
@@ -288,6 +312,11 @@ th, td { border-bottom: 1px solid var(--line); padding: 5px 18px 5px 0; text-ali
 th, td { min-width: 90px; max-width: 420px; }
 td:has(br) { min-width: 230px; }
 td + td:not(:has(br)) { white-space: nowrap; }
+@media (max-width: 600px) {
+  table { width: 100%; font-size: 13px; }
+  th, td, td:has(br) { min-width: 0; padding-right: 8px; }
+  td + td:not(:has(br)) { white-space: normal; }
+}
 `;
 
 function toHtml(blocks: Block[], curves: string): string {

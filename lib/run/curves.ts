@@ -45,6 +45,8 @@ export const PANELS: Panel[] = [
 ];
 
 const COLUMNS = 2;
+/** Of a panel, and between the panels: where they are drawn, not their labels, so that they stand below each other. */
+const [WIDTH, GAP] = [340, { row: 72, column: 76 }];
 /** From this many points on, a curve is drawn pale below its moving average. */
 const SMOOTH_FROM = 40;
 
@@ -77,7 +79,7 @@ export const STYLE = {
       labelFontSize: 10,
     },
     axisX: { grid: false, tickColor: '#d0d7de', domainColor: '#d0d7de' },
-    axisY: { gridColor: '#eaeef2', domain: false, ticks: false, labelPadding: 6, tickCount: 5 },
+    axisY: { gridColor: '#eaeef2', domain: false, ticks: false, labelPadding: 6, tickCount: 5, labelFlush: true },
   },
 } satisfies Partial<TopLevelSpec>;
 
@@ -97,12 +99,15 @@ function specification(rows: Row[]): TopLevelSpec {
     Math.min(0, ...rows.map((row) => row.step)),
     Math.max(1, ...rows.map((row) => row.step)),
   ];
-  return {
-    ...STYLE,
-    columns: COLUMNS,
-    spacing: { row: 18, column: 36 },
-    concat: charts.map(({ panel, points }, i) => chart(panel, points, steps, i >= charts.length - COLUMNS)),
-  };
+  const drawn = charts.map(({ panel, points }, i) => {
+    // With an odd number the first one takes a whole row, so that none is left alone at the bottom.
+    const width = i === 0 && charts.length % COLUMNS === 1 ? COLUMNS * (WIDTH + GAP.column) - GAP.column : WIDTH;
+    return chart(panel, points, { steps, width, bottom: i >= charts.length - COLUMNS });
+  });
+  const wide = drawn.length % COLUMNS;
+  const grid = { columns: COLUMNS, spacing: GAP, bounds: 'flush', concat: drawn.slice(wide) } as const;
+  const sheet: Chart[] = [...drawn.slice(0, wide), ...(drawn.length > wide ? [grid] : [])];
+  return { ...STYLE, spacing: GAP.row, bounds: 'flush', vconcat: sheet };
 }
 
 type Chart = Extract<TopLevelSpec, { concat: unknown }>['concat'][number];
@@ -115,8 +120,7 @@ function points(rows: Row[], metric: string): Point[] {
 function chart(
   { title, unit, format, domain, zero = false, exact }: Panel,
   values: Point[],
-  steps: [number, number],
-  bottom: boolean,
+  { steps, width, bottom }: { steps: [number, number]; width: number; bottom: boolean },
 ): Chart {
   const color = '#0969da';
   const half = exact ? 0 : smoothing(values.length);
@@ -124,7 +128,7 @@ function chart(
   const line = { type: 'line', color, strokeWidth: 2, strokeJoin: 'round' } as const;
   return {
     title,
-    width: 340,
+    width,
     height: 130,
     data: { values },
     transform: [{ window: [{ op: 'mean', field: 'value', as: 'average' }], frame: [-half, half] }],
