@@ -157,7 +157,7 @@ describe.concurrent('a rank that is killed (-9)', () => {
       const wait = follow(child, ended);
       await afterStep(wait, 1 - killed, 3);
       // The other rank is stopped once all have sampled, so that this one is sure to be waiting for its gradient.
-      process.kill(await wait(new RegExp(`rank ${1 - killed} goes on: sum of 36 numbers`)), 'SIGSTOP');
+      process.kill(await wait(new RegExp(`rank ${1 - killed} goes on: sum of 48 numbers`)), 'SIGSTOP');
       return wait(new RegExp(`rank ${killed} waits: sum of 6 numbers`));
     },
     'while saving': async (killed, folder, child, ended) => {
@@ -249,7 +249,7 @@ describe.concurrent('Ctrl-C', () => {
       code: 130,
       stderr: expect.stringMatching(/^finishing this step.*$/),
     });
-    expect(stdout).toContain(`npx tsx experiment_ddp/train.ts --resume ${folder}\n`);
+    expect(stdout).toContain(`npx tsx experiment_ddp/train.ts --resume '${folder}'\n`);
     const step = lastStep(folder);
     expect(readdirSync(folder)).toContain(`checkpoint-${step}`);
     const on = ['--resume', folder, ...nproc(3), '--max-steps', String(step + 1)];
