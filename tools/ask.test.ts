@@ -83,6 +83,12 @@ it('takes a run for its final_model, and asks as the run did, whatever else its 
   }
 });
 
+it('makes the prompt as the command line says, else as the run did', async () => {
+  const given = parseOptions(createCommand(), ['node', 'ask.ts', '--system-prompt', 'Be brief.']);
+  const policy = await loadPolicy(join(temp, 'run'), { ...given, backend: BACKEND as 'wasm' });
+  expect(policy.options).toMatchObject({ systemPrompt: 'Be brief.', maxNewTokens: 5 });
+});
+
 const script = (args: string[], input = '') => {
   const [node, ...flags] = NODE;
   return spawnSync(node, [...flags, 'tools/ask.ts', ...args], { cwd: REPOSITORY, input, encoding: 'utf8' });

@@ -33,8 +33,7 @@ async function main(): Promise<void> {
   const { dataset, samples, evalSize, ...given } = parseOptions(command);
   const [name] = command.processedArgs;
   const problems = loadProblems(dataset, given).slice(0, evalSize);
-  const { model, tokenizer, ...policy } = await loadPolicy(name, given);
-  const options = { ...policy.options, ...given };
+  const { model, tokenizer, options } = await loadPolicy(name, given);
   const prompts = problems.map((problem) => ({
     prompt: buildPrompt(tokenizer, problem, options),
     source: problem.source,

@@ -9,9 +9,12 @@ import {
   type Tokenizer,
 } from '../lib/index.ts';
 
+/** Options of a run that say how its prompts are made: the same here. */
+const PROMPT = ['systemPrompt', 'mergeSystemPrompt', 'chatTemplateKwargs'];
+
 /** A command about a model, the bundled one if none is named. What is not given is as in the run that made the model. */
-export const createPolicyCommand = (name: string) =>
-  new Command(name)
+export function createPolicyCommand(name: string) {
+  const command = new Command(name)
     .argument('[model]', 'a folder (a run, its final_model, a checkpoint, an adapter), or a hub id', 'models/tiny')
     .helpOption('-h, --help', 'display help for command')
     .optionsGroup('Backend:')
@@ -21,20 +24,26 @@ export const createPolicyCommand = (name: string) =>
     .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }))
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }))
     .option('--seed <n>', 'of the random numbers', integer({ min: 0 }));
+  const prompt = createTrainCommand().options.filter((option) => PROMPT.includes(option.attributeName()));
+  for (const option of prompt) command.addOption(option);
+  return command;
+}
 
-/** A model, and the options of the run that made it: of experiment_base's those that it had. */
+/** A model, and how it is asked: as by the run that made it, if one did, and as the command line says. */
 export type Policy = { model: Pretrained; tokenizer: Tokenizer; options: Options; isFromRun: boolean };
 
 /**
  * Loads a model for questions, and says what it is.
  * @param name - a `--model-name`, or a run's folder, which stands for its final_model
+ * @param given - what the command line says
  * @throws {UserError} if it cannot be used
  */
-export async function loadPolicy(name: string, given: Pick<Options, 'backend' | 'gpu'>): Promise<Policy> {
+export async function loadPolicy(name: string, given: Pick<Options, 'backend'> & Partial<Options>): Promise<Policy> {
   const folder = existsSync(join(name, 'final_model')) ? join(name, 'final_model') : name;
   const run = await runOf(folder);
-  const options = parseOptions(createTrainCommand(), ['node', 'train.ts'], { saved: () => run });
-  const backend = await initBackend(given.backend, { ...options, ...given });
+  const before = parseOptions(createTrainCommand(), ['node', 'train.ts'], { saved: () => run });
+  const options = { ...before, ...given };
+  const backend = await initBackend(options.backend, options);
   const { model, tokenizer, notices } = await loadWithTokenizer(folder, options);
   console.log(
     [`backend: ${backend}`, `model: ${folder}${run ? `, asked as in ${run.file}` : ''}`, ...notices].join('\n'),
