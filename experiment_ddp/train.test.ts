@@ -45,6 +45,8 @@ const TINY =
   );
 const DDP = [...NODE, 'experiment_ddp/train.ts', ...TINY];
 const nproc = (count: number) => ['--nproc', String(count)];
+/** More ranks than this machine has cores are warned of. */
+const said = (stderr: string) => stderr.replace(/^warning: \d+ ranks share \d+ cores: .*\n/, '');
 const TSX = join(REPOSITORY, 'node_modules/.bin/tsx');
 /** Open MPI refuses to run as root, as in a container, unless told so. */
 const MPI = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' };
@@ -88,8 +90,8 @@ describe.concurrent('any number of ranks', () => {
 
   const expectSame = async (name: string, command: string[], reference = base()) => {
     const folder = at(name);
-    const ended = await runProcess([...command, '--output-dir', folder], { env: MPI });
-    expect(ended).toMatchObject({ code: 0, stderr: '' });
+    const { code, stderr } = await runProcess([...command, '--output-dir', folder], { env: MPI });
+    expect({ code, stderr: said(stderr) }).toEqual({ code: 0, stderr: '' });
     const [found, expected] = [results(folder), await reference];
     expect(found.completions).toBe(expected.completions);
     expect(found.metrics.map((row) => Object.keys(row))).toEqual(expected.metrics.map((row) => Object.keys(row)));
@@ -108,7 +110,7 @@ describe.concurrent('any number of ranks', () => {
     expect(expected.metrics.slice(1).every(({ grad_norm }) => Number(grad_norm) > 0)).toBe(true);
   };
 
-  it.each([1, 2, 3, 6])('%d: the completions and metrics of experiment_base', (count) =>
+  it.each([1, 2, 3, 5])('%d: the completions and metrics of experiment_base', (count) =>
     expectSame(`${count} ranks`, [...ddp, ...nproc(count)]),
   );
   it('2, with an adapter: the completions and metrics of experiment_base', () => {
@@ -253,7 +255,8 @@ describe.concurrent('Ctrl-C', () => {
     const step = lastStep(folder);
     expect(readdirSync(folder)).toContain(`checkpoint-${step}`);
     const on = ['--resume', folder, ...nproc(3), '--max-steps', String(step + 1)];
-    expect(await runProcess([...ddp, ...on])).toMatchObject({ code: 0, stderr: '' });
+    const resumed = await runProcess([...ddp, ...on]);
+    expect({ code: resumed.code, stderr: said(resumed.stderr) }).toEqual({ code: 0, stderr: '' });
     expect(lastStep(folder)).toBe(step + 1);
   });
 
@@ -300,6 +303,7 @@ describe.concurrent('bad input ends with one sentence, whoever sees it', () => {
   it.each([
     ['unknown option', ['--nprocs', '2'], /unknown option '--nprocs'.*Did you mean --nproc\?/],
     ['no rank', ['--nproc', '0'], /--nproc.*from 1 to/],
+    ['more ranks than prompts', ['--nproc', '64'], /--nproc 64 is more than the 32 prompts of a step/],
     ['missing data set', ['--dataset', at('none.jsonl')], /cannot read the data set .*none\.jsonl/],
     ['missing model', ['--model-name', at('none')], /none/],
     ['updates that do not divide', ['--mini-batch-size', '7'], /must divide into updates of 7/],

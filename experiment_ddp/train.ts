@@ -11,7 +11,7 @@
 import * as tf from '@tensorflow/tfjs';
 // biome-ignore format: a list to skip, not to read
 import {
-  type Around, accumulateGradients, agree, type Communicator, type Completion, checkInSync, createRunCommand, examples,finishRun, 
+  type Around, accumulateGradients, agree, type Communicator, type Completion, checkInSync, checkRanks, createRunCommand, examples,finishRun, 
   finiteReward, flatten, fromRankZero, gatherRows, generate, integer, itemsOfStep, loadProblems, loadSplits, type Model,
   mean, measureSpeed, microBatches, number, optimizerStep, type Params, type Problem, padRows, parseRunOptions,
   permutation, runRanks, runSteps, type Sequence, sameAnswer, sampleStd, scheduleFactor, scoreCompletions, shard,
@@ -397,4 +397,4 @@ async function main(communicator: Communicator): Promise<void> {
   await communicator.barrier(); // all leave together
 }
 
-await runRanks(import.meta.url, main, () => readOptions().nproc);
+await runRanks(import.meta.url, main, () => checkRanks(readOptions()));

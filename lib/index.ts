@@ -3,6 +3,7 @@ export * from './backend/index.ts';
 export * from './backend/threads.ts';
 export * from './distributed/communicator.ts';
 export * from './distributed/flatten.ts';
+export * from './distributed/rank_limits.ts';
 export * from './distributed/ranks.ts';
 export * from './distributed/state.ts';
 export * from './generation/generate.ts';

@@ -1,6 +1,6 @@
 /** Ranks as processes of one machine, with nothing to install: a launcher starts them, adds what they send, and ends them. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { threadLimits } from '../backend/threads.ts';
@@ -120,10 +120,11 @@ async function serve(pipes: Socket[]): Promise<void> {
 
 /**
  * Starts this script once for each rank, with the same arguments, and serves them. Each gets its share of the cores and,
- * where there are GPUs, one of its own. Rank 0 has the terminal. Where one fails or dies, all are ended.
+ * where there are GPUs, one of its own. Rank 0 has the terminal. Where one fails, dies or is stopped, all are ended.
+ * @param options.stopped - seconds for which a rank may be stopped
  * @returns when all have ended; the exit code is rank 0's, or that of the rank that failed, whose error is on stderr
  */
-export async function launchRanks(size: number): Promise<void> {
+export async function launchRanks(size: number, { stopped: patience = 30 } = {}): Promise<void> {
   const ranks = Array.from({ length: size }, (_, rank) =>
     spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], {
       stdio: [rank === 0 ? 'inherit' : 'ignore', 'inherit', 'inherit', 'ipc', 'pipe'],
@@ -146,14 +147,14 @@ export async function launchRanks(size: number): Promise<void> {
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'message']) process.on(signal, passOn);
   process.channel?.unref(); // listening for messages must not keep this process alive
-  const failure = await untilAllEnd(ranks);
+  const failure = await untilAllEnd(ranks, patience);
   for (const rank of ranks) rank.kill('SIGKILL');
   if (failure?.failed && !stopped) console.error(`error: ${failure.failed}`);
   process.exitCode = stopped ? 130 : (failure?.exitCode ?? ranks[0].exitCode ?? 1);
 }
 
-/** Waits for the end of all ranks, or the failure of one. */
-function untilAllEnd(ranks: ChildProcess[]): Promise<Failure | undefined> {
+/** Waits for the end of all ranks, or the failure of one; to be stopped for `patience` seconds is one. */
+function untilAllEnd(ranks: ChildProcess[], patience: number): Promise<Failure | undefined> {
   return new Promise((resolve) => {
     const failures: Failure[] = [];
     let left = ranks.length;
@@ -170,10 +171,40 @@ function untilAllEnd(ranks: ChildProcess[]): Promise<Failure | undefined> {
         if (left === 0 && failures.length === 0) resolve(undefined);
       });
     }
+    watchStopped(ranks, patience, (rank, pid) =>
+      fail(rank, {
+        failed: `rank ${rank} (process ${pid}) has been stopped (SIGSTOP) for ${patience} seconds, so all ranks were ended: --resume and the run's folder continue it`,
+        exitCode: 1,
+      }),
+    );
     serve(ranks.map((child) => child.stdio[PIPE] as Socket)).catch((error: Error) =>
       fail(ranks.length, { failed: error.message, exitCode: 1 }),
     );
   });
+}
+
+/**
+ * Looks once a second for a rank that was stopped: all others wait for it, and could not say for what. How long a rank
+ * computes says nothing. It is looks that count, since a launcher that was stopped too (Ctrl-Z) has not seen the time go by.
+ */
+function watchStopped(ranks: ChildProcess[], patience: number, found: (rank: number, pid: number) => void): void {
+  const looks = ranks.map(() => 0);
+  const timer = setInterval(() => {
+    for (const [rank, { pid }] of ranks.entries()) {
+      looks[rank] = isStopped(pid!) ? looks[rank] + 1 : 0;
+      if (looks[rank] === patience) found(rank, pid!);
+    }
+  }, 1000);
+  timer.unref(); // it is the ranks that keep the launcher alive
+}
+
+function isStopped(pid: number): boolean {
+  try {
+    return /^State:\s*T/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    if (process.platform !== 'darwin') return false;
+    return String(spawnSync('ps', ['-o', 'stat=', '-p', String(pid)]).stdout).startsWith('T');
+  }
 }
 
 function ending(rank: number, code: number | null, signal: NodeJS.Signals | null): Failure {

@@ -13,7 +13,7 @@ const temp = mkdtempSync(join(tmpdir(), 'grpo-'));
 afterAll(() => rmSync(temp, { recursive: true }));
 
 /** A script whose ranks run `body`, where `ranks` is their communicator. */
-function script(name: string, body: string): string {
+function script(name: string, body: string, options = ''): string {
   const file = join(temp, `${name.replaceAll(/\W/g, '_')}.mts`);
   const from = (path: string) => JSON.stringify(join(REPOSITORY, path));
   writeFileSync(
@@ -21,7 +21,7 @@ function script(name: string, body: string): string {
     `import { fromRankZero } from ${from('lib/distributed/communicator.ts')};
 import { runRanks } from ${from('lib/distributed/ranks.ts')};
 import { UserError } from ${from('lib/run/errors.ts')};
-await runRanks(import.meta.url, async (ranks) => {${body}}, () => Number(process.argv[2]));`,
+await runRanks(import.meta.url, async (ranks) => {${body}}, () => Number(process.argv[2]), {${options}});`,
   );
   return file;
 }
@@ -157,6 +157,28 @@ describe.concurrent('local ranks', () => {
     const { code, stderr } = await runProcess([...NODE, script('different', body), '2']);
     expect(code).toBe(1);
     expect(stderr).toMatch(/^error: .*ranks made different calls: \[\[1,4\],\[2,9\]\]\n$/);
+  });
+
+  const stops = process.platform === 'win32' ? it.skip : it;
+  stops('of which one is stopped (SIGSTOP) are ended after a while, and it is named', async () => {
+    const body = `if (ranks.rank === 1) process.kill(process.pid, 'SIGSTOP'); await ranks.barrier(); await ranks.barrier();`;
+    const { code, stderr } = await runProcess([...NODE, script('stopped', body, 'stopped: 2'), '3']);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(
+      /^error: rank 1 \(process \d+\) has been stopped \(SIGSTOP\) for 2 seconds, so all ranks were ended: --resume .*\n$/,
+    );
+  });
+
+  (process.platform === 'linux' ? it : it.skip)('of which one is stopped and continued go on', async () => {
+    const body = `
+      if (ranks.rank === 1) {
+        const { spawn } = await import('node:child_process');
+        spawn('sh', ['-c', 'while ! grep -q "^State:.T" /proc/$0/status; do sleep 0.1; done; kill -CONT $0', process.pid]);
+        process.kill(process.pid, 'SIGSTOP');
+      }
+      await ranks.barrier();`;
+    const { code, stderr } = await runProcess([...NODE, script('continued', body), '2']);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   });
 
   it('share the cores and the GPUs', async () => {

@@ -15,11 +15,13 @@ const debug = debuglog('communicator');
  * A rank whose `main()` throws ends all of them; signals (Ctrl-C) are rank 0's business.
  * @param url - the script's `import.meta.url`
  * @param nproc - checks the command line and says how many local ranks it asks for; not called below an MPI launcher
+ * @param options.stopped - seconds for which a local rank may be stopped (SIGSTOP) until all are ended
  */
 export function runRanks(
   url: string,
   main: (communicator: Communicator) => Promise<void>,
-  nproc: () => number,
+  nproc: () => number | Promise<number>,
+  options: { stopped?: number } = {},
 ): Promise<void> {
   return runMain(url, async () => {
     if (mpiRank() === undefined && !isLocalRank()) {
@@ -28,8 +30,8 @@ export function runRanks(
           'Slurm has started several tasks, but without MPI between them: start them with `srun --mpi=pmix` (or another of `srun --mpi=list`)',
         );
       }
-      const size = nproc();
-      return size > 1 ? launchRanks(size) : main(soloCommunicator());
+      const size = await nproc();
+      return size > 1 ? launchRanks(size, options) : main(soloCommunicator());
     }
     const rank = mpiRank() === undefined ? connectLocal() : await connectMpi();
     if (rank.rank > 0) for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => {});
