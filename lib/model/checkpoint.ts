@@ -26,6 +26,9 @@ const HEAD = 'lm_head.weight';
 const COMPANIONS =
   /^(generation_config\.json|tokenizer.*\.json|tokenizer\.model|vocab\.json|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json))$/;
 
+/** Those of them, and config.json, that are read here. */
+const READ = /^((generation_)?config|tokenizer(_config)?|special_tokens_map)\.json$|^chat_template\.jinja$/;
+
 /** PyTorch's names of the dtypes. */
 const TORCH_DTYPES = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' } as const;
 
@@ -137,6 +140,17 @@ export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
     await close();
   }
   return { config, params, dtypes };
+}
+
+/**
+ * Names of the files of a checkpoint that decide what its model says: configuration, weights, tokenizer.
+ * @throws {UserError} if there are no weights
+ */
+export async function filesOf(folder: string): Promise<string[]> {
+  const files = await readdir(folder);
+  const { listing, fileOf } = await locateTensors(folder, files);
+  const weights = [listing, ...Object.values(fileOf)].map((file) => basename(file));
+  return [...new Set([...files.filter((file) => READ.test(file)), ...weights])].sort();
 }
 
 /** Parameters (or anything else by their names) as {@link writeSafetensors} takes them; values that are not finite are refused. */

@@ -26,6 +26,8 @@ export type LoraTarget = (typeof LORA_TARGETS)[number];
 
 export const ADAPTER_CONFIG = 'adapter_config.json';
 const WEIGHTS = 'adapter_model.safetensors';
+/** Names of the files of an adapter. */
+export const ADAPTER_FILES = [ADAPTER_CONFIG, WEIGHTS];
 const PREFIX = 'base_model.model.'; // PEFT's name for what it wraps
 
 /**

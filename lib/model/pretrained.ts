@@ -1,6 +1,6 @@
 /** From the name of a model to the model: a folder or a repository of the hub, a checkpoint or an adapter of one. */
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { UserError } from '../run/errors.ts';
 import { type Checkpoint, loadCheckpoint } from './checkpoint.ts';
 import { endTokens } from './end_tokens.ts';
@@ -10,55 +10,67 @@ import type { Model } from './llama.ts';
 import { ADAPTER_CONFIG, readLora, readLoraSettings } from './lora.ts';
 import { type ChatOptions, loadTokenizer, type Tokenizer } from './tokenizer.ts';
 
-/** A checkpoint, the adapter on top of it where `loadPretrained` was given one, and the checkpoint's folder. */
-export type Pretrained = Checkpoint & Pick<Model, 'lora'> & { folder: string };
+/** A checkpoint, the adapter on top of it where `loadPretrained` was given one, and where the checkpoint lies. */
+export type Pretrained = Checkpoint & Pick<Model, 'lora'> & ModelPlace;
 
-/** Where a model lies: the folder of a checkpoint, and of the adapter on top of it if `name` is that of an adapter. */
-export type Located = { folder: string; adapter?: string };
+/** The folder of a model, and a name that stays: its full path, or `owner/name@commit` on the hub. */
+export type ModelPlace = { folder: string; name: string };
+
+/** Where a model lies: a checkpoint, and the adapter on top of it if `name` is that of an adapter. */
+export type Located = ModelPlace & { adapter?: ModelPlace };
 
 /**
  * Finds a model, and fetches it if need be. An adapter names the checkpoint below it in its settings.
  * @param name - a folder, or a repository of the Hugging Face hub: `owner/name` or `owner/name@revision`
+ * @param options.base - the checkpoint below an adapter, if not the one that its settings name
  * @throws {UserError} if there is no such model
  */
-export async function locatePretrained(name: string): Promise<Located> {
-  const folder = await resolveModel(name);
-  const settings = await readLoraSettings(folder);
-  if (!settings) return { folder };
+export async function locatePretrained(name: string, options: { base?: string } = {}): Promise<Located> {
+  const place = await locate(name);
+  const settings = await readLoraSettings(place.folder);
+  if (!settings) return place;
+  if (options.base !== undefined) return { ...(await locate(options.base)), adapter: place };
   const { base_model_name_or_path: base, revision } = settings;
-  const file = join(folder, ADAPTER_CONFIG);
+  const file = join(place.folder, ADAPTER_CONFIG);
   if (typeof base !== 'string') {
     throw new UserError(`${file}: "base_model_name_or_path" must name a model, found ${shown(base ?? null)}.`);
   }
   const isOnHub = typeof revision === 'string' && !existsSync(base);
-  const below = await resolveModel(isOnHub ? `${base}@${revision}` : base).catch((error) => {
+  const below = await locate(isOnHub ? `${base}@${revision}` : base).catch((error) => {
     if (!(error instanceof UserError)) throw error;
     throw new UserError(`${file}: "base_model_name_or_path": ${error.message}`);
   });
-  return { folder: below, adapter: folder };
+  return { ...below, adapter: place };
+}
+
+async function locate(name: string): Promise<ModelPlace> {
+  const folder = await resolveModel(name);
+  // In the hub's cache a folder is named after the commit.
+  return { folder, name: folder === name ? resolve(folder) : `${name.split('@')[0]}@${basename(folder)}` };
 }
 
 /**
  * Loads a model that {@link locatePretrained} finds.
  * @throws {UserError} if there is no such model, or it cannot be used here
  */
-export async function loadPretrained(name: string): Promise<Pretrained> {
-  const { folder, adapter } = await locatePretrained(name);
-  const checkpoint = await loadCheckpoint(folder);
-  if (!adapter) return { ...checkpoint, folder };
-  return { ...checkpoint, folder, lora: await readLora(adapter, checkpoint.config) };
+export async function loadPretrained(name: string, options: { base?: string } = {}): Promise<Pretrained> {
+  const { adapter, ...place } = await locatePretrained(name, options);
+  const checkpoint = await loadCheckpoint(place.folder);
+  if (!adapter) return { ...checkpoint, ...place };
+  return { ...checkpoint, ...place, lora: await readLora(adapter.folder, checkpoint.config) };
 }
 
 /**
  * Loads a model with its tokenizer, as completions need them: the end tokens of both are the model's.
+ * @param options.base - as for {@link locatePretrained}
  * @returns both, and lines about what is unusual of the pair
  * @throws {UserError} if there is no such model, or it cannot be used here
  */
 export async function loadWithTokenizer(
   name: string,
-  options: ChatOptions = {},
+  options: ChatOptions & { base?: string } = {},
 ): Promise<{ model: Pretrained; tokenizer: Tokenizer; notices: string[] }> {
-  const model = await loadPretrained(name);
+  const model = await loadPretrained(name, options);
   const tokenizer = await loadTokenizer(model.folder, options);
   const { eosTokenIds, notices } = endTokens(model.config, tokenizer);
   if (!tokenizer.hasChatTemplate) {

@@ -5,25 +5,27 @@
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
-import * as tf from '@tensorflow/tfjs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
-import { createCommand } from '../../experiment_base/train.ts';
-import { createCommand as drgrpoCommand } from '../../experiment_drgrpo/train.ts';
+import { createCommand } from '../../experiment_drgrpo/train.ts';
 import { writeTestData, writeTestModel } from '../../tools/test_model.ts';
-import { disposeModel, trainable } from '../model/llama.ts';
-import { optimizerStep } from '../training/optimizer_step.ts';
-import { parseRunOptions } from './command.ts';
-import { loadProblems } from './dataset.ts';
 import { UserError } from './errors.ts';
-import { hashFile, hashJson } from './hashes.ts';
+import { hashFile } from './hashes.ts';
 import { isLock } from './lock.ts';
-import { normals, uniform } from './random.ts';
-import { startRun } from './start.ts';
-import { saveTrainingState, type TrainingState } from './training_state.ts';
+import { uniform } from './random.ts';
+import { dispose, fingerprint, STEPS, start, train } from './test_run.ts';
 
 const SEED = 7;
 const CASES = Number(process.env.CASES ?? 40);
-const STEPS = 6;
+
+const RUNS = [
+  ['whole', '--seed', '1'],
+  ['other seed', '--seed', '2'],
+  ['adapter', '--lora-rank', '2'],
+  ['other experiment', '--seed', '1'],
+];
+const commandOf = (name: string) => (name === 'other experiment' ? createCommand() : undefined);
+/** What each run was at each checkpoint. */
+const states = new Map<string, Map<number, string>>();
 
 let root: string;
 const at = (...names: string[]) => join(root, ...names);
@@ -32,67 +34,14 @@ beforeAll(async () => {
   vi.spyOn(console, 'log').mockImplementation(() => {});
   await writeTestModel(at('model'));
   writeTestData(at('data.jsonl'), 4);
-  await train('whole', '--seed', '1');
-  await train('other seed', '--seed', '2');
-  await train('adapter', '--lora-rank', '2');
-  await train('other experiment', '--seed', '1');
+  const model = ['--model-name', at('model'), '--dataset', at('data.jsonl')];
+  for (const [name, ...flags] of RUNS) {
+    states.set(name, await train([...model, ...flags, '--output-dir', at('runs', name)], commandOf(name)));
+  }
 }, 120_000);
 beforeEach(() => void vi.spyOn(console, 'log').mockImplementation(() => {}));
 afterEach(() => vi.restoreAllMocks());
 afterAll(() => rmSync(root, { recursive: true }));
-
-/** What a script does up to its first step. */
-async function start(name: string, ...args: string[]) {
-  const command = name === 'other experiment' ? drgrpoCommand() : createCommand();
-  const flags = [
-    '--model-name',
-    at('model'),
-    '--dataset',
-    at('data.jsonl'),
-    '--backend',
-    'cpu',
-    '--max-new-tokens',
-    '4',
-  ];
-  const options = parseRunOptions(command, ['node', 'train.ts', ...flags, ...args]);
-  const problems = loadProblems(options.dataset);
-  const task = { experiment: command.name(), problems, buildPrompt: () => [1], reference: false };
-  return { options, ...(await startRun(options, task)) };
-}
-
-/** States by run and step, as hashes of all that they hold. */
-const states = new Map<string, string>();
-
-async function fingerprint({ model, optimizer, counters }: TrainingState): Promise<string> {
-  const values: unknown[] = [optimizer.step, { ...counters, seconds: 0 }];
-  for (const params of [trainable(model), optimizer.m, optimizer.v]) {
-    for (const [name, param] of Object.entries(params))
-      values.push(name, hashJson([...(await param.data())].map(String)));
-  }
-  return hashJson(values);
-}
-
-/** A run of six steps with random gradients, and a checkpoint every second one. */
-async function train(name: string, ...args: string[]): Promise<void> {
-  const { run, state, source, options } = await start(name, ...args, '--output-dir', at('runs', name));
-  for (let step = 1; step <= STEPS; step++) {
-    const gradients = Object.entries(trainable(state.model)).map(([key, { shape, size }], i) => {
-      return [key, tf.tensor(normals(size, options.seed, step, i), shape)] as const;
-    });
-    await optimizerStep(state, { loss: tf.scalar(1), gradients: Object.fromEntries(gradients) }, options);
-    state.counters.tokens += 100;
-    run.log({ step, reward: step });
-    if (step % 2 === 1) continue;
-    states.set(`${name} ${step}`, await fingerprint(state));
-    await run.saveCheckpoint(step, (folder) => saveTrainingState({ ...run, folder, step }, state, source.folder));
-  }
-  dispose(state);
-}
-
-const dispose = ({ model, optimizer }: TrainingState) => {
-  disposeModel(model);
-  tf.dispose([optimizer.m, optimizer.v]);
-};
 
 /** The hash of every file below a folder, by its path. */
 async function contents(folder: string): Promise<Record<string, string>> {
@@ -113,10 +62,10 @@ async function resume(name: string, damage: (folder: string) => void, flags: str
   damage(folder);
   const before = await contents(folder);
   try {
-    const { run, state } = await start(name, '--resume', folder, ...flags);
+    const { run, state } = await start(['--resume', folder, ...flags], commandOf(name));
     const resumed = await fingerprint(state);
     dispose(state);
-    expect(resumed, 'silently wrong').toBe(states.get(`${name} ${run.step}`));
+    expect(resumed, 'silently wrong').toBe(states.get(name)?.get(run.step));
     return run.step;
   } catch (error) {
     if (!(error instanceof UserError)) throw error;

@@ -4,6 +4,7 @@ import { basename, join, resolve } from 'node:path';
 import { isObject, shown } from '../model/json.ts';
 import { UserError } from './errors.ts';
 import { replacedOf } from './folders.ts';
+import { isOrigin, type Origin } from './origin.ts';
 
 /** Where a run is to be found: `resume` is a run's folder, one of its checkpoints, or `latest`. */
 export type RunPlace = { experiment: string; outputDir?: string /** the folder of all runs */; root?: string };
@@ -22,6 +23,9 @@ export type FoundRun = {
   file: string;
   /** the options that it was started with */
   options: Record<string, unknown>;
+  /** what it was started from, and where its folder was then; runs of earlier versions do not say */
+  origin?: Origin;
+  formerFolder?: string;
 };
 
 /**
@@ -45,14 +49,19 @@ export function findRun(resume: string, { experiment, outputDir, root = 'runs' }
   if (config.experiment !== experiment) {
     throw new UserError(`--resume: ${folder} holds a run of ${config.experiment}, not of ${experiment}`);
   }
-  if (!['string', 'undefined'].includes(typeof config.id)) {
-    throw new UserError(`${file}: "id" must be a text, found ${shown(config.id)}`);
+  const { id, folder: formerFolder, origin, options } = config;
+  for (const [key, value] of Object.entries({ id, folder: formerFolder })) {
+    if (value === undefined || typeof value === 'string') continue;
+    throw new UserError(`${file}: "${key}" must be a text, found ${shown(value)}`);
+  }
+  if (origin !== undefined && !isOrigin(origin)) {
+    throw new UserError(`${file}: "origin" must say what the run was started from, found ${shown(origin)}`);
   }
   const checkpoints = findCheckpoints(folder);
   const step = only ?? checkpointSteps(folder).at(-1);
   const checkpoint = step === undefined ? undefined : checkpoints.get(step);
   if (only !== undefined && !checkpoint) throw new UserError(`--resume: there is no checkpoint ${named}`);
-  return { experiment, id: config.id, folder, checkpoint, step: step ?? 0, file, options: config.options };
+  return { experiment, id, folder, checkpoint, step: step ?? 0, file, options, origin, formerFolder };
 }
 
 /**

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { isDeepStrictEqual } from 'node:util';
 import { Command, CommanderError, InvalidArgumentError, type OptionValues } from '@commander-js/extra-typings';
 import { type CST, isMap, isScalar, isSeq, LineCounter, Parser, parseDocument } from 'yaml';
 import { oneLine, shown } from '../model/json.ts';
@@ -90,8 +91,7 @@ export function parseOptions<Options extends OptionValues>(
 
   const fromSaved = new Map<string, string[]>();
   for (const [key, value] of Object.entries(before.options)) {
-    const text = [value].flat().map(asText).join(',');
-    if (!NOT_TAKEN_OVER.includes(key)) fromSaved.set(kebab(key), asArguments(command, key, text, before.file));
+    if (!NOT_TAKEN_OVER.includes(key)) fromSaved.set(kebab(key), asArguments(command, key, asText(value), before.file));
   }
   return parse(command, [...[...new Map([...fromSaved, ...fromConfig]).values()].flat(), ...line]);
 }
@@ -101,8 +101,24 @@ export function parseNoOptions(name: string, description: string, argv?: string[
   parseOptions(new Command(name).description(description), argv);
 }
 
-/** An item of JSON as it is written on a command line. */
-const asText = (item: unknown): string => (typeof item === 'object' ? JSON.stringify(item) : String(item));
+/** What to say of options that are not those of the run before: one line, or none. */
+export function changedOptions(before: Record<string, unknown>, options: Record<string, unknown>): string[] {
+  // As they are once they were saved.
+  const now: Record<string, unknown> = JSON.parse(JSON.stringify(options));
+  const changed = Object.entries(now).filter(([key, value]) => {
+    return !NOT_TAKEN_OVER.includes(key) && !isDeepStrictEqual(value, before[key]);
+  });
+  const list = changed.map(([key, value]) => {
+    return `--${kebab(key)} ${asText(value)} (was ${key in before ? asText(before[key]) : 'not set'})`;
+  });
+  return list.length > 0 ? [`resuming with other options than before: ${list.join(', ')}`] : [];
+}
+
+/** A value of JSON as it is written on a command line. */
+const asText = (value: unknown): string => {
+  const text = (item: unknown) => (typeof item === 'object' ? JSON.stringify(item) : String(item));
+  return [value].flat().map(text).join(',');
+};
 
 /** Refuses a command line of which a part went elsewhere: a value that was left out, options that npm took for its own. */
 function refuseLost(command: Command<unknown[], OptionValues>, line: string[]): void {

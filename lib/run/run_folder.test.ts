@@ -63,6 +63,7 @@ describe('a new run', () => {
     expect(JSON.parse(read(a, 'config.json'))).toEqual({
       experiment,
       id: a.id,
+      folder: a.folder,
       node: process.versions.node,
       options: { seed: 1 },
     });
@@ -169,7 +170,7 @@ describe('resuming', () => {
     await train(resumed, 5, 6);
     expect(readdirSync(resumed.folder)).toEqual(readdirSync(whole.folder));
     expect(resumed.id).toBe(killed.id);
-    const config = (run: Run) => ({ ...JSON.parse(read(run, 'config.json')), id: undefined });
+    const config = (run: Run) => ({ ...JSON.parse(read(run, 'config.json')), id: '', folder: '' });
     expect(config(resumed)).toEqual(config(whole));
     for (const name of ['metrics.jsonl', 'completions.jsonl', 'metrics.csv', 'curves.svg']) {
       expect(read(resumed, name)).toBe(read(whole, name));
@@ -230,6 +231,7 @@ describe('resuming', () => {
       checkpoint: join(second.folder, 'checkpoint-2'),
       file: join(second.folder, 'config.json'),
       options: { seed: 2 },
+      formerFolder: second.folder,
     });
     expect(findRun(first.folder, { experiment, root }).options).toEqual({ seed: 1 });
     expect(read(second, 'metrics.jsonl')).toBe(log);

@@ -1,12 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { curves } from './curves.ts';
 import { mistakeIn, UserError } from './errors.ts';
 import { checkpointSteps, type FoundRun, findRun, type RunPlace, readJson } from './find_run.ts';
 import { mend, removeFolder, sync, writeFileAtomically, writeFolderAtomically } from './folders.ts';
 import { isLock, lockFolder } from './lock.ts';
 import { appendRows, dropRowsAfter, type Row, readMetrics, toCsv } from './metrics.ts';
+import type { Origin } from './origin.ts';
 
 /** A run that is under way. */
 export type Run = {
@@ -44,8 +45,9 @@ export type Run = {
 export function openRun({
   resume,
   options,
+  origin,
   ...place
-}: RunPlace & { resume?: string; options: Record<string, unknown> }): Run {
+}: RunPlace & { resume?: string; options: Record<string, unknown>; origin?: Origin }): Run {
   const found = resume === undefined ? undefined : claimRun(resume, place);
   const { folder, checkpoint, step } = found ?? { folder: newFolder(place), checkpoint: undefined, step: 0 };
   const id = checkpoint === undefined ? randomUUID() : found?.id;
@@ -108,7 +110,8 @@ export function openRun({
       // Without a checkpoint the run starts again, and logs what it does before step 1 again.
       for (const file of [metrics, completions, answers]) dropRowsAfter(file, checkpoint === undefined ? -1 : step);
     }
-    const config = { experiment: place.experiment, id, node: process.versions.node, options };
+    const { experiment } = place;
+    const config = { experiment, id, folder: resolve(folder), node: process.versions.node, origin, options };
     writeFileAtomically(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
   } catch (error) {
     throw cannotWrite(folder, error);

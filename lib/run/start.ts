@@ -9,6 +9,8 @@ import type { ChatOptions, Tokenizer } from '../model/tokenizer.ts';
 import { checkPrompts } from './dataset.ts';
 import { checkCompletions, checkSize, type SizeOptions } from './estimate.ts';
 import type { RunPlace } from './find_run.ts';
+import { changedOptions } from './options.ts';
+import { modelOf, originOf, refuseOtherModel } from './origin.ts';
 import { claimRun, openRun, type Run } from './run_folder.ts';
 import { createTrainingState, type StateOptions, type TrainingState } from './training_state.ts';
 
@@ -63,28 +65,32 @@ export async function startRun<Problem, Options extends StartOptions>(
   checkCompletions(options);
   const communicator = task.communicator ?? soloCommunicator();
   const backend = await initBackend(options.backend, options);
+  const place = { experiment, ...options };
+  const resumed = communicator.rank === 0 && options.resume ? claimRun(options.resume, place) : undefined;
+  const named = await fromRankZero(communicator, () => modelOf(resumed, options.modelName));
   // If it must be fetched, then once.
-  const located = await fromRankZero(communicator, () => locatePretrained(options.modelName));
+  const located = await fromRankZero(communicator, () => locatePretrained(named.name, named));
   const notes = checkSize(await readConfig(located.folder), options);
-  const { model: initial, tokenizer, notices } = await loadWithTokenizer(options.modelName, options);
+  const origin = communicator.rank === 0 ? await originOf(located) : undefined;
+  if (resumed && origin) refuseOtherModel(resumed, origin, options.modelName);
+  const { model: initial, tokenizer, notices } = await loadWithTokenizer(named.name, { ...options, ...named });
   await prepare?.(tokenizer);
   const prompts = problems.map((problem) => ({
     source: problem.source,
     prompt: buildPrompt(tokenizer, problem, options),
   }));
   checkPrompts(prompts, initial.config, options);
-  const place = { experiment, ...options };
-  const resumed = communicator.rank === 0 && options.resume ? claimRun(options.resume, place) : undefined;
   const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, resumed });
   await broadcastState(communicator, state);
 
   const saved = task.communicator ? { ...options, nproc: communicator.size } : options;
   const resume = resumed?.checkpoint ?? resumed?.folder; // by its name: what is "latest" may be another run by now
-  const run = await shareRun(communicator, () => openRun({ ...place, resume, options: saved }));
+  const run = await shareRun(communicator, () => openRun({ ...place, resume, options: saved, origin }));
   const lines = [
     `backend: ${backend}`,
     ...(task.communicator ? [`ranks: ${communicator.size}`] : []),
     `run: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`,
+    ...(resumed ? changedOptions(resumed.options, saved) : []),
     ...notes,
     ...notices,
   ];

@@ -1,10 +1,12 @@
 /** What training changes from update to update, and how a checkpoint keeps all of it. */
 import { existsSync } from 'node:fs';
-import { basename, join, resolve } from 'node:path';
+import { isAbsolute, join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import * as tf from '@tensorflow/tfjs';
 import { loadCheckpoint, type SaveDtype, saveCheckpoint, tensorsToWrite } from '../model/checkpoint.ts';
+import { parameterShapes } from '../model/config.ts';
 import { refuseNotFinite } from '../model/finite.ts';
-import { shown } from '../model/json.ts';
+import { type JsonObject, shown } from '../model/json.ts';
 import { type Model, type Params, trainable } from '../model/llama.ts';
 import {
   createLora,
@@ -39,6 +41,9 @@ export type StateOptions = {
   gradientCheckpointing?: boolean | undefined;
 } & LoraOptions;
 
+/** The model that training starts from, and the name by which it is found again. */
+type Initial = Model & { name?: string };
+
 /** The options of an adapter: `modelName` is what it belongs to, `seed` draws its first weights. */
 type LoraOptions = {
   /** 0 trains all parameters. */
@@ -60,7 +65,7 @@ type LoraOptions = {
  * @throws {UserError} if the checkpoint is damaged, not one of this run, or of another model
  */
 export async function createTrainingState(
-  initial: Model & { folder?: string },
+  initial: Initial,
   counters: Record<string, number>,
   { resumed, gradientCheckpointing, ...options }: StateOptions = {},
 ): Promise<TrainingState> {
@@ -74,7 +79,10 @@ export async function createTrainingState(
   }
   const place = { ...resumed, folder: checkpoint };
   const { optimizer_step: step, counters: counted, hashed } = await orGoBack(place, () => readCounts(place));
-  if (!hashed) console.warn(`${checkpoint} was saved by an earlier version, without hashes: damage may go unnoticed`);
+  if (!hashed)
+    console.warn(
+      `${checkpoint} was saved by an earlier version, without hashes: damage, or another model, may go unnoticed`,
+    );
   const adapted = (await readLoraSettings(checkpoint)) !== null;
   if (adapted !== Boolean(initial.lora || options.loraRank)) {
     throw new UserError(
@@ -83,10 +91,14 @@ export async function createTrainingState(
   }
   const lora = adapted ? await orGoBack(place, () => readLora(checkpoint, initial.config)) : undefined;
   if (lora) {
-    const wanted = { ...baseOf(initial, options), ...options };
+    // Where the run knows what it was started from, that was compared already; else the name is all that there is.
+    const saved = String(lora.settings.base_model_name_or_path);
+    const isMoved = isAbsolute(saved) && !existsSync(saved);
+    const wanted = { ...(resumed.origin || isMoved ? {} : baseOf(initial)), ...options };
     refuseOtherAdapter(checkpoint, lora, wanted, 'leave the option out, or start a new run');
+    lora.settings = above(initial, lora.settings);
   }
-  const params = lora ? copy(initial.params) : (await orGoBack(place, () => loadCheckpoint(checkpoint))).params;
+  const params = lora ? copy(initial.params) : await readPolicy(place, initial);
   const model: Model = { ...base, params, lora };
   const moments = await orGoBack(place, () => readMoments(join(checkpoint, OPTIMIZER), trainable(model)));
   return { model, optimizer: { step, ...moments }, counters: { ...counters, ...counted } };
@@ -97,12 +109,13 @@ const copy = (params: Params): Params =>
   Object.fromEntries(Object.entries(params).map(([name, param]) => [name, tf.clone(param)]));
 
 /** The adapter to train: a copy of the one that the policy has, or a new one if the options ask for it. */
-function startLora(initial: Model & { folder?: string }, options: LoraOptions): Lora | undefined {
+function startLora(initial: Initial, options: LoraOptions): Lora | undefined {
   if (initial.lora) {
     const below = initial.lora.settings.base_model_name_or_path;
     const advice = `leave the option out to train that adapter further, or train a new one with --model-name ${below}`;
     refuseOtherAdapter(options.modelName ?? 'the model', initial.lora, options, advice);
-    return { ...initial.lora, params: copy(initial.lora.params) };
+    const { params, settings, scale } = initial.lora;
+    return { params: copy(params), settings: above(initial, settings), scale };
   }
   const {
     loraRank: rank = 0,
@@ -111,15 +124,26 @@ function startLora(initial: Model & { folder?: string }, options: LoraOptions): 
     seed = 0,
   } = options;
   if (rank === 0) return undefined;
-  return createLora(initial.config, { rank, alpha, targets, seed, ...baseOf(initial, options) });
+  return createLora(initial.config, { rank, alpha, targets, seed, ...baseOf(initial) });
 }
 
 /** The model below an adapter, so that Python finds the same from any folder and at any time. */
-function baseOf(initial: Model & { folder?: string }, { modelName = '' }: LoraOptions) {
-  if (initial.lora) return { base: initial.lora.settings.base_model_name_or_path as string };
-  if (existsSync(modelName)) return { base: resolve(modelName) };
-  // In the hub's cache a folder is named after the commit.
-  return { base: modelName.split('@')[0], revision: initial.folder ? basename(initial.folder) : null };
+function baseOf({ lora, name = '' }: Initial): { base: string; revision?: string | null } {
+  if (lora) return { base: lora.settings.base_model_name_or_path as string };
+  if (isAbsolute(name)) return { base: name };
+  const [base, revision = null] = name.split('@');
+  return { base, revision };
+}
+
+/** The settings of an adapter on top of a folder, wherever that lay when they were written. */
+const above = ({ name = '' }: Initial, settings: JsonObject): JsonObject =>
+  isAbsolute(name) ? { ...settings, base_model_name_or_path: name } : settings;
+
+/** The weights in a checkpoint, which must be those of the same kind of model. */
+async function readPolicy(place: CheckpointPlace, { config }: Initial): Promise<Params> {
+  const saved = await orGoBack(place, () => loadCheckpoint(place.folder));
+  if (isDeepStrictEqual(parameterShapes(saved.config), parameterShapes(config))) return saved.params;
+  throw new UserError(`${place.folder} holds another kind of model than --model-name: leave that out`);
 }
 
 /** Options that are about an adapter, where there is none, or about a whole model, where none is saved. */
