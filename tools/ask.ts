@@ -117,6 +117,7 @@ async function main(): Promise<void> {
     if (line.trim()) await ask(policy, line.trim(), options, write).catch(sayMistake);
     if (isTerminal) lines.prompt();
   }
+  if (isTerminal) console.log(); // the shell goes on below the last prompt
 }
 
 /** One question that cannot be asked does not end the talk. */

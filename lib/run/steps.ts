@@ -74,6 +74,7 @@ export async function runSteps(
     let stop = await agree(interrupt?.requested() ?? false);
     if (done >= options.maxSteps)
       bar?.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
+    if (done < options.maxSteps) bar?.note(`step ${done + 1}`); // which may take minutes
     let nextSample = done;
     while (done < options.maxSteps && !stop) {
       const step = done + 1;
