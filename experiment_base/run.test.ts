@@ -2,6 +2,7 @@ import type { ChildProcess } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { quoted } from '../lib/run/errors.ts';
 import { BACKEND, holds, lastStep, NODE, REPOSITORY, results, sleep, until } from '../tools/test_process.ts';
 import { at, MODEL, run, SHORT, TINY } from './test_script.ts';
 
@@ -131,7 +132,7 @@ describe.concurrent('a run', () => {
     expect(names.filter((name) => !new RegExp(`^ +--${name} <.*>  +\\S`, 'm').test(stdout))).toEqual([]);
     const headings = stdout.match(/^[A-Z].*:$/gm);
     expect(headings).toEqual(
-      ['Model', 'Data and steps', 'Sampling', 'Optimizer', 'Run', 'Backend', 'GRPO', 'Examples'].map(
+      ['GRPO', 'Model', 'Data and steps', 'Prompt', 'Sampling', 'Optimizer', 'Run', 'Backend', 'Examples'].map(
         (name) => `${name}:`,
       ),
     );
@@ -196,7 +197,8 @@ describe.concurrent('Ctrl-C', () => {
       code: 130,
       stderr: expect.stringMatching(/^finishing this step.*$/),
     });
-    expect(stdout).toContain(`--resume ${folder}\n`);
+    expect(stdout).toContain(`--resume ${quoted(folder)}
+`);
     expect(readdirSync(folder)).toContain(`checkpoint-${lastStep(folder)}`);
   });
 
