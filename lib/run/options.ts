@@ -101,12 +101,20 @@ export function parseNoOptions(name: string, description: string, argv?: string[
   parseOptions(new Command(name).description(description), argv);
 }
 
-/** What to say of options that are not those of the run before: one line, or none. */
-export function changedOptions(before: Record<string, unknown>, options: Record<string, unknown>): string[] {
+/**
+ * What to say of options that are not those of the run before: one line, or none.
+ * @param options.complete - whether `before` has all options: a run of an earlier version lacks those that came later
+ */
+export function changedOptions(
+  before: Record<string, unknown>,
+  now: Record<string, unknown>,
+  { complete = true } = {},
+): string[] {
   // As they are once they were saved.
-  const now: Record<string, unknown> = JSON.parse(JSON.stringify(options));
-  const changed = Object.entries(now).filter(([key, value]) => {
-    return !NOT_TAKEN_OVER.includes(key) && !isDeepStrictEqual(value, before[key]);
+  const saved: Record<string, unknown> = JSON.parse(JSON.stringify(now));
+  const changed = Object.entries(saved).filter(([key, value]) => {
+    const counts = !NOT_TAKEN_OVER.includes(key) && (complete || key in before);
+    return counts && !isDeepStrictEqual(value, before[key]);
   });
   const list = changed.map(([key, value]) => {
     return `--${kebab(key)} ${asText(value)} (was ${key in before ? asText(before[key]) : 'not set'})`;

@@ -196,6 +196,7 @@ describe('a run of an earlier version, which does not say', () => {
 it('options that are not as before are listed in one line', () => {
   const before = { learningRate: 0.00025, loraTarget: ['q_proj'], klCoef: 0, outputDir: 'a' };
   expect(changedOptions(before, { ...before, outputDir: undefined, resume: 'a', config: 'b' })).toEqual([]);
+  expect(changedOptions(before, { ...before, topK: 4 }, { complete: false })).toEqual([]);
   expect(changedOptions(before, { ...before, learningRate: 1e-4, loraTarget: ['q_proj', 'k_proj'], topK: 4 })).toEqual([
     'resuming with other options than before: --learning-rate 0.0001 (was 0.00025), --lora-target q_proj,k_proj (was q_proj), --top-k 4 (was not set)',
   ]);

@@ -90,7 +90,7 @@ export async function startRun<Problem, Options extends StartOptions>(
     `backend: ${backend}`,
     ...(task.communicator ? [`ranks: ${communicator.size}`] : []),
     `run: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`,
-    ...(resumed ? changedOptions(resumed.options, saved) : []),
+    ...(resumed ? changedOptions(resumed.options, saved, { complete: resumed.origin !== undefined }) : []),
     ...notes,
     ...notices,
   ];
