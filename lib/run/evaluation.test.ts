@@ -46,11 +46,14 @@ it('shows a sample on one line, without what would steer the terminal', () => {
   expect(sampleLine(sample('<think>\n2</think>\u001b[2J', 0.1))).toBe('reward 0.1: 1+1 → <think> 2</think>\\u001b[2J');
   expect(sampleLine(sample('x'.repeat(500), 0))).toMatch(/^reward 0: 1\+1 → x+…$/);
   expect(sampleLine(sample('x'.repeat(500), 0))).toHaveLength(119);
+  expect(sampleLine({ ...sample('4', 1), question: 'y'.repeat(500) })).toMatch(/^reward 1: y{38}… → 4$/);
 });
 
 it('shows the same questions before and after', () => {
   const rows = [0, 5, 9].map((step) => ({ step, answers: [sample(`at ${step}`, step / 9)] }));
   expect(answerLines(rows)).toEqual(['1+1 (answer: 2)', '  before, reward 0: at 0', '  after, reward 1: at 9']);
   expect(answerLines(rows.slice(2))).toEqual(['1+1 (answer: 2)', '  after, reward 1: at 9']);
+  const other = { step: 9, answers: [{ ...sample('2', 1), question: '2+2' }] };
+  expect(answerLines([rows[0], other])).toEqual(['2+2 (answer: 2)', '  after, reward 1: 2']);
   expect(answerLines([])).toEqual([]);
 });

@@ -46,26 +46,32 @@ export function watchEvaluation(
 /** A line of completions.jsonl. */
 export type Sample = Record<string, unknown>;
 
-/** A text on the rest of a line, cut where it ends. */
-function cut(text: string): string {
-  const width = (process.stdout.columns || 120) - 1;
+/** How much fits into a line. */
+const lineWidth = () => (process.stdout.columns || 120) - 1;
+
+/** A text on one line, cut where that ends. */
+function cut(text: string, width = lineWidth()): string {
   const line = oneLine(text.trimEnd().replace(/[\t\r\n]+/g, ' '));
   return line.length <= width ? line : `${line.slice(0, width - 1)}…`;
 }
 
-/** A sample on one line: its reward, the question, and what was answered. */
+/** A sample on one line: its reward, the question, of which a long one leaves room for what was answered, and that. */
 export const sampleLine = ({ question, completion, reward }: Sample): string =>
-  cut(`reward ${briefly(reward)}: ${question} → ${completion}`);
+  cut(`reward ${briefly(reward)}: ${cut(String(question), Math.floor(lineWidth() / 3))} → ${completion}`);
 
 /**
- * What was answered to the same questions at the first and at the last of some steps, as lines to print.
+ * What was answered at the first and at the last of some steps, as lines to print; only at the last, if the questions are
+ * others than at the first.
  * @param rows - of {@link Sample}s, `answers`, those of a step each
  */
 export function answerLines(rows: Row[]): string[] {
   const asked = rows.map(({ step, answers }) => ({ step, answers: answers as Sample[] }));
-  const ends = asked.length > 1 ? [asked[0], asked.at(-1)!] : asked;
-  if (ends.length === 0) return [];
-  return ends[0].answers.flatMap(({ question, answer }, i) => [
+  const last = asked.at(-1);
+  if (!last || last.step === 0) return [];
+  const questions = (answers: Sample[]) => JSON.stringify(answers.map(({ question }) => question));
+  const isSame = asked.length > 1 && questions(asked[0].answers) === questions(last.answers);
+  const ends = isSame ? [asked[0], last] : [last];
+  return last.answers.flatMap(({ question, answer }, i) => [
     cut(`${question} (answer: ${answer})`),
     ...ends.map(({ step, answers: { [i]: said } }) => {
       return cut(`  ${step === 0 ? 'before' : 'after'}, reward ${briefly(said.reward)}: ${said.completion}`);
