@@ -12,6 +12,7 @@ import { UserError } from './errors.ts';
 import { hashFile } from './hashes.ts';
 import { isLock } from './lock.ts';
 import { uniform } from './random.ts';
+import { DAMAGES, type Draw, LAST, pick } from './test_damage.ts';
 import { dispose, fingerprint, STEPS, start, train } from './test_run.ts';
 
 const SEED = 7;
@@ -75,7 +76,6 @@ async function resume(name: string, damage: (folder: string) => void, flags: str
   }
 }
 
-const LAST = `checkpoint-${STEPS}`;
 const NEXT_BEST = /; --resume \S*case\/checkpoint-4 goes on from the one before it$/;
 
 /** Rewrites a JSON file. */
@@ -216,127 +216,6 @@ function exchangeMoments(folder: string): void {
   writeFileSync(file, Buffer.concat([bytes.subarray(0, 8), Buffer.from(header), bytes.subarray(end)]));
 }
 
-// ─── Random damage ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-/** A draw below n, an integer. */
-type Draw = (n: number) => number;
-const pick = <T>(items: readonly T[], draw: Draw): T => items[draw(items.length)];
-
-/** Each damages checkpoint-6 and says what it did. */
-const DAMAGES: Record<string, (folder: string, name: string, draw: Draw) => string> = {
-  'a bit': (folder, _, draw) => {
-    const file = anyFile(folder, draw);
-    const bytes = readFileSync(file);
-    const position = draw(bytes.length);
-    bytes[position] ^= 1 << draw(8);
-    writeFileSync(file, bytes);
-    return `byte ${position} of ${file}`;
-  },
-  'cut off, or with something behind it': (folder, _, draw) => {
-    const file = anyFile(folder, draw);
-    const bytes = readFileSync(file);
-    const changed =
-      draw(3) === 0 ? Buffer.concat([bytes, bytes.subarray(0, 1 + draw(8))]) : bytes.subarray(0, draw(bytes.length));
-    writeFileSync(file, changed);
-    return `${changed.length} bytes of ${file}`;
-  },
-  'a file of another step, seed or experiment': (folder, name, draw) => {
-    const file = anyFile(folder, draw);
-    const others = [join(folder, 'checkpoint-2'), join(folder, 'checkpoint-4')];
-    if (name !== 'adapter') others.push(at('runs', 'other seed', LAST), at('runs', 'other experiment', LAST));
-    const other = join(pick(others, draw), relative(join(folder, LAST), file));
-    cpSync(other, file);
-    return `${other} as ${file}`;
-  },
-  'all files of another step, seed or experiment': (folder, _, draw) => {
-    const other = join(
-      pick([folder, at('runs', 'other seed'), at('runs', 'other experiment'), at('runs', 'adapter')], draw),
-      `checkpoint-${pick([2, 4, 6], draw)}`,
-    );
-    const target = join(folder, `checkpoint-${pick([6, 8], draw)}`);
-    if (draw(2) === 0) rmSync(target, { recursive: true, force: true });
-    if (other !== target) cpSync(other, target, { recursive: true });
-    return `${other} as ${target}`;
-  },
-  'two tensors exchanged': (folder, _, draw) => {
-    const file = pick(
-      readdirSync(join(folder, LAST)).filter((file) => file.endsWith('.safetensors')),
-      draw,
-    );
-    const bytes = readFileSync(join(folder, LAST, file));
-    const end = 8 + Number(bytes.readBigUInt64LE());
-    const header = JSON.parse(bytes.toString('utf8', 8, end));
-    const entries = Object.entries(header).filter(([key]) => key !== '__metadata__') as [string, { shape: number[] }][];
-    const [first, entry] = pick(entries, draw);
-    const second =
-      pick(
-        entries.filter(([key, { shape }]) => key !== first && String(shape) === String(entry.shape)),
-        draw,
-      )?.[0] ?? first;
-    [header[first], header[second]] = [header[second], header[first]];
-    const text = Buffer.from(JSON.stringify(header).padEnd(end - 8));
-    writeFileSync(join(folder, LAST, file), Buffer.concat([bytes.subarray(0, 8), text, bytes.subarray(end)]));
-    return `${first} and ${second} in ${file}`;
-  },
-  'a value in JSON': (folder, _, draw) => {
-    const file =
-      draw(3) > 0
-        ? join(folder, LAST, 'training_state.json')
-        : pick(
-            allFiles(folder).filter((file) => file.endsWith('.json')),
-            draw,
-          );
-    const json = JSON.parse(readFileSync(file, 'utf8'));
-    let [parent, key] = [json, pick(Object.keys(json), draw)];
-    while (
-      typeof parent[key] === 'object' &&
-      parent[key] !== null &&
-      Object.keys(parent[key]).length > 0 &&
-      draw(4) > 0
-    ) {
-      parent = parent[key];
-      key = pick(Object.keys(parent), draw);
-    }
-    const old = parent[key];
-    const strange = [
-      null,
-      true,
-      -1,
-      0,
-      1.5,
-      1e308,
-      '',
-      '6',
-      [],
-      {},
-      [[6]],
-      { a: 6 },
-      String(old),
-      `${old}0`,
-      Number(old) + 1,
-      [old],
-    ];
-    const value = pick(strange, draw);
-    if (draw(5) === 0) delete parent[key];
-    else parent[key] = value;
-    writeFileSync(file, JSON.stringify(json));
-    return `${key} = ${JSON.stringify(parent[key])} in ${file}`;
-  },
-  'a file less, or more': (folder, name, draw) => {
-    if (draw(2) === 0) {
-      const file = anyFile(folder, draw);
-      rmSync(file);
-      return `without ${file}`;
-    }
-    const from = pick(allFiles(at('runs', name === 'adapter' ? 'whole' : 'adapter')), draw);
-    cpSync(from, join(folder, LAST, from.split('/').at(-1)!));
-    return `with ${from}`;
-  },
-};
-
-const allFiles = (folder: string) => readdirSync(join(folder, LAST)).map((file) => join(folder, LAST, file));
-const anyFile = (folder: string, draw: Draw) => pick(allFiles(folder), draw);
-
 it(`any of ${CASES} damages, seed ${SEED}: refused, or harmless`, { timeout: 60_000 + 1000 * CASES }, async () => {
   const counts: Record<string, number> = {};
   for (let i = 0; i < CASES; i++) {
@@ -346,7 +225,7 @@ it(`any of ${CASES} damages, seed ${SEED}: refused, or harmless`, { timeout: 60_
     const name = pick(['whole', 'whole', 'adapter'], draw);
     let what = '';
     const damage = (folder: string) => {
-      what = DAMAGES[kind](folder, name, draw);
+      what = DAMAGES[kind]({ folder, name, runs: at('runs') }, draw);
     };
     const outcome = await resume(name, damage).catch((error) => {
       throw new Error(`number ${i}, ${kind}: ${what}: ${error.message}`, { cause: error });
