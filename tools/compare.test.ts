@@ -12,6 +12,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { quoted } from '../lib/run/errors.ts';
 import { runFolder } from './compare_report.ts';
 import { writeTestData, writeTestModel } from './test_model.ts';
 import {
@@ -141,7 +142,7 @@ describe.concurrent('compare', () => {
         code: 130,
         stderr: expect.stringMatching(/^finishing this step.*$/),
       });
-      expect(stdout).toContain(`npm run compare -- --resume ${folder}\n`);
+      expect(stdout).toContain(`npm run compare -- --resume ${quoted(folder)}\n`);
       for (const run of runs) expect(readdirSync(run)).toContain(`checkpoint-${lastStep(run)}`);
     },
   );
