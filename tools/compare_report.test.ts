@@ -54,7 +54,9 @@ function writeRun(folder: string, v: number, seed: number, change = 0): void {
   writeFileSync(join(folder, 'config.json'), JSON.stringify({ experiment: 'experiment_base', options }));
   writeFileSync(join(folder, 'metrics.jsonl'), lines(rows));
   writeFileSync(join(folder, 'completions.jsonl'), lines(samples));
-  const state = JSON.stringify({ optimizer_step: STEPS, seconds: 120 + 60 * seed });
+  const counters = { seconds: 120 + 60 * seed };
+  // Runs of earlier versions have the counters at the top.
+  const state = JSON.stringify({ optimizer_step: STEPS, ...(v === 0 ? counters : { counters }) });
   writeFileSync(join(folder, `checkpoint-${STEPS}`, 'training_state.json'), state);
 }
 

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
 import { join } from 'node:path';
 import { quoted, readJsonLines, readJsonObject, threadLimits } from '../lib/index.ts';
+import { isObject } from '../lib/model/json.ts';
 import { smoothing } from '../lib/run/curves.ts';
 import { writeFileAtomically } from '../lib/run/folders.ts';
 import { type Row, readMetrics } from '../lib/run/metrics.ts';
@@ -37,7 +38,8 @@ export async function readRun(folder: string, maxSteps: number): Promise<Finishe
   const { options } = (await readJsonObject(join(folder, 'config.json'))) as Pick<FinishedRun, 'options'>;
   const state = await readJsonObject(join(folder, `checkpoint-${maxSteps}`, 'training_state.json'));
   const samples = readJsonLines(join(folder, 'completions.jsonl'), (line) => line as Sample);
-  return { options, rows, samples, seconds: Number(state?.seconds ?? Number.NaN) };
+  const counters = isObject(state?.counters) ? state.counters : state; // runs of earlier versions have them at the top
+  return { options, rows, samples, seconds: Number(counters?.seconds ?? Number.NaN) };
 }
 
 /**
