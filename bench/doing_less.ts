@@ -20,7 +20,7 @@ import {
   scoreCompletions,
   uniform,
 } from '../lib/index.ts';
-import { tokenLogProbs } from '../lib/model/ops.ts';
+import { tokenLogProbs } from '../lib/ops/token_log_probs/token_log_probs.ts';
 import { median, parseBench } from './bench.ts';
 
 type Args = ReturnType<typeof parseBench>['args'];

@@ -1,8 +1,8 @@
 /** Picks the TensorFlow.js backend and makes it ready. */
 import * as tf from '@tensorflow/tfjs';
+import { registerKernels } from '../ops/wasm_kernels.ts';
 import { UserError } from '../run/errors.ts';
 import { loadBlas } from './blas.ts';
-import { registerKernels } from './kernels.ts';
 import { loadTensorFlow, nvidiaGpus, type TensorFlow } from './tensorflow.ts';
 import { patchWasmBackend } from './wasm.ts';
 import { loadWebGpu } from './webgpu.ts';

@@ -4,25 +4,9 @@
  * the wasm heap, copies that copy nothing, and the gradient of `gather`.
  */
 import * as tf from '@tensorflow/tfjs';
+import { register, registered, replace, sizeOf, type WasmBackend } from '../ops/wasm_backend.ts';
 import { UserError } from '../run/errors.ts';
 import type { Blas } from './blas.ts';
-
-export type WasmBackend = tf.KernelBackend & {
-  wasm: {
-    HEAPU8: Uint8Array;
-    _malloc(bytes: number): number;
-    _free(address: number): void;
-    asm: { memory: object };
-  };
-  dataIdMap: { get(dataId: object): { memoryOffset: number | null } };
-  makeOutput(shape: number[], dtype: tf.DataType): tf.TensorInfo;
-  incRef(dataId: object): void;
-  typedArrayFromHeap(tensor: tf.TensorInfo): Float32Array | Int32Array;
-};
-
-type Inputs = Record<string, tf.TensorInfo>;
-type Attributes = Record<string, unknown>;
-type Kernel<Output = tf.TensorInfo> = (args: { inputs: Inputs; backend: WasmBackend; attrs: Attributes }) => Output;
 
 /** Multiply-adds of one matrix below which a call into CBLAS costs more than it saves. */
 const SMALLEST_FOR_BLAS = 2 ** 12;
@@ -132,21 +116,5 @@ function refuseFailedAllocations(wasm: WasmBackend['wasm']): void {
   };
 }
 
-export const sizeOf = (shape: number[]): number => shape.reduce((product, size) => product * size, 1);
-
 const lastTwo = (shape: number[], transposed: boolean): number[] =>
   transposed ? shape.slice(-2).reverse() : shape.slice(-2);
-
-/** The kernel that is registered for the wasm backend under this name. */
-export const registered = (name: string): Kernel => tf.getKernel(name, 'wasm').kernelFunc as unknown as Kernel;
-
-/** Adds a kernel to the wasm backend. */
-export function register(kernelName: string, kernelFunc: Kernel<tf.TensorInfo | tf.TensorInfo[]>): void {
-  tf.registerKernel({ kernelName, backendName: 'wasm', kernelFunc: kernelFunc as unknown as tf.KernelFunc });
-}
-
-/** Puts a kernel in the place of the backend's own. */
-export function replace(kernelName: string, kernelFunc: Kernel): void {
-  tf.unregisterKernel(kernelName, 'wasm');
-  register(kernelName, kernelFunc);
-}

@@ -3,10 +3,10 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { useBackend } from '../backend/test_backend.ts';
 import { loadCheckpoint } from '../model/checkpoint.ts';
 import { logits, type Model } from '../model/llama.ts';
+import { logSoftmax, truncate } from '../ops/sample_tokens/sample_tokens.ts';
 import { permutation, uniform } from '../run/random.ts';
 import { scoreCompletions } from '../training/score.ts';
 import { type GenerateOptions, type GenerateProgress, generate } from './generate.ts';
-import { logSoftmax, truncate } from './sampling.ts';
 
 let model: Model;
 beforeAll(async () => {

@@ -3,9 +3,9 @@ import { setImmediate } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import type { Row } from '../model/layout.ts';
 import { extend, keepRows, lmHead, type Model, type Past, type Prefix, prefill } from '../model/llama.ts';
-import { linear } from '../model/ops.ts';
+import { linear } from '../ops/linear/linear.ts';
+import { type SamplingOptions, sampleTokens } from '../ops/sample_tokens/sample_tokens.ts';
 import { UserError } from '../run/errors.ts';
-import { type SamplingOptions, sampleTokens } from './sampling.ts';
 
 /**
  * What one row said: token ids (the end-of-sequence token included, if it came), and how likely each was. `mask` is 1 on

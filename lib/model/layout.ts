@@ -4,8 +4,8 @@
  * in that grid: nothing real ever looks at it, so its content cannot matter.
  */
 import * as tf from '@tensorflow/tfjs';
+import type { RowIndex } from '../ops/move_rows/move_rows.ts';
 import type { LlamaConfig } from './config.ts';
-import type { RowIndex } from './ops.ts';
 
 /** One sequence of a batch: which prompt (0 … P−1) it continues, and how many tokens it brings. */
 export type Row = { prompt: number; length: number };

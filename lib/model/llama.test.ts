@@ -2,6 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { useBackend } from '../backend/test_backend.ts';
+import { linear } from '../ops/linear/linear.ts';
 import { uniform } from '../run/random.ts';
 import { accumulateGradients } from '../training/gradients.ts';
 import { type Sequence, scoreCompletions } from '../training/score.ts';
@@ -9,7 +10,6 @@ import { loadCheckpoint } from './checkpoint.ts';
 import { parameterShapes } from './config.ts';
 import type { Row } from './layout.ts';
 import { extend, keepRows, lmHead, logits, type Model, type Params, type Past, prefill } from './llama.ts';
-import { linear } from './ops.ts';
 import { fixtures, weightedNll, worst, worstGradient } from './test_gradients.ts';
 
 beforeAll(useBackend);

@@ -3,11 +3,16 @@
  * `extend` runs new tokens of all rows against the shared prompt keys and their own. Both are differentiable.
  */
 import * as tf from '@tensorflow/tfjs';
-import type { Visible } from './attention.ts';
+import { attention, type KeySegment, type Visible } from '../ops/attention/attention.ts';
+import { linear } from '../ops/linear/linear.ts';
+import { moveRows } from '../ops/move_rows/move_rows.ts';
+import { recomputed } from '../ops/recomputed.ts';
+import { rmsNorm } from '../ops/rms_norm/rms_norm.ts';
+import { rotaryEmbedding } from '../ops/rotary_embedding/rotary_embedding.ts';
+import { swiGlu } from '../ops/swiglu/swiglu.ts';
 import type { LlamaConfig } from './config.ts';
 import { assignSlots, createLayout, type Layout, type Row } from './layout.ts';
 import type { Lora } from './lora.ts';
-import { attention, type KeySegment, linear, moveRows, recomputed, rmsNorm, rotaryEmbedding, swiGlu } from './ops.ts';
 import { rotaryTables } from './rotary_tables.ts';
 
 /** Parameters by their Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`. */

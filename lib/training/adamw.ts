@@ -1,8 +1,8 @@
 /** AdamW, and the clipping of gradients by their global norm. */
 import * as tf from '@tensorflow/tfjs';
-import { blockSum } from '../model/block_sum.ts';
-import { fusible } from '../model/fusible.ts';
 import type { Params } from '../model/llama.ts';
+import { adamWUpdate } from '../ops/adamw/adamw.ts';
+import { blockSum } from '../ops/block_sum.ts';
 
 /** First and second moment of each parameter's gradient, by name, and the number of updates made. */
 export type AdamWState = { step: number; m: Params; v: Params };
@@ -39,7 +39,7 @@ export function adamW(
     const old = [params[name], state.m[name], state.v[name]];
     const [param, m, v] = old;
     [next.params[name], next.m[name], next.v[name]] = tf.tidy(() =>
-      updateParam([param, gradient, m, v], {
+      adamWUpdate([param, gradient, m, v], {
         beta1,
         beta2,
         epsilon,
@@ -52,18 +52,6 @@ export function adamW(
   }
   return { params: next.params, state: { step, m: next.m, v: next.v } };
 }
-
-type Factors = Record<'beta1' | 'beta2' | 'epsilon' | 'decay' | 'stepSize' | 'rootOfCorrection', number>;
-
-/** Parameter, gradient and moments → the next parameter and moments. */
-const updateParam = fusible<Factors>('AdamW', ([param, gradient, oldM, oldV], factors) => {
-  const { beta1, beta2, epsilon, decay, stepSize, rootOfCorrection } = factors;
-  const m = tf.add(tf.mul(oldM, beta1), tf.mul(gradient, 1 - beta1));
-  const v = tf.add(tf.mul(oldV, beta2), tf.mul(tf.square(gradient), 1 - beta2));
-  const decayed = decay === 1 ? param : tf.mul(param, decay);
-  const denominator = tf.add(tf.div(tf.sqrt(v), rootOfCorrection), epsilon);
-  return [tf.sub(decayed, tf.mul(tf.div(m, denominator), stepSize)), m, v];
-});
 
 /**
  * Scales all gradients down so that their norm, taken over all of them together, is at most `maxNorm`

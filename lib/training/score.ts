@@ -1,7 +1,8 @@
 /** Log-probabilities of given completions, differentiable: one prefill for each prompt, one extend for all tokens. */
 import * as tf from '@tensorflow/tfjs';
 import { extend, lmHead, type Model, prefill } from '../model/llama.ts';
-import { moveRows, tokenLogProbs } from '../model/ops.ts';
+import { moveRows } from '../ops/move_rows/move_rows.ts';
+import { tokenLogProbs } from '../ops/token_log_probs/token_log_probs.ts';
 
 /** Token ids of a prompt (at least one) and of what followed it (at least one). */
 export type Sequence = { prompt: number[]; completion: number[] };

@@ -1,5 +1,5 @@
 /** AdamW (Loshchilov & Hutter 2019, algorithm 2, as PyTorch computes it), in one pass over parameter and moments. */
-import { splat } from './simd';
+import { splat } from '../wasm_simd';
 
 /**
  * `m' = β₁ m + (1−β₁) g`, `v' = β₂ v + (1−β₂) g²`, `p' = p · decay − stepSize · m' / (√v' / root + ε)`.

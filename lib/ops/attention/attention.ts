@@ -1,6 +1,6 @@
 /** Attention over several stretches of keys, some of them shared by many queries. */
 import * as tf from '@tensorflow/tfjs';
-import { differentiable, fusible } from './fusible.ts';
+import { differentiable, fusible } from '../fusible.ts';
 
 /**
  * A stretch of keys and values that queries attend to.

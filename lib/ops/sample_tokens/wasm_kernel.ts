@@ -1,6 +1,5 @@
 /** Draws a token a row from `softmax(logits / T)`, without writing the distribution down. */
-import { exp1, exp4, log, splat, sum4 } from './simd';
-import { largest } from './token_log_probs';
+import { exp1, exp4, largest, log, splat, sum4 } from '../wasm_simd';
 
 /** Tokens whose probabilities are added up before one sum is kept: a draw looks for its block, then within it. */
 const BLOCK = 64;

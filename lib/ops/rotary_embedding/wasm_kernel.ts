@@ -1,5 +1,5 @@
 /** Rotary position embedding (Su et al. 2021, eq. 34): turns the pair (xᵢ, xᵢ₊D/2) by its angle. */
-import { splat } from './simd';
+import { splat } from '../wasm_simd';
 
 /**
  * `yᵢ = xᵢ cosᵢ − xᵢ₊D/2 sinᵢ`, `yᵢ₊D/2 = xᵢ₊D/2 cosᵢ + xᵢ sinᵢ` for each head of each token.

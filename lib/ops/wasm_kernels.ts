@@ -1,11 +1,11 @@
 /**
- * Registers the project's own kernels (lib/kernels) with the wasm backend: each computes in one pass what one of the
+ * Registers the project's own kernels with the wasm backend: each computes in one pass what one of the
  * operations that are declared as `fusible` defines in plain TensorFlow.js.
  */
 import { readFile } from 'node:fs/promises';
 import * as tf from '@tensorflow/tfjs';
-import type { Visible } from '../model/attention.ts';
-import { register, registered, replace, sizeOf, type WasmBackend } from './wasm.ts';
+import type { Visible } from './attention/attention.ts';
+import { register, registered, replace, sizeOf, type WasmBackend } from './wasm_backend.ts';
 
 /** What `npm install` has built: where it lies as seen from this file, and from what is built of this file. */
 const FILES = ['../dist/kernels.wasm', '../kernels.wasm'].map((path) => new URL(path, import.meta.url));
@@ -200,7 +200,7 @@ function kernel(name: string, compute: (call: Call) => tf.TensorInfo[]): void {
   });
 }
 
-/** The records that the attention kernels read: see `Segment` in lib/kernels/attention.ts. */
+/** The records that the attention kernels read: see `Segment` in attention/wasm_kernel.ts. */
 function segmentRecords(
   { attrs, at, room }: Call,
   q: tf.TensorInfo,

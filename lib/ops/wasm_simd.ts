@@ -74,3 +74,26 @@ export function dot(a: usize, b: usize, count: i32): f32 {
   for (; i < count; i++) total += load<f32>(a + (<usize>i << 2)) * load<f32>(b + (<usize>i << 2));
   return total;
 }
+
+/** The largest of `count` floats. */
+export function largest(x: usize, count: i32): f32 {
+  let top = splat(-Infinity);
+  let i = 0;
+  for (; i + 4 <= count; i += 4) top = f32x4.pmax(top, v128.load(x + ((<usize>i) << 2)));
+  let result = max4(top);
+  for (; i < count; i++) result = max(result, load<f32>(x + ((<usize>i) << 2)));
+  return result;
+}
+
+/** Copies `bytes` bytes, a multiple of 4. */
+// @ts-ignore: decorators of functions are AssemblyScript's
+@inline
+export function copy(to: usize, from: usize, bytes: usize): void {
+  if (bytes > 1024) {
+    memory.copy(to, from, bytes);
+    return;
+  }
+  let i: usize = 0;
+  for (; i + 16 <= bytes; i += 16) v128.store(to + i, v128.load(from + i));
+  for (; i < bytes; i += 4) store<u32>(to + i, load<u32>(from + i));
+}

@@ -1,5 +1,5 @@
 /** RMSNorm: `y = w · x / √(mean(x²) + ε)` (Zhang & Sennrich 2019, eq. 4), and its gradient, in one pass over each row. */
-import { dot, splat, sum4 } from './simd';
+import { dot, splat, sum4 } from '../wasm_simd';
 
 /** `inverse` receives `1 / √(mean(x²) + ε)` of each row, for the gradient. */
 export function rmsNorm(x: usize, weight: usize, y: usize, inverse: usize, rows: i32, width: i32, epsilon: f32): void {

@@ -1,18 +1,8 @@
 /** Log-probability of one token a row under `softmax(logits / T)`, and the entropy of that distribution. */
-import { exp1, exp4, log, max4, splat, sum4 } from './simd';
+import { exp1, exp4, largest, log, splat, sum4 } from '../wasm_simd';
 
 /** Floats that are added up in float32 before their sum goes to a float64: rounding stays that of a short sum. */
 const BLOCK = 512;
-
-/** The largest of `count` floats. */
-export function largest(x: usize, count: i32): f32 {
-  let top = splat(-Infinity);
-  let i = 0;
-  for (; i + 4 <= count; i += 4) top = f32x4.pmax(top, v128.load(x + ((<usize>i) << 2)));
-  let result = max4(top);
-  for (; i < count; i++) result = max(result, load<f32>(x + ((<usize>i) << 2)));
-  return result;
-}
 
 /**
  * With z = (logits − their maximum) / T and S = Σ eᶻ: `log p = z[token] − log S`, `entropy = log S − Σ eᶻ z / S`.

@@ -1,6 +1,6 @@
 /** From logits to a token: temperature, top-k, top-p, and the log-probability that training will need. */
 import type * as tf from '@tensorflow/tfjs';
-import { kernelOf } from '../model/fusible.ts';
+import { kernelOf } from '../fusible.ts';
 
 export type SamplingOptions = {
   /** Divides the logits; 0 takes the most likely token (greedy). */

@@ -2,13 +2,19 @@
 import { readFile } from 'node:fs/promises';
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { sampleToken, sampleTokens } from '../generation/sampling.ts';
-import { attention, linear, moveRows, rmsNorm, rotaryEmbedding, swiGlu, tokenLogProbs } from '../model/ops.ts';
+import { initBackend } from '../backend/index.ts';
 import { normals, permutation, uniform } from '../run/random.ts';
 import { type AdamWState, adamW } from '../training/adamw.ts';
-import { initBackend } from './index.ts';
-import { KERNELS, registerKernels } from './kernels.ts';
-import type { WasmBackend } from './wasm.ts';
+import { attention } from './attention/attention.ts';
+import { linear } from './linear/linear.ts';
+import { moveRows } from './move_rows/move_rows.ts';
+import { rmsNorm } from './rms_norm/rms_norm.ts';
+import { rotaryEmbedding } from './rotary_embedding/rotary_embedding.ts';
+import { sampleToken, sampleTokens } from './sample_tokens/sample_tokens.ts';
+import { swiGlu } from './swiglu/swiglu.ts';
+import { tokenLogProbs } from './token_log_probs/token_log_probs.ts';
+import type { WasmBackend } from './wasm_backend.ts';
+import { KERNELS, registerKernels } from './wasm_kernels.ts';
 
 const TOLERANCE = 1e-5;
 const CASES = 40;

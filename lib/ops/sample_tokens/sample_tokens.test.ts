@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { uniform } from '../run/random.ts';
-import { logSoftmax, sampleToken, truncate } from './sampling.ts';
+import { uniform } from '../../run/random.ts';
+import { logSoftmax, sampleToken, truncate } from './sample_tokens.ts';
 
 type Case = { temperature: number; top_k: number; top_p: number; repetition_penalty: number; probs: number[][] };
 const oracle = JSON.parse(readFileSync('lib/training/fixtures/sampling_warpers.json', 'utf8')) as {

@@ -4,7 +4,7 @@ import { beforeAll, expect, test } from 'vitest';
 import { initBackend } from '../backend/index.ts';
 import { normals } from '../run/random.ts';
 import { blockSum } from './block_sum.ts';
-import { tokenLogProbs } from './token_log_probs.ts';
+import { tokenLogProbs } from './token_log_probs/token_log_probs.ts';
 
 beforeAll(() => initBackend('wasm', { kernels: 'off' }));
 

@@ -3,15 +3,14 @@
  * probabilities are never written down: the gradient computes them again from two numbers of each query (Dao et al. 2022,
  * "FlashAttention").
  */
-import { dot, exp1, exp4, splat, sum4 } from './simd';
-import { largest } from './token_log_probs';
+import { dot, exp1, exp4, largest, splat, sum4 } from '../wasm_simd';
 
 /**
  * A stretch of keys, as a record in memory. Query i reads batch i / queriesPerBatch, and of its `length` keys the first
  * visible[(i / divisor) mod modulus]; all of them where `visible` is 0.
  */
 @unmanaged
-export class Segment {
+class Segment {
   k: usize;
   v: usize;
   /** Where the gradients of k and v go; not used forward. */

@@ -1,7 +1,7 @@
 /** The last layer: log-probabilities of tokens, without keeping the logits of a large vocabulary. */
 import * as tf from '@tensorflow/tfjs';
-import { blockSum } from './block_sum.ts';
-import { differentiable, fusible } from './fusible.ts';
+import { blockSum } from '../block_sum.ts';
+import { differentiable, fusible } from '../fusible.ts';
 
 /** Logits in memory at one time, 16 MB of them: their gradient needs several such arrays. */
 const MAX_LOGITS = 4 * 2 ** 20;

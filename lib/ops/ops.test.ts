@@ -6,8 +6,14 @@ import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { useBackend } from '../backend/test_backend.ts';
 import { normals } from '../run/random.ts';
-import type { Visible } from './attention.ts';
-import { attention, linear, moveRows, rmsNorm, rotaryEmbedding, swiGlu, tokenLogProbs } from './ops.ts';
+import type { Visible } from './attention/attention.ts';
+import { attention } from './attention/attention.ts';
+import { linear } from './linear/linear.ts';
+import { moveRows } from './move_rows/move_rows.ts';
+import { rmsNorm } from './rms_norm/rms_norm.ts';
+import { rotaryEmbedding } from './rotary_embedding/rotary_embedding.ts';
+import { swiGlu } from './swiglu/swiglu.ts';
+import { tokenLogProbs } from './token_log_probs/token_log_probs.ts';
 
 const TOLERANCE = 1e-5;
 

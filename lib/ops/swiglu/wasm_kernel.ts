@@ -1,5 +1,5 @@
 /** SwiGLU gate: `y = g · σ(g) · u` (Shazeer 2020), and its gradient. */
-import { exp1, exp4, splat } from './simd';
+import { exp1, exp4, splat } from '../wasm_simd';
 
 export function swiGlu(gate: usize, up: usize, y: usize, count: i32): void {
   const one = splat(1);
