@@ -16,15 +16,21 @@ export * from './model/lora.ts';
 export * from './model/pretrained.ts';
 export * from './model/safetensors.ts';
 export * from './model/tokenizer.ts';
-export * from './ops/attention/attention.ts';
-export * from './ops/linear/linear.ts';
-export * from './ops/move_rows/move_rows.ts';
-export * from './ops/recomputed.ts';
-export * from './ops/rms_norm/rms_norm.ts';
-export * from './ops/rotary_embedding/rotary_embedding.ts';
-export * from './ops/sample_tokens/sample_tokens.ts';
-export * from './ops/swiglu/swiglu.ts';
-export * from './ops/token_log_probs/token_log_probs.ts';
+export { attention, type KeySegment } from './ops/attention/attention.ts';
+export { linear } from './ops/linear/linear.ts';
+export { moveRows, type RowIndex } from './ops/move_rows/move_rows.ts';
+export { recomputed } from './ops/recomputed.ts';
+export { rmsNorm } from './ops/rms_norm/rms_norm.ts';
+export { rotaryEmbedding } from './ops/rotary_embedding/rotary_embedding.ts';
+export {
+  logSoftmax,
+  type SamplingOptions,
+  sampleToken,
+  sampleTokens,
+  truncate,
+} from './ops/sample_tokens/sample_tokens.ts';
+export { swiGlu } from './ops/swiglu/swiglu.ts';
+export { tokenLogProbs } from './ops/token_log_probs/token_log_probs.ts';
 export * from './run/answers.ts';
 export * from './run/command.ts';
 export * from './run/curves.ts';

@@ -1,6 +1,6 @@
 /** Picks the TensorFlow.js backend and makes it ready. */
 import * as tf from '@tensorflow/tfjs';
-import { registerKernels } from '../ops/wasm_kernels.ts';
+import { registerWasmKernels } from '../ops/wasm_kernels.ts';
 import { UserError } from '../run/errors.ts';
 import { loadBlas } from './blas.ts';
 import { loadTensorFlow, nvidiaGpus, type TensorFlow } from './tensorflow.ts';
@@ -71,7 +71,11 @@ async function loadWasm(withBlas: boolean, withKernels: boolean): Promise<string
   const blas = withBlas ? await loadBlas() : null;
   patchWasmBackend(blas);
   const off = !withKernels || process.env.TFJS_KERNELS === 'off';
-  const kernels = off ? '--kernels off' : (await registerKernels()) ? '' : 'kernels not built: run `npm run build`';
+  const kernels = off
+    ? '--kernels off'
+    : (await registerWasmKernels())
+      ? ''
+      : 'kernels not built, or of other sources: run `npm run build`';
   if (blas) return `wasm, matrix products by ${blas.name}${kernels && ` (${kernels})`}`;
   const slow = withBlas ? 'no BLAS library found: OpenBLAS would make it several times faster' : '--blas off';
   return `wasm alone (${[slow, kernels].filter(Boolean).join('; ')})`;

@@ -2,7 +2,7 @@
 import { splat } from '../wasm_simd';
 
 /**
- * `m' = β₁ m + (1−β₁) g`, `v' = β₂ v + (1−β₂) g²`, `p' = p · decay − stepSize · m' / (√v' / root + ε)`.
+ * `m' = β₁ m + (1−β₁) g`, `v' = β₂ v + (1−β₂) g²`, `p' = p · decay − stepSize · m' / (√v' / rootOfCorrection + ε)`.
  */
 export function adamW(
   param: usize,
@@ -19,7 +19,7 @@ export function adamW(
   rest2: f32,
   decay: f32,
   stepSize: f32,
-  root: f32,
+  rootOfCorrection: f32,
   epsilon: f32,
 ): void {
   let i = 0;
@@ -28,7 +28,7 @@ export function adamW(
     const g = v128.load(gradient + at);
     const m4 = f32x4.add(f32x4.mul(v128.load(m + at), splat(beta1)), f32x4.mul(g, splat(rest1)));
     const v4 = f32x4.add(f32x4.mul(v128.load(v + at), splat(beta2)), f32x4.mul(f32x4.mul(g, g), splat(rest2)));
-    const denominator = f32x4.add(f32x4.div(f32x4.sqrt(v4), splat(root)), splat(epsilon));
+    const denominator = f32x4.add(f32x4.div(f32x4.sqrt(v4), splat(rootOfCorrection)), splat(epsilon));
     const change = f32x4.mul(f32x4.div(m4, denominator), splat(stepSize));
     v128.store(nextParam + at, f32x4.sub(f32x4.mul(v128.load(param + at), splat(decay)), change));
     v128.store(nextM + at, m4);
@@ -39,7 +39,7 @@ export function adamW(
     const g = load<f32>(gradient + at);
     const m1 = load<f32>(m + at) * beta1 + g * rest1;
     const v1 = load<f32>(v + at) * beta2 + g * g * rest2;
-    const change = (m1 / (sqrt<f32>(v1) / root + epsilon)) * stepSize;
+    const change = (m1 / (sqrt<f32>(v1) / rootOfCorrection + epsilon)) * stepSize;
     store<f32>(nextParam + at, load<f32>(param + at) * decay - change);
     store<f32>(nextM + at, m1);
     store<f32>(nextV + at, v1);

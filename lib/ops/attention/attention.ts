@@ -27,7 +27,7 @@ const HIDDEN = -1e9;
  */
 export function attention(q: tf.Tensor2D, segments: KeySegment[]): tf.Tensor2D {
   const attributes = { visible: segments.map(({ visible }) => visible) };
-  const op = differentiable((inputs) => {
+  const op = differentiable((inputs: [tf.Tensor, ...tf.Tensor[]]) => {
     const [value, ...kept] = attentionForward(inputs, attributes);
     return {
       value,
@@ -39,32 +39,41 @@ export function attention(q: tf.Tensor2D, segments: KeySegment[]): tf.Tensor2D {
 }
 
 /** q, K₁, V₁, K₂, V₂, … → the value, and something of each query for the gradient: here the probabilities. */
-const attentionForward = fusible<Attributes>('Attention', ([q, ...segments], { visible }) => {
-  const [ks, vs] = keysAndValues(segments);
-  const scaled = tf.mul(q, 1 / Math.sqrt(q.shape[1]!));
-  const scores = ks.map((k, i) => hide(flat(tf.matMul(batched(scaled, k), k, false, true)), visible[i]));
-  const probs = tf.softmax(scores.length === 1 ? scores[0] : (tf.concat(scores, 1) as tf.Tensor2D));
-  const value = addAll(split(probs, ks).map((p, i) => flat(tf.matMul(batched(p, vs[i]), vs[i]))));
-  return [value, probs];
-});
+export const attentionForward = fusible(
+  'Attention',
+  ([q, ...segments]: [tf.Tensor, ...tf.Tensor[]], { visible }: Attributes): [value: tf.Tensor, probs: tf.Tensor] => {
+    const [ks, vs] = keysAndValues(segments);
+    const scaled = tf.mul(q, 1 / Math.sqrt(q.shape[1]!));
+    const scores = ks.map((k, i) => hide(flat(tf.matMul(batched(scaled, k), k, false, true)), visible[i]));
+    const probs = tf.softmax(scores.length === 1 ? scores[0] : (tf.concat(scores, 1) as tf.Tensor2D));
+    const value = addAll(split(probs, ks).map((p, i) => flat(tf.matMul(batched(p, vs[i]), vs[i]))));
+    return [value, probs];
+  },
+);
 
 /** dO, O, P, q, K₁, V₁, … → dq, dK₁, dV₁, …: dV = Pᵀ dO, dP = dO Vᵀ, dS = P ∘ (dP − rowsum(dO ∘ O)), dQ = dS K, dK = dSᵀ Q. */
-const attentionGradient = fusible<Attributes>('AttentionGrad', ([dy, value, probs, q, ...segments]) => {
-  const [ks, vs] = keysAndValues(segments);
-  const scale = 1 / Math.sqrt(q.shape[1]!);
-  const ps = split(probs as tf.Tensor2D, ks);
-  const rowSum = tf.sum(tf.mul(dy, value), 1, true);
-  const dScores = ps.map((p, i) =>
-    tf.mul(tf.mul(p, scale), tf.sub(flat(tf.matMul(batched(dy, vs[i]), vs[i], false, true)), rowSum)),
-  );
-  return [
-    addAll(dScores.map((dS, i) => flat(tf.matMul(batched(dS, ks[i]), ks[i])))),
-    ...ks.flatMap((k, i) => [
-      tf.matMul(batched(dScores[i], k), batched(q, k), true, false),
-      tf.matMul(batched(ps[i], k), batched(dy, k), true, false),
-    ]),
-  ];
-});
+export const attentionGradient = fusible(
+  'AttentionGrad',
+  (
+    [dy, value, probs, q, ...segments]: [tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, ...tf.Tensor[]],
+    _: Attributes,
+  ): [dQ: tf.Tensor, ...dSegments: tf.Tensor[]] => {
+    const [ks, vs] = keysAndValues(segments);
+    const scale = 1 / Math.sqrt(q.shape[1]!);
+    const ps = split(probs as tf.Tensor2D, ks);
+    const rowSum = tf.sum(tf.mul(dy, value), 1, true);
+    const dScores = ps.map((p, i) =>
+      tf.mul(tf.mul(p, scale), tf.sub(flat(tf.matMul(batched(dy, vs[i]), vs[i], false, true)), rowSum)),
+    );
+    return [
+      addAll(dScores.map((dS, i) => flat(tf.matMul(batched(dS, ks[i]), ks[i])))),
+      ...ks.flatMap((k, i) => [
+        tf.matMul(batched(dScores[i], k), batched(q, k), true, false),
+        tf.matMul(batched(ps[i], k), batched(dy, k), true, false),
+      ]),
+    ];
+  },
+);
 
 const keysAndValues = (segments: tf.Tensor[]): [ks: tf.Tensor3D[], vs: tf.Tensor3D[]] =>
   [0, 1].map((odd) => segments.filter((_, i) => i % 2 === odd)) as [tf.Tensor3D[], tf.Tensor3D[]];

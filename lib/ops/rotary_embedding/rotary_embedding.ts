@@ -9,20 +9,24 @@ import { differentiable, fusible } from '../fusible.ts';
  * @param sin - shape (N, 1, D/2)
  */
 export function rotaryEmbedding(x: tf.Tensor3D, cos: tf.Tensor3D, sin: tf.Tensor3D): tf.Tensor3D {
-  const op = differentiable(([x]) => ({
-    value: rotate([x, cos, sin], { sign: 1 })[0],
+  const op = differentiable(([x]: [tf.Tensor3D]) => ({
+    value: rotate([x, cos, sin], { sign: 1 })[0] as tf.Tensor3D,
     kept: [cos, sin],
     // The transpose of a rotation is the rotation back.
     gradient: (dy, kept) => rotate([dy, ...kept], { sign: -1 }),
   }));
-  return op([x]) as tf.Tensor3D;
+  return op([x]);
 }
 
-const rotate = fusible<{ sign: 1 | -1 }>('RotaryEmbedding', ([x, cos, sin], { sign }) => {
-  const half = x.shape[2]! / 2;
-  const first = tf.slice(x, [0, 0, 0], [-1, -1, half]);
-  const second = tf.slice(x, [0, 0, half], [-1, -1, half]);
-  const [a, b] = [tf.mul(first, cos), tf.mul(second, cos)];
-  const [c, d] = [tf.mul(second, sin), tf.mul(first, sin)];
-  return [sign === 1 ? tf.concat([tf.sub(a, c), tf.add(b, d)], -1) : tf.concat([tf.add(a, c), tf.sub(b, d)], -1)];
-});
+/** x, cos, sin → x turned by the angles; turned back if `sign` is −1. */
+export const rotate = fusible(
+  'RotaryEmbedding',
+  ([x, cos, sin]: [tf.Tensor3D, tf.Tensor3D, tf.Tensor3D], { sign }: { sign: 1 | -1 }): [tf.Tensor] => {
+    const half = x.shape[2] / 2;
+    const first = tf.slice(x, [0, 0, 0], [-1, -1, half]);
+    const second = tf.slice(x, [0, 0, half], [-1, -1, half]);
+    const [a, b] = [tf.mul(first, cos), tf.mul(second, cos)];
+    const [c, d] = [tf.mul(second, sin), tf.mul(first, sin)];
+    return [sign === 1 ? tf.concat([tf.sub(a, c), tf.add(b, d)], -1) : tf.concat([tf.add(a, c), tf.sub(b, d)], -1)];
+  },
+);

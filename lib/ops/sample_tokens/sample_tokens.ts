@@ -67,7 +67,11 @@ export function sampleToken(
 }
 
 /** Logits of shape (n, V) → n tokens, and their log-probabilities: {@link sampleToken} of each row, without truncation. */
-const fused = kernelOf<{ uniforms: Float64Array; temperature: number }>('SampleTokens');
+export const sampleTokensKernel = kernelOf<
+  [tf.Tensor2D],
+  [{ uniforms: Float64Array; temperature: number }],
+  [tokens: tf.Tensor1D, logProbs: tf.Tensor1D]
+>('SampleTokens');
 
 /**
  * Chooses the next token of each row: {@link sampleToken}, on the backend where that has a kernel for it.
@@ -81,7 +85,7 @@ export async function sampleTokens(
 ): Promise<{ token: number; logProb: number }[]> {
   const vocabulary = logits.shape[1];
   const { temperature, topK, topP } = options;
-  const kernel = fused();
+  const kernel = sampleTokensKernel.find();
   if (kernel && (temperature === 0 || ((topK === 0 || topK >= vocabulary) && topP >= 1))) {
     const outputs = kernel([logits], { uniforms, temperature });
     const [tokens, logProbs] = await Promise.all(outputs.map((output) => output.data()));

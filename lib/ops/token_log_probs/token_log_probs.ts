@@ -41,9 +41,9 @@ export function tokenLogProbs(
   const logits = (part: tf.Tensor, head: tf.Tensor) => tf.matMul(part as tf.Tensor2D, head as tf.Tensor2D, false, true);
   const concat = (parts: tf.Tensor[], axis: 0 | 1) => (parts.length === 1 ? parts[0] : tf.concat(parts, axis));
   // Each chunk in a tidy of its own: what is as large as the logits is freed as soon as it has been used.
-  const op = differentiable(([hidden, head_ = head]) => {
+  const op = differentiable(([hidden, head_ = head]: tf.Tensor[]) => {
     const values = begins.map((begin) =>
-      tf.tidy(() => scoreTokens([logits(chunkOf(hidden, begin, 0), head_), ids(begin)], { temperature })[0]),
+      tf.tidy(() => tokenLogProbsForward([logits(chunkOf(hidden, begin, 0), head_), ids(begin)], { temperature })[0]),
     );
     const value = concat(values, 1);
     const gradient = (dy: tf.Tensor, [hidden, head, value]: tf.Tensor[]) => {
@@ -52,8 +52,8 @@ export function tokenLogProbs(
         const [dPart, sum] = tf.tidy(() => {
           const part = chunkOf(hidden, begin, 0);
           const dLogits = tf.tidy(() => {
-            const inputs = [chunkOf(dy, begin, 1), logits(part, head), ids(begin), chunkOf(value, begin, 1)];
-            return scoreTokensGradient(inputs, { temperature })[0];
+            const [dOwn, own] = [chunkOf(dy, begin, 1), chunkOf(value, begin, 1)];
+            return tokenLogProbsGradient([dOwn, logits(part, head), ids(begin), own], { temperature })[0];
           });
           const dPart = tf.matMul(dLogits as tf.Tensor2D, head as tf.Tensor2D);
           if (frozenHead) return [dPart];
@@ -72,20 +72,26 @@ export function tokenLogProbs(
 }
 
 /** Logits of shape (n, V) and n tokens → their log-probabilities and entropies, shape (2, n). */
-const scoreTokens = fusible<{ temperature: number }>('TokenLogProbs', ([logits, tokens], { temperature }) => {
-  const logProbs = logSoftmax(logits, temperature);
-  const chosen = tf.tidy(() => tf.sum(tf.mul(logProbs, oneHot(tokens, logits)), -1));
-  const entropy = tf.tidy(() => tf.neg(blockSum(tf.mul(tf.exp(logProbs), logProbs))));
-  return [tf.stack([chosen, entropy])];
-});
+export const tokenLogProbsForward = fusible(
+  'TokenLogProbs',
+  ([logits, tokens]: [tf.Tensor, tf.Tensor], { temperature }: { temperature: number }): [tf.Tensor] => {
+    const logProbs = logSoftmax(logits, temperature);
+    const chosen = tf.tidy(() => tf.sum(tf.mul(logProbs, oneHot(tokens, logits)), -1));
+    const entropy = tf.tidy(() => tf.neg(blockSum(tf.mul(tf.exp(logProbs), logProbs))));
+    return [tf.stack([chosen, entropy])];
+  },
+);
 
 /**
  * The gradient of the logits z: ∂logp/∂z = (1[token] − p) / T and ∂entropy/∂z = −p · (log p + entropy) / T.
  * A kernel may write it over the logits, which nobody needs any more.
  */
-const scoreTokensGradient = fusible<{ temperature: number }>(
+export const tokenLogProbsGradient = fusible(
   'TokenLogProbsGrad',
-  ([dy, logits, tokens, values], { temperature }) => {
+  (
+    [dy, logits, tokens, values]: [tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor],
+    { temperature }: { temperature: number },
+  ): [tf.Tensor] => {
     const column = (x: tf.Tensor, row: number) => tf.reshape(tf.slice(x, [row, 0], [1, -1]), [-1, 1]);
     const logProbs = logSoftmax(logits, temperature);
     const probs = tf.exp(logProbs);

@@ -1,0 +1,12 @@
+import { onWasm } from '../on_wasm.ts';
+import { gatherRows } from './move_rows.ts';
+
+export const moveRowsOnWasm = [
+  onWasm(gatherRows, ([x, index], { run, output }) => {
+    const [limit, width] = x.shape;
+    const [count] = index.shape;
+    const y = output([count, width]);
+    run.gatherRows({ x, index, y, count, width, limit });
+    return [y];
+  }),
+];

@@ -1,0 +1,11 @@
+import { onWasm } from '../on_wasm.ts';
+import { rotate } from './rotary_embedding.ts';
+
+export const rotaryEmbeddingOnWasm = [
+  onWasm(rotate, ([x, cos, sin], { run, output }, { sign }) => {
+    const [tokens, heads, dim] = x.shape;
+    const y = output(x.shape);
+    run.rotaryEmbedding({ x, cos, sin, y, tokens, heads, half: dim / 2, sign });
+    return [y];
+  }),
+];

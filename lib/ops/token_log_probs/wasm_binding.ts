@@ -1,0 +1,16 @@
+import { onWasm } from '../on_wasm.ts';
+import { tokenLogProbsForward, tokenLogProbsGradient } from './token_log_probs.ts';
+
+export const tokenLogProbsOnWasm = [
+  onWasm(tokenLogProbsForward, ([logits, tokens], { run, output }, { temperature }) => {
+    const [count, vocabulary] = logits.shape;
+    const out = output([2, count]);
+    run.tokenLogProbs({ logits, tokens, out, count, vocabulary, temperature });
+    return [out];
+  }),
+  onWasm(tokenLogProbsGradient, ([dy, logits, tokens, values], { run, overwritten }, { temperature }) => {
+    const [count, vocabulary] = logits.shape;
+    run.tokenLogProbsGrad({ dy, logits, tokens, values, count, vocabulary, temperature });
+    return [overwritten(logits)];
+  }),
+];
