@@ -187,3 +187,9 @@ test('a product over nothing is zero', async () => {
   const product = tf.matMul(tf.zeros([3, 0]), tf.zeros([0, 4]));
   expect(Array.from(await product.data())).toEqual(new Array(12).fill(0));
 });
+
+test('a sum over nothing is zero', async () => {
+  const garbage = tf.fill([5], 7);
+  garbage.dispose(); // its memory is what the sum is written to
+  expect(Array.from(await tf.sum(tf.zeros([0, 5]), 0).data())).toEqual(new Array(5).fill(0));
+});

@@ -23,6 +23,13 @@ export function patchWasmBackend(blas: Blas | null): void {
     backend.incRef(x.dataId);
     return { dataId: x.dataId, shape: x.shape, dtype: x.dtype };
   });
+  // A sum of nothing is zero: the backend would leave what was there.
+  const sum = registered('Sum');
+  replace('Sum', (call) => {
+    const out = sum(call);
+    if (sizeOf(call.inputs.x.shape) === 0) call.backend.typedArrayFromHeap(out).fill(0);
+    return out;
+  });
   replaceGather();
 }
 
