@@ -71,8 +71,8 @@ export function createWasm(backend: WasmBackend, functions: Record<string, (...a
     return (args: Record<string, Address>) => names.map((name) => numberOf(args[name]));
   };
   const run = Object.entries(FUNCTIONS).map(([name, types]) => {
-    const numbers = inOrder(types);
-    return [name, (args: Record<string, Address>) => functions[name](...numbers(args))];
+    const [call, numbers] = [functions[name], inOrder(types)];
+    return [name, (args: Record<string, Address>) => call(...numbers(args))];
   });
   const output: Wasm['output'] = (shape, dtype = 'float32') => backend.makeOutput(shape, dtype);
   const scratch: Wasm['scratch'] = (content) => {

@@ -1,7 +1,12 @@
 import { readFileSync } from 'node:fs';
-import { describe, expect, test } from 'vitest';
+import * as tf from '@tensorflow/tfjs';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { useBackend } from '../../backend/test_backend.ts';
 import { uniform } from '../../run/random.ts';
-import { logSoftmax, sampleToken, truncate } from './sample_tokens.ts';
+import { cases, random, size, WITH_KERNELS } from '../comparisons.ts';
+import { logSoftmax, sampleToken, sampleTokens, truncate } from './sample_tokens.ts';
+
+beforeAll(useBackend);
 
 type Case = { temperature: number; top_k: number; top_p: number; repetition_penalty: number; probs: number[][] };
 const oracle = JSON.parse(readFileSync('lib/training/fixtures/sampling_warpers.json', 'utf8')) as {
@@ -77,4 +82,48 @@ test('the edges of [0, 1): never a token of probability 0', () => {
     expect(sampleToken(logits, 0, { temperature: 1, ...options }).token).toBe(1);
     expect(sampleToken(logits, 1 - 2 ** -53, { temperature: 1, ...options }).token).toBe(2);
   }
+});
+
+describe.skipIf(!WITH_KERNELS)('sampleTokens by a kernel', () => {
+  const options = { temperature: 1, topK: 0, topP: 1 };
+
+  test('draws what the plain definition draws, and says how likely it was', async () => {
+    for (const key of cases) {
+      const [count, vocabulary] = [size(1, key), key % 5 ? size(2, key) : 1200 + size(2, key)];
+      const temperature = [1, 0, 0.6, 1.7][key % 4];
+      const logits = tf.mul(random([count, vocabulary]), 1 + (key % 7)) as tf.Tensor2D;
+      const uniforms = Float64Array.from({ length: count }, (_, i) => uniform(12, key, i));
+      const drawn = await sampleTokens(logits, uniforms, { ...options, temperature });
+      const values = (await logits.data()) as Float32Array;
+      for (const [row, { token, logProb }] of drawn.entries()) {
+        const own = values.subarray(row * vocabulary, (row + 1) * vocabulary);
+        const expected = sampleToken(own, uniforms[row], { ...options, temperature });
+        expect(token).toBe(expected.token); // no draw lies within float32's rounding of a border here
+        expect(Math.abs(logProb - expected.logProb)).toBeLessThan(1e-5);
+      }
+      logits.dispose();
+    }
+  });
+
+  test.each([
+    ['0 takes the first token that can be drawn', [-Infinity, -200, 0, 1], 0, 2],
+    ['almost 1 takes the last one that can', [0, 1, -200, -Infinity], 1 - 2 ** -53, 1],
+    ['a sure token is drawn, wherever it lies', [...Array(150).fill(-1e9), 3, ...Array(99).fill(-1e9)], 0.5, 150],
+  ])('%s', async (_, logits, uniform, expected) => {
+    const [{ token }] = await sampleTokens(tf.tensor2d([logits]), Float64Array.of(uniform), options);
+    expect(token).toBe(expected);
+  });
+
+  test.each([0, 1])('logits that are not numbers end nothing, at temperature %d', async (temperature) => {
+    const logits = tf.fill([2, 70], Number.NaN) as tf.Tensor2D;
+    const drawn = await sampleTokens(logits, Float64Array.of(0.3, 0.9), { ...options, temperature });
+    expect(drawn).toEqual([
+      { token: 0, logProb: Number.NaN },
+      { token: 0, logProb: Number.NaN },
+    ]);
+  });
+
+  test('no rows', async () => {
+    expect(await sampleTokens(tf.zeros([0, 7]), new Float64Array(0), options)).toEqual([]);
+  });
 });
