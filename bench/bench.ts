@@ -11,7 +11,7 @@ import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
-import { addReference, createCommand, groupAdvantages, type Rollout, updateOnce } from '../experiment_base/train.ts';
+import { createCommand, type Experience, type Rollout, toExperience, updateOnce } from '../experiment_base/train.ts';
 import {
   BACKENDS,
   createTrainingState,
@@ -68,6 +68,8 @@ export const command = new Command('bench')
 
 type Arguments = ReturnType<typeof command.opts>;
 
+const LEARNING_RATE = 1e-6;
+
 /** Seconds of the parts of one step. */
 type Times = { rollout_s: number; score_s: number; train_s: number; step_s: number };
 
@@ -84,7 +86,6 @@ export async function createStep(
   if (args.klCoef === 0) disposeModel(reference);
   const options = {
     ...createCommand().opts(),
-    learningRate: 1e-6,
     klCoef: args.klCoef,
     microBatchTokens: args.microBatchTokens,
   };
@@ -107,29 +108,30 @@ export async function createStep(
     });
     const sampled = performance.now();
     onPart('rollout_s');
-    const rewards = prompts.map((_, p) => Array.from({ length: args.group }, (_, g) => uniform(2, step, p, g)));
-    const [flatRewards, advantages] = [rewards.flat(), (args.group > 1 ? groupAdvantages(rewards) : rewards).flat()];
-    const rollouts: Rollout[] = completions.map(({ tokens, logProbs, finishReason }, row) => ({
-      problem: { question: '', answer: '', source: '', columns: {} },
-      prompt: prompts[Math.floor(row / args.group)],
-      completion: tokens,
-      text: '',
-      finishReason,
-      oldLogProbs: logProbs, // recorded by the sampler: there is no second forward pass for them
-      reward: flatRewards[row],
-      right: false,
-      advantage: advantages[row],
-    }));
-    if (args.klCoef > 0) await addReference(reference, rollouts, options);
+    const rollouts = completions.map(({ tokens, logProbs, finishReason }, row): Rollout => {
+      const [p, g] = [Math.floor(row / args.group), row % args.group];
+      return {
+        problem: { question: '', answer: '', source: '', columns: {} },
+        prompt: prompts[p],
+        completion: tokens,
+        oldLogProbs: logProbs, // recorded by the sampler: there is no second forward pass for them
+        text: '',
+        finishReason,
+        reward: uniform(2, step, p, g),
+        right: false,
+      };
+    });
+    // Alone, a completion has no group to be compared with: its reward stands for its advantage.
+    const alone = rollouts.map((row): Experience => ({ ...row, advantage: row.reward }));
+    const compared = { ...options, numGenerations: args.group };
+    const experience =
+      args.group > 1 ? await toExperience(rollouts, args.klCoef > 0 ? reference : undefined, compared) : alone;
     const scored = performance.now();
     onPart('score_s');
-    const order = permutation(rollouts.length, 3, step);
+    const order = permutation(experience.length, 3, step);
     for (let begin = 0; begin < order.length; begin += args.minibatch) {
-      await updateOnce(
-        state,
-        order.slice(begin, begin + args.minibatch).map((row) => rollouts[row]),
-        options,
-      );
+      const window = order.slice(begin, begin + args.minibatch).map((row) => experience[row]);
+      await updateOnce(state, window, LEARNING_RATE, options);
     }
     const ended = performance.now();
     onPart('train_s');

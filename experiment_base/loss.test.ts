@@ -7,7 +7,7 @@ import {
   accumulateGradients, adamW, clipByGlobalNorm, createAdamW, loadCheckpoint, openSafetensors, scoreCompletions,
 } from '../lib/index.ts';
 import { distance } from './test_policy.ts';
-import { groupAdvantages, grpoLoss, type LossInputs, type LossOptions } from './train.ts';
+import { groupAdvantages, grpoLoss, type LossInputs, type LossOptions, statistics } from './train.ts';
 
 /** What tiny-grpo and re-grpo compute (PyTorch 2.13), from random numbers. */
 const FIXTURES = join(import.meta.dirname, 'fixtures');
@@ -21,15 +21,13 @@ const relativeError = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
   return norm(Array.from(a, (value, i) => value - b[i])) / norm(Array.from(b));
 };
 
-/** Loss, gradient with respect to the log-probabilities, and sums. */
+/** Loss, gradient with respect to the log-probabilities, and statistics (with an entropy of 0 everywhere). */
 function lossAndGradient({ logProbs, ...inputs }: LossInputs, options: LossOptions) {
-  let sums: number[] = [];
-  const { value, grad } = tf.valueAndGrad((x) => {
-    const result = grpoLoss({ ...inputs, logProbs: x as tf.Tensor2D }, options);
-    sums = [...result.sums.dataSync()];
-    return result.loss;
-  })(logProbs);
-  return { loss: value.dataSync()[0], gradient: [...grad.dataSync()], sums };
+  const lossOf = (x: tf.Tensor) => grpoLoss({ ...inputs, logProbs: x as tf.Tensor2D }, options);
+  const { value, grad } = tf.valueAndGrad(lossOf)(logProbs);
+  const sums = statistics({ ...inputs, logProbs }, tf.zerosLike(logProbs), options);
+  const sum = (name: string) => sums[name].dataSync()[0];
+  return { loss: value.dataSync()[0], gradient: [...grad.dataSync()], sum };
 }
 
 type LossCase = {
@@ -56,18 +54,22 @@ describe("grpoLoss equals tiny-grpo's", () => {
     advantages: rowsOf(advantages.map((advantage) => [advantage])),
     mask: rowsOf(c.action_mask),
   });
-  const optionsFor = (c: LossCase, rows: number) => ({ clipRange: c.clip_eps, klCoef: c.kl_weight, rows });
+  const optionsFor = (c: LossCase, completions: number) => ({
+    clipRange: c.clip_eps,
+    klCoef: c.kl_weight,
+    completions,
+  });
 
   it('has 36 cases', () => expect(cases).toHaveLength(36));
 
   it.each(named)('%s', (_, c) => {
     const [advantages] = groupAdvantages([c.returns.flat()]);
     expect(distance(advantages, c.advantages.flat())).toBeLessThan(1e-5);
-    const { loss, gradient, sums } = lossAndGradient(inputsOf(c, advantages), optionsFor(c, c.returns.length));
+    const { loss, gradient, sum } = lossAndGradient(inputsOf(c, advantages), optionsFor(c, c.returns.length));
     expect(Math.abs(loss - c.loss)).toBeLessThan(1e-5);
     expect(distance(gradient, c.grad_log_probs.flat())).toBeLessThan(1e-5);
-    // Theirs is the mean over all positions, masked ones counted as zeros; sums[1] is the sum over the masked tokens.
-    expect(Math.abs(sums[1] / gradient.length - c.kl)).toBeLessThan(1e-5);
+    // Theirs is the mean over all positions, masked ones counted as zeros; ours is the sum over the masked tokens.
+    expect(Math.abs(sum('kl') / gradient.length - c.kl)).toBeLessThan(1e-5);
   });
 });
 
@@ -110,7 +112,7 @@ describe("four train steps equal tiny-grpo's with torch's Adam", () => {
         advantages: rowsOf(advantages.map((advantage) => [advantage])),
         mask: grid((row) => rows[row].completion.map(() => 1)),
       };
-      const options = { clipRange: run.clip_eps, klCoef: run.kl_weight, rows: rows.length };
+      const options = { clipRange: run.clip_eps, klCoef: run.kl_weight, completions: rows.length };
 
       const start = await loadCheckpoint(checkpoint);
       const reference = { config: start.config, params: { ...start.params } };
@@ -123,12 +125,12 @@ describe("four train steps equal tiny-grpo's with torch's Adam", () => {
       let { params } = start;
       let optimizer = createAdamW(params);
       for (const [i, step] of run.steps.entries()) {
-        const { loss, gradients } = accumulateGradients({ config: start.config, params }, [
+        const { loss, gradients } = await accumulateGradients({ config: start.config, params }, [
           (current) => {
             const { logProbs } = scoreCompletions(current, rows, 1);
             const expected = grid((row) => taken(row, step.log_probs[row])).dataSync();
             expect(distance(logProbs.dataSync(), expected)).toBeLessThan(2e-5);
-            return grpoLoss({ ...inputs, logProbs }, options).loss;
+            return grpoLoss({ ...inputs, logProbs }, options);
           },
         ]);
         const clipped = clipByGlobalNorm(gradients, run.max_grad_norm);
@@ -199,12 +201,13 @@ describe('grpoLoss', () => {
       advantages: rowsOf([[1], [-1], [2]]),
       mask: rowsOf([[1], [1], [1]]),
     };
-    const { loss, gradient, sums } = lossAndGradient(inputs, { ...PPO, rows: 3 });
+    const { loss, gradient, sum } = lossAndGradient(inputs, { ...PPO, completions: 3 });
     expect(loss).toBeCloseTo(-0.63333, 5);
     expect(gradient[2]).toBe(0); // ρ = 1.5 and A > 0: nothing more to gain
-    expect(sums).toEqual([3, 0, 0, 1]); // ρ = 0.5 with A > 0 is not clipped
+    // ρ = 0.5 with A > 0 is not clipped
+    expect(['tokens', 'clip_ratio/low_mean', 'clip_ratio/high_mean'].map(sum)).toEqual([3, 0, 1]);
     // A wider upper range leaves the third token its gradient (DAPO's "clip higher").
-    expect(lossAndGradient(inputs, { ...PPO, clipRangeHigh: 0.6, rows: 3 }).gradient[2]).toBeCloseTo(-1, 4);
+    expect(lossAndGradient(inputs, { ...PPO, clipRangeHigh: 0.6, completions: 3 }).gradient[2]).toBeCloseTo(-1, 4);
   });
 
   it.each([
@@ -219,7 +222,7 @@ describe('grpoLoss', () => {
       advantages: one(0),
       mask: one(1),
     };
-    const { loss, gradient } = lossAndGradient(inputs, { ...PPO, klCoef: 1, rows: 1 });
+    const { loss, gradient } = lossAndGradient(inputs, { ...PPO, klCoef: 1, completions: 1 });
     expect(loss).toBeCloseTo(k3, 6);
     expect(gradient[0]).toBeCloseTo(slope, 5);
   });
@@ -234,7 +237,7 @@ describe('grpoLoss', () => {
         [1, 1, 1, 1],
       ]),
     };
-    const { loss, gradient } = lossAndGradient(inputs, { ...PPO, rows: 2 });
+    const { loss, gradient } = lossAndGradient(inputs, { ...PPO, completions: 2 });
     expect(loss).toBe(0); // of all tokens alike it would be 1/3, with Dr. GRPO's constant 1/4
     expect(gradient).toEqual([-0.25, -0.25, -0, -0, 0.125, 0.125, 0.125, 0.125]);
   });
@@ -261,14 +264,14 @@ describe('grpoLoss', () => {
             [1, 0, 0],
           ]),
         },
-        { clipRange: 0.2, klCoef: 0.5, rows: 2 },
+        { clipRange: 0.2, klCoef: 0.5, completions: 2 },
       );
     const real = of(0);
     const other = of(-3);
     expect(other.loss).toBe(real.loss);
     expect(distance(other.gradient, real.gradient)).toBe(0);
-    expect(other.sums).toEqual(real.sums);
-    expect(real.sums[0]).toBe(3);
-    expect(real.sums[1]).toBeCloseTo(Math.exp(-0.5) + 0.5 - 1, 6); // of the only token off the reference
+    for (const name of ['tokens', 'kl', 'clip_ratio/low_mean']) expect(other.sum(name)).toBe(real.sum(name));
+    expect(real.sum('tokens')).toBe(3);
+    expect(real.sum('kl')).toBeCloseTo(Math.exp(-0.5) + 0.5 - 1, 6); // of the only token off the reference
   });
 });

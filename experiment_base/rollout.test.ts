@@ -2,8 +2,8 @@ import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
 import { mean, scoreCompletions } from '../lib/index.ts';
 import { TOKEN_IDS } from '../models/tiny/tokenizer.ts';
-import { distance, model, newState, optionsOf, PROBLEMS, SMALL, sample, tokenizer } from './test_policy.ts';
-import { groupAdvantages, reward, rollout, rolloutMetrics, updateOnce, verdict } from './train.ts';
+import { distance, drawsOf, model, newState, optionsOf, PROBLEMS, SMALL, sample, tokenizer } from './test_policy.ts';
+import { groupAdvantages, reward, rollout, rolloutMetrics, toExperience, updateOnce, verdict } from './train.ts';
 
 describe('reward', () => {
   it.each([
@@ -29,8 +29,10 @@ describe('reward', () => {
 });
 
 describe('rollout', () => {
-  it('groups by position, even when two prompts of a step are equal', async () => {
-    const rollouts = await sample(optionsOf(...SMALL, '--max-new-tokens', '24'), 1, new Array(6).fill(PROBLEMS[0]));
+  it('is grouped by position, even when two prompts of a step are equal', async () => {
+    const options = optionsOf(...SMALL, '--max-new-tokens', '24');
+    const same = await sample(options, 1, new Array(6).fill(PROBLEMS[0]));
+    const rollouts = await toExperience(same, undefined, options);
     const groups = Array.from({ length: 6 }, (_, p) => rollouts.slice(4 * p, 4 * p + 4));
     const rewards = groups.map((group) => group.map((row) => row.reward));
     expect(new Set(rewards.map((group) => [...group].sort().join())).size).toBeGreaterThan(1); // else this shows nothing
@@ -97,15 +99,15 @@ describe('rollout', () => {
   ])('ends with an EOS%s, which is trained on, and nothing after it', async (_, eos) => {
     const ending = { ...model, config: { ...model.config, eosTokenIds: [eos] } };
     const options = optionsOf(...SMALL, '--max-new-tokens', '40');
-    const rollouts = await rollout(ending, tokenizer, PROBLEMS, { ...options, step: 1 });
+    const rollouts = await rollout(ending, tokenizer, PROBLEMS, drawsOf(options, 1), options);
     expect(new Set(rollouts.map((row) => row.finishReason))).toEqual(new Set(['stop', 'length']));
     for (const { completion, oldLogProbs, finishReason } of rollouts) {
       expect(completion.indexOf(eos)).toBe(finishReason === 'stop' ? completion.length - 1 : -1);
       expect(oldLogProbs).toHaveLength(completion.length);
     }
     const state = await newState();
-    const { sums } = await updateOnce(state, rollouts, options);
-    expect(sums[0]).toBe(rollouts.reduce((sum, { completion }) => sum + completion.length, 0));
+    const { sums } = await updateOnce(state, await toExperience(rollouts, undefined, options), 0, options);
+    expect(sums.tokens).toBe(rollouts.reduce((sum, { completion }) => sum + completion.length, 0));
     tf.dispose([state.model.params, state.optimizer.m, state.optimizer.v]);
   });
 

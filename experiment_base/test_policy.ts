@@ -7,10 +7,10 @@ import { expect } from 'vitest';
 import { useBackend } from '../lib/backend/test_backend.ts';
 // biome-ignore format: a list to skip, not to read
 import {
-  createTrainingState, type LlamaConfig, loadTokenizer, type Model, normals, type Problem, parameterShapes, parseOptions,
+  createTrainingState, type LlamaConfig, loadTokenizer, type Model, normals, type Problem, parameterShapes, parseOptions, uniform,
 } from '../lib/index.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from '../models/tiny/tokenizer.ts';
-import { createCommand, type Options, type Rollout, rollout } from './train.ts';
+import { createCommand, type Draw, type Experience, type Options, rollout, toExperience } from './train.ts';
 
 export const optionsOf = (...flags: string[]): Options => parseOptions(createCommand(), ['node', 'train.ts', ...flags]);
 export const SMALL = '--num-generations 4 --max-new-tokens 12 --warmup-steps 0 --max-grad-norm 0'.split(' ');
@@ -49,17 +49,26 @@ export const tokenizer = await loadTokenizer(folder);
 rmSync(folder, { recursive: true });
 
 export const newState = () => createTrainingState(model, { tokens: 0, skipped: 0, skippedInARow: 0 });
+/** The random numbers of a step. */
+export const drawsOf =
+  ({ seed }: Options, step: number): Draw =>
+  (...token) =>
+    uniform(seed, step, ...token);
 export const sample = (options: Options, step = 1, problems = PROBLEMS) =>
-  rollout(model, tokenizer, problems, { ...options, step });
+  rollout(model, tokenizer, problems, drawsOf(options, step), options);
+/** Rollouts with their advantages. */
+export const experience = async (options: Options) => toExperience(await sample(options), undefined, options);
 
-/** Rollouts whose advantages differ, and whose π_old and reference are somewhat off the policy. */
-export async function offPolicy(options: Options): Promise<Rollout[]> {
+/** Experience whose advantages differ, and whose π_old and reference are somewhat off the policy. */
+export async function offPolicy(options: Options): Promise<Experience[]> {
   const rollouts = await sample(options);
   return rollouts.map((row, i) => ({
     ...row,
     advantage: [1.5, -0.5, -1.2, 0.2, 0.9, -0.7, 0.4, -0.6][i],
     oldLogProbs: row.oldLogProbs.map((logProb, t) => logProb + 0.1 * Math.sin(i + t)),
-    refLogProbs: row.oldLogProbs.map((logProb, t) => logProb + 0.3 * Math.cos(i * t)),
+    ...(options.klCoef > 0 && {
+      refLogProbs: row.oldLogProbs.map((logProb, t) => logProb + 0.3 * Math.cos(i * t)),
+    }),
   }));
 }
 

@@ -11,13 +11,26 @@
  * reference policy, where there is one (--kl-coef above 0), stays the initial policy for the whole run.
  */
 import * as tf from '@tensorflow/tfjs';
-// biome-ignore format: a list to skip, not to read
-import {
-  type Around, accumulateGradients, type Completion, createRunCommand, examples, finishRun, finiteReward, generate, integer,
-  itemsOfStep, loadProblems, loadSplits, type Model, mean, measureSpeed, microBatches, number, optimizerStep,
-  type Problem, padRows, parseRunOptions, permutation, runMain, runSteps, type Sequence, sameAnswer, sampleStd,
-  scheduleFactor, scoreCompletions, startRun, sumUp, type Tokenizer, type TrainingState, UserError, uniform,
-} from '../lib/index.ts';
+
+import { type Completion, generate } from '../lib/generation/generate.ts';
+import type { Model } from '../lib/model/llama.ts';
+import type { Tokenizer } from '../lib/model/tokenizer.ts';
+import { sameAnswer } from '../lib/run/answers.ts';
+import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/run/command.ts';
+import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/run/dataset.ts';
+import { finiteReward } from '../lib/run/errors.ts';
+import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
+import { runMain } from '../lib/run/main.ts';
+import { examples, integer, number } from '../lib/run/options.ts';
+import { permutation, uniform } from '../lib/run/random.ts';
+import { measureSpeed } from '../lib/run/speed.ts';
+import { startRun } from '../lib/run/start.ts';
+import { inGroups, mean, sampleStd } from '../lib/run/statistics.ts';
+import { accumulateGradients } from '../lib/training/gradients.ts';
+import { optimizerStep } from '../lib/training/optimizer_step.ts';
+import { scheduleFactor } from '../lib/training/schedule.ts';
+import { logProbsOf, microBatches, padRows, scoreCompletions } from '../lib/training/score.ts';
+import type { TrainingState } from '../lib/training/state.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -26,6 +39,7 @@ const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/
 const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
 const DEFAULTS = { dataset: SUMS.train, maxSteps: 200, evalSteps: 25, maxNewTokens: 32, learningRate: 2.5e-4 };
 
+/** The algorithm's own options, beside those that every run has. */
 export const createCommand = () =>
   createRunCommand(EXPERIMENT, DEFAULTS)
     .description('Vanilla GRPO. Without options it trains the bundled tiny model on sums.')
@@ -46,17 +60,7 @@ export const createCommand = () =>
     .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
     .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }));
 
-export type Options = ReturnType<ReturnType<typeof createCommand>['opts']>;
-
-/** What no single option can check. */
-export function checkOptions(options: Options): Options {
-  const { batchSize: P, numGenerations: G } = options;
-  const perUpdate = (options.miniBatchSize || P * G) * options.gradientAccumulationSteps;
-  if ((P * G) % perUpdate === 0) return options;
-  throw new UserError(
-    `the ${P * G} completions of a step (--batch-size ${P} × --num-generations ${G}) must divide into updates of ${perUpdate} (--mini-batch-size × --gradient-accumulation-steps): choose sizes that do`,
-  );
-}
+export type Options = OptionsOf<typeof createCommand>;
 
 // ─── Task: prompt and reward ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -82,44 +86,42 @@ export function reward(text: string, problem: Pick<Problem, 'answer'>): number {
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** One completion, with all that training needs to know of it. */
-export type Rollout = Sequence & {
+/** A completion of a problem, and what it was worth. */
+export type Rollout = {
   problem: Problem;
+  prompt: number[]; // token ids
+  completion: number[]; // token ids, with the one that ended it
+  oldLogProbs: number[]; // log π_old of each completion token, as the sampler recorded it
   text: string;
   finishReason: Completion['finishReason'];
-  oldLogProbs: number[]; // of each completion token when it was sampled (π_old), as the sampler recorded them
-  refLogProbs?: number[]; // the same under the reference policy; only if β > 0
   reward: number;
   right: boolean; // whether the answer is, which accuracies count
-  advantage: number;
 };
 
-/**
- * Samples G completions of each problem and scores them: P · G rollouts, those of problem 0 first.
- * A draw depends on seed, step, problem, sample and position alone: not on what else is in the batch.
- */
+/** The random number in [0, 1) of one token: it depends on what it is drawn for, not on what else is in the batch. */
+export type Draw = (problem: number, sample: number, position: number) => number;
+
+/** Samples G completions of each problem and rewards them: P · G rollouts, those of problem 0 first. */
 export async function rollout(
   model: Model,
   tokenizer: Tokenizer,
   problems: Problem[],
-  { step, ...options }: Options & { step: number },
+  draw: Draw,
+  options: Options,
 ): Promise<Rollout[]> {
   const G = options.numGenerations;
   const prompts = problems.map((problem) => buildPrompt(tokenizer, problem, options));
   const completions = await generate(model, prompts, G, {
     ...options,
     eosTokenIds: model.config.eosTokenIds,
-    random: (row, position) => uniform(options.seed, step, Math.floor(row / G), row % G, position),
+    random: (row, position) => draw(Math.floor(row / G), row % G, position),
   });
-  const rollouts = completions.map(({ tokens, logProbs, finishReason }, row) => {
+  return completions.map(({ tokens, logProbs, finishReason }, row) => {
     const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
     const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
     const graded = { reward: finiteReward(reward(text, problem), problem), right: verdict(text, problem) === 'right' };
-    return { problem, prompt, completion: tokens, text, finishReason, oldLogProbs: logProbs, ...graded };
+    return { problem, prompt, completion: tokens, oldLogProbs: logProbs, text, finishReason, ...graded };
   });
-  const rewards = problems.map((_, p) => rollouts.slice(p * G, (p + 1) * G).map((row) => row.reward));
-  const advantages = G > 1 ? groupAdvantages(rewards).flat() : rewards.map(() => 0); // greedy evaluation has no group
-  return rollouts.map((row, i) => ({ ...row, advantage: advantages[i] }));
 }
 
 // ─── GRPO ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -139,114 +141,136 @@ export function groupAdvantages(rewards: number[][]): number[][] {
   });
 }
 
+/** A rollout, and what it teaches. */
+export type Experience = Rollout & {
+  advantage: number;
+  refLogProbs?: number[] | undefined; // log π_ref of each completion token; only if β > 0
+};
+
+/** What rollouts teach: their advantages, and how likely the reference policy finds each token. */
+export async function toExperience(
+  rollouts: Rollout[],
+  reference: Model | undefined,
+  options: Options,
+): Promise<Experience[]> {
+  const rewards = rollouts.map((row) => row.reward);
+  const advantages = groupAdvantages(inGroups(rewards, options.numGenerations)).flat();
+  const refLogProbs = reference ? await logProbsOf(reference, rollouts, options) : [];
+  return rollouts.map((row, i) => ({ ...row, advantage: advantages[i], refLogProbs: refLogProbs[i] }));
+}
+
+/** B completions as the loss sees them, padded to T tokens. */
 export type LossInputs = {
   logProbs: tf.Tensor2D; // (B, T), under the policy in training
   oldLogProbs: tf.Tensor2D; // (B, T), under the policy that sampled
-  refLogProbs?: tf.Tensor2D; // (B, T), under the reference; only if β > 0
+  refLogProbs?: tf.Tensor2D | undefined; // (B, T), under the reference; only if β > 0
   advantages: tf.Tensor2D; // (B, 1), one a completion
   mask: tf.Tensor2D; // (B, T), 1 on tokens that the policy chose, 0 elsewhere
 };
 
-/** `rows`: completions of the whole update, of which these B may be a part. */
-export type LossOptions = Pick<Options, 'clipRange' | 'clipRangeHigh' | 'klCoef'> & { rows: number };
+/** `completions`: of the whole update, of which the B of a micro-batch may be a part. */
+export type LossOptions = Pick<Options, 'clipRange' | 'clipRangeHigh' | 'klCoef'> & { completions: number };
 
 /**
- * GRPO's loss (DeepSeekMath, eqs. 3 and 4): for each token, the clipped surrogate plus β times the k3 estimate of the
- * KL to the reference; the mean over each completion's tokens; the mean over all completions of the update.
- * @returns `loss`, shape (); `sums` over the masked tokens, shape (4): tokens, k3, ratios clipped low, and high
+ * GRPO's loss (DeepSeekMath, eqs. 3 and 4): for each token, the clipped surrogate plus β times the KL to the reference;
+ * the mean over each completion's tokens; the mean over all completions of the update.
  */
 export function grpoLoss(
   { logProbs, oldLogProbs, refLogProbs, advantages, mask }: LossInputs,
-  { clipRange, clipRangeHigh = clipRange, klCoef, rows }: LossOptions,
-): { loss: tf.Scalar; sums: tf.Tensor1D } {
-  const ratio = tf.exp(tf.sub(logProbs, oldLogProbs)); // ρ = π / π_old
-  const clipped = tf.clipByValue(ratio, 1 - clipRange, 1 + clipRangeHigh);
-  const surrogate = tf.neg(tf.minimum(tf.mul(ratio, advantages), tf.mul(clipped, advantages)));
-  const d = refLogProbs ? tf.sub(refLogProbs, logProbs) : tf.zerosLike(logProbs);
-  const k3 = tf.sub(tf.sub(tf.exp(d), d), 1);
-  const perToken = refLogProbs ? tf.add(surrogate, tf.mul(k3, klCoef)) : surrogate;
-  const perCompletion = tf.div(tf.sum(tf.mul(perToken, mask), 1), tf.sum(mask, 1));
-  const loss = tf.div(tf.sum(perCompletion), rows) as tf.Scalar;
-
-  const clippedLow = tf.logicalAnd(tf.less(ratio, 1 - clipRange), tf.less(advantages, 0));
-  const clippedHigh = tf.logicalAnd(tf.greater(ratio, 1 + clipRangeHigh), tf.greater(advantages, 0));
-  const total = (x: tf.Tensor) => tf.sum(tf.mul(tf.cast(x, 'float32'), mask));
-  return { loss, sums: tf.stack([tf.sum(mask), total(k3), total(clippedLow), total(clippedHigh)]) as tf.Tensor1D };
+  { clipRange, clipRangeHigh = clipRange, klCoef, completions }: LossOptions,
+): tf.Scalar {
+  const ratio = logProbs.sub(oldLogProbs).exp(); // (B, T), ρ = π / π_old
+  const clipped = ratio.clipByValue(1 - clipRange, 1 + clipRangeHigh);
+  const surrogate = ratio.mul(advantages).minimum(clipped.mul(advantages)).neg();
+  const perToken = refLogProbs ? surrogate.add(k3(logProbs, refLogProbs).mul(klCoef)) : surrogate;
+  const perCompletion = perToken.mul(mask).sum(1).div(mask.sum(1)); // (B)
+  return perCompletion.sum().div(completions);
 }
 
-/** The loss of a micro-batch of rollouts. `sums` gets the entropy (nats) as a fifth. */
-function microBatchLoss(model: Model, batch: Rollout[], options: Options & { rows: number }) {
-  const { logProbs, entropies } = scoreCompletions(model, batch, options.temperature);
-  const padded = (values: (row: Rollout) => number[]) => padRows(batch.map(values), logProbs.shape[1]);
-  const inputs: LossInputs = {
+/** An estimate of the KL to the reference that is never negative: e^d − d − 1, d = log π_ref − log π (Schulman 2020). */
+export function k3(logProbs: tf.Tensor2D, refLogProbs: tf.Tensor2D): tf.Tensor2D {
+  const d = refLogProbs.sub(logProbs);
+  return d.exp().sub(d).sub(1);
+}
+
+/** What is logged of the tokens that the policy chose: sums, which metrics.jsonl has divided by `tokens`. No gradient. */
+export function statistics(
+  { logProbs, oldLogProbs, refLogProbs, advantages, mask }: LossInputs,
+  entropies: tf.Tensor2D, // (B, T), nats
+  { clipRange, clipRangeHigh = clipRange }: LossOptions,
+): Record<string, tf.Scalar> {
+  const total = (x: tf.Tensor): tf.Scalar => x.cast('float32').mul(mask).sum();
+  const ratio = logProbs.sub(oldLogProbs).exp();
+  return {
+    tokens: mask.sum(),
+    entropy: total(entropies),
+    ...(refLogProbs ? { kl: total(k3(logProbs, refLogProbs)) } : {}),
+    'clip_ratio/low_mean': total(ratio.less(1 - clipRange).logicalAnd(advantages.less(0))),
+    'clip_ratio/high_mean': total(ratio.greater(1 + clipRangeHigh).logicalAnd(advantages.greater(0))),
+  };
+}
+
+/** What the loss is computed from: everything padded to the longest completion of the micro-batch. */
+export function lossInputs(logProbs: tf.Tensor2D, batch: Experience[]): LossInputs {
+  const padded = (values: (row: Experience) => number[]) => padRows(batch.map(values), logProbs.shape[1]);
+  return {
     logProbs,
     oldLogProbs: padded((row) => row.oldLogProbs),
-    refLogProbs: options.klCoef > 0 ? padded((row) => row.refLogProbs!) : undefined,
+    refLogProbs: batch[0].refLogProbs && padded((row) => row.refLogProbs!),
     advantages: tf.tensor2d(batch.map((row) => [row.advantage])),
     mask: padded((row) => row.completion.map(() => 1)),
   };
-  const { loss, sums } = grpoLoss(inputs, options);
-  return { loss, sums: tf.concat([sums, tf.sum(tf.mul(entropies, inputs.mask)).reshape([1])]) as tf.Tensor1D };
 }
 
-/** Log-probabilities of the rollouts under the reference policy, written into them: no gradient. */
-export async function addReference(reference: Model, rollouts: Rollout[], options: Options): Promise<void> {
-  for (const batch of microBatches(rollouts, options.microBatchTokens)) {
-    const logProbs = tf.tidy(() => scoreCompletions(reference, batch, options.temperature).logProbs);
-    const rows = (await logProbs.array()) as number[][];
-    logProbs.dispose();
-    for (const [i, row] of batch.entries()) row.refLogProbs = rows[i].slice(0, row.completion.length);
-  }
-}
+// ─── Training ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/**
- * One update of the policy, from the rollouts in `window`.
- * @returns the loss, the gradient's norm, whether they were finite, and the sums of {@link microBatchLoss}
- */
-export async function updateOnce(state: TrainingState, window: Rollout[], options: Options) {
-  const batches = microBatches(window, options.microBatchTokens);
-  const lossOf = (batch: Rollout[]) => (model: Model) =>
-    microBatchLoss(model, batch, { ...options, rows: window.length });
-  const { sums, ...gradient } = accumulateGradients(state.model, batches.map(lossOf));
-  const result = await optimizerStep(state, gradient, options);
-  return { ...result, sums: await sumUp(sums, 5) };
+/** One update of the policy, from a part of a step's experience: one micro-batch after the other. */
+export async function updateOnce(state: TrainingState, window: Experience[], learningRate: number, options: Options) {
+  const lossOptions = { ...options, completions: window.length };
+  const losses = microBatches(window, options.microBatchTokens).map((batch) => (model: Model) => {
+    const { logProbs, entropies } = scoreCompletions(model, batch, options.temperature);
+    const inputs = lossInputs(logProbs, batch);
+    return { loss: grpoLoss(inputs, lossOptions), statistics: statistics(inputs, entropies, lossOptions) };
+  });
+  const { statistics: sums, ...gradient } = await accumulateGradients(state.model, losses);
+  return { sums, ...(await optimizerStep(state, gradient, { ...options, learningRate })) };
 }
 
 /**
- * Trains on the rollouts of one step: μ passes, each over all of them in a new order, with an update for every
- * mini-batch size × accumulation steps of them.
+ * Trains on the experience of one step: μ passes, each over all of it in a new order, with an update for every mini-batch
+ * size × accumulation steps of it.
+ * @param step - 1 for the first
  * @returns the step's metrics: means over its updates, and over its tokens
  */
 export async function update(
   state: TrainingState,
-  rollouts: Rollout[],
-  { step, ...options }: Options & { step: number },
+  experience: Experience[],
+  step: number,
+  options: Options,
 ): Promise<Record<string, number>> {
-  const perUpdate = (options.miniBatchSize || rollouts.length) * options.gradientAccumulationSteps;
-  const perStep = options.numIterations * (rollouts.length / perUpdate);
+  const perUpdate = (options.miniBatchSize || experience.length) * options.gradientAccumulationSteps;
+  const perStep = options.numIterations * (experience.length / perUpdate);
   // Updates are counted from 1, so that neither the first nor the last is made with a learning rate of 0.
   const schedule = { warmup: options.warmupSteps, total: options.maxSteps * perStep + 1 };
   const results: Awaited<ReturnType<typeof updateOnce>>[] = [];
   let learningRate = 0;
   for (let iteration = 0; iteration < options.numIterations; iteration++) {
-    const order = permutation(rollouts.length, options.seed, step, iteration);
+    const order = permutation(experience.length, options.seed, step, iteration);
     for (let begin = 0; begin < order.length; begin += perUpdate) {
-      const window = order.slice(begin, begin + perUpdate).map((row) => rollouts[row]);
+      const window = order.slice(begin, begin + perUpdate).map((row) => experience[row]);
       const number = (step - 1) * perStep + results.length + 1; // since the start of the run, skipped ones too
       learningRate = options.learningRate * scheduleFactor(options.lrScheduler, number, schedule);
-      results.push(await updateOnce(state, window, { ...options, learningRate }));
+      results.push(await updateOnce(state, window, learningRate, options));
     }
   }
-  const good = results.filter(({ finite }) => finite);
-  const perToken = (i: number) => mean(good.map(({ sums }) => sums[i] / sums[0]));
+  const made = results.filter(({ finite }) => finite);
+  const { tokens, ...sums } = results[0].sums;
+  const perToken = (name: string) => mean(made.map(({ sums }) => sums[name] / sums.tokens));
   return {
-    loss: mean(good.map(({ loss }) => loss)),
-    grad_norm: mean(good.map(({ norm }) => norm)),
+    loss: mean(made.map(({ loss }) => loss)),
+    grad_norm: mean(made.map(({ norm }) => norm)),
     learning_rate: learningRate,
-    entropy: perToken(4),
-    ...(options.klCoef > 0 ? { kl: perToken(1) } : {}),
-    'clip_ratio/low_mean': perToken(2),
-    'clip_ratio/high_mean': perToken(3),
+    ...Object.fromEntries(Object.keys(sums).map((name) => [name, perToken(name)])),
     skipped_updates: state.counters.skipped,
   };
 }
@@ -255,41 +279,46 @@ export async function update(
 
 /**
  * Asks held-out problems, greedily and, if `samples` > 0, also so many times each as in training.
- * @returns shares: of right greedy answers, of right samples, of problems with at least one right sample
+ * @returns shares: of right greedy answers, of right samples, of problems with at least one right sample; and the greedy
+ *   answers to the first problems
  */
 export async function evaluate(
   model: Model,
   tokenizer: Tokenizer,
   problems: Problem[],
-  { samples, ...options }: Options & { samples: number },
-): Promise<Record<string, number>> {
-  const ask = async (G: number, temperature: number): Promise<boolean[]> => {
-    const hits: boolean[] = [];
-    const perBatch = Math.max(1, Math.floor((options.batchSize * options.numGenerations) / G));
+  { samples, onProgress }: Asking,
+  options: Options,
+): Promise<Evaluation> {
+  const ask = async (numGenerations: number, temperature: number): Promise<Rollout[]> => {
+    const sampling = { ...options, numGenerations, temperature, onProgress };
+    const perBatch = Math.max(1, Math.floor((options.batchSize * options.numGenerations) / numGenerations));
+    const rollouts: Rollout[] = [];
     for (let begin = 0; begin < problems.length; begin += perBatch) {
       // No step of training is below 0: before and after are asked with the same random numbers.
-      const sampling = { ...options, numGenerations: G, temperature, step: -1 - begin };
-      const rows = await rollout(model, tokenizer, problems.slice(begin, begin + perBatch), sampling);
-      hits.push(...rows.map((row) => row.right));
+      const draw: Draw = (...token) => uniform(options.seed, -1 - begin, ...token);
+      rollouts.push(...(await rollout(model, tokenizer, problems.slice(begin, begin + perBatch), draw, sampling)));
     }
-    return hits;
+    return rollouts;
   };
-  const share = (hits: boolean[]) => mean(hits.map(Number));
-  const accuracy = { 'eval/accuracy': share(await ask(1, 0)) };
-  if (samples === 0) return accuracy;
-  const sampled = await ask(samples, options.temperature);
-  const any = problems.map((_, p) => sampled.slice(p * samples, (p + 1) * samples).some(Boolean));
-  return { ...accuracy, 'eval/sampled_accuracy': share(sampled), [`eval/pass_at_${samples}`]: share(any) };
+  const right = (rollouts: Rollout[]) => rollouts.map((row) => Number(row.right));
+  const greedy = await ask(1, 0);
+  const accuracy = { 'eval/accuracy': mean(right(greedy)) };
+  const answers = greedy.slice(0, 3).map(toSample);
+  if (samples === 0) return { metrics: accuracy, answers };
+  const sampled = right(await ask(samples, options.temperature));
+  const any = inGroups(sampled, samples).map((group) => Math.max(...group));
+  const metrics = { ...accuracy, 'eval/sampled_accuracy': mean(sampled), [`eval/pass_at_${samples}`]: mean(any) };
+  return { metrics, answers };
 }
 
-/** What a rollout came to. */
+/** What rollouts came to. */
 export type Outcome = Pick<Rollout, 'reward' | 'right' | 'completion' | 'finishReason'>;
 
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
 export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options): Record<string, number> {
   const length = (rows: Outcome[]) => mean(rows.map(({ completion }) => completion.length));
   const rewards = rollouts.map((row) => row.reward);
-  const groups = rewards.flatMap((_, i) => (i % numGenerations === 0 ? [rewards.slice(i, i + numGenerations)] : []));
+  const groups = inGroups(rewards, numGenerations);
   return {
     reward: mean(rewards),
     reward_std: mean(groups.map(sampleStd)),
@@ -304,44 +333,35 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options)
 
 // ─── The run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** One step: sample, score, update, and say how it went. */
-export async function trainStep(
-  state: TrainingState,
-  { tokenizer, problems, reference }: { tokenizer: Tokenizer; problems: Problem[]; reference?: Model },
-  options: Options & { step: number },
-): Promise<{ rollouts: Rollout[]; metrics: Record<string, number> }> {
-  const began = performance.now();
-  const rollouts = await rollout(state.model, tokenizer, problems, options);
-  if (reference) await addReference(reference, rollouts, options);
-  const sampled = performance.now();
-  const metrics = await update(state, rollouts, options);
-  const speeds = measureSpeed(state, rollouts, { began, sampled });
-  return { rollouts, metrics: { ...rolloutMetrics(rollouts, options), ...metrics, ...speeds } };
-}
-
 /** A line of completions.jsonl. */
-const toSample = ({ problem: { question, answer }, text, completion, reward, advantage }: Rollout) => {
-  return { question, answer, completion: text, tokens: completion.length, reward, advantage };
-};
+const toSample = ({ problem: { question, answer }, text, completion, reward, ...row }: Rollout | Experience) => ({
+  ...{ question, answer, completion: text, tokens: completion.length, reward },
+  ...('advantage' in row ? { advantage: row.advantage } : {}),
+});
 
 async function main(): Promise<void> {
-  const options = checkOptions(parseRunOptions(createCommand()));
+  const options = parseRunOptions(createCommand());
   const { train, test } = loadSplits(loadProblems, options, SUMS);
-  const task = { problems: [...train, ...test], buildPrompt, reference: options.klCoef > 0 };
-  const { run, state, tokenizer, reference, source } = await startRun(options, { experiment: EXPERIMENT, ...task });
-  console.log(`${train.length} problems to train on, ${test.length} held out`);
-
-  const around: Around = {
-    ...{ shown: SHOWN, heldOut: test.length },
-    evaluate: (how) => evaluate(state.model, tokenizer, test, { ...options, ...how }),
-    ask: async (how) => (await rollout(state.model, tokenizer, test.slice(0, 3), { ...options, ...how })).map(toSample),
-  };
-  const finished = await runSteps(run, state, { ...options, ...source, ...around }, async (step) => {
-    const problems = itemsOfStep(train, step, options);
-    const { rollouts, metrics } = await trainStep(state, { tokenizer, problems, reference }, { ...options, step });
-    return { metrics, samples: rollouts.slice(0, options.numGenerations).map(toSample) };
+  const { run, state, tokenizer, reference } = await startRun(options, {
+    ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt },
+    reference: options.klCoef > 0,
   });
-  if (finished) await finishRun(run, state, { ...options, ...source });
+  console.log(`${train.length} problems to train on, ${test.length} held out`);
+  const ask = (how: Asking) => evaluate(state.model, tokenizer, test, how, options);
+
+  await run.evaluateFirst(ask);
+  for await (const step of run.steps()) {
+    const problems = itemsOfStep(train, step.number, options);
+    const draw: Draw = (...token) => uniform(options.seed, step.number, ...token);
+    const rollouts = await rollout(state.model, tokenizer, problems, draw, options); // sample, and reward
+    const experience = await toExperience(rollouts, reference, options); // advantage
+    const sampled = performance.now();
+    const updated = await update(state, experience, step.number, options); // update
+    const speeds = measureSpeed(state, rollouts, { began: step.began, sampled });
+    const samples = experience.slice(0, options.numGenerations).map(toSample);
+    step.log({ ...rolloutMetrics(rollouts, options), ...updated, ...speeds }, samples);
+    await step.evaluate(ask);
+  }
 }
 
 await runMain(import.meta.url, main);

@@ -1,8 +1,20 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
 import { finiteReward, optimizerStep, type TrainingState } from '../lib/index.ts';
-import { distance, model, newState, offPolicy, optionsOf, PROBLEMS, SMALL, sample, tokenizer } from './test_policy.ts';
-import { evaluate, type Rollout, rollout, update, updateOnce } from './train.ts';
+import {
+  distance,
+  drawsOf,
+  experience,
+  model,
+  newState,
+  offPolicy,
+  optionsOf,
+  PROBLEMS,
+  SMALL,
+  sample,
+  tokenizer,
+} from './test_policy.ts';
+import { type Experience, evaluate, rollout, toExperience, update, updateOnce } from './train.ts';
 
 /** The gradient of the only update that a state has seen: Adam's first moment is (1 − β1) of it. */
 const gradientOf = (state: TrainingState) =>
@@ -14,7 +26,7 @@ describe('update', () => {
   it('has at μ = 1 a loss of about 0, and a gradient that is not', async () => {
     const options = optionsOf(...SMALL, '--temperature', '0.7');
     const rollouts = (await sample(options)).map((row, i) => ({ ...row, advantage: i % 2 === 0 ? 1 : -1 }));
-    const metrics = await update(await newState(), rollouts, { ...options, step: 1 });
+    const metrics = await update(await newState(), rollouts, 1, options);
     expect(Math.abs(metrics.loss)).toBeLessThan(1e-6);
     expect(metrics.grad_norm).toBeGreaterThan(0.1);
     expect(metrics).toMatchObject({ 'clip_ratio/low_mean': 0, 'clip_ratio/high_mean': 0, skipped_updates: 0 });
@@ -29,8 +41,8 @@ describe('update', () => {
     const rollouts = await offPolicy(whole);
     expect(new Set(rollouts.map(({ completion }) => completion.length)).size).toBeGreaterThan(1);
     const [a, b] = [await newState(), await newState()];
-    const expected = await update(a, rollouts, { ...whole, step: 1 });
-    const metrics = await update(b, rollouts, { ...optionsOf(...SMALL, '--kl-coef', '0.1', ...flags), step: 1 });
+    const expected = await update(a, rollouts, 1, whole);
+    const metrics = await update(b, rollouts, 1, optionsOf(...SMALL, '--kl-coef', '0.1', ...flags));
     for (const name of ['loss', 'grad_norm', 'kl', 'entropy']) expect(metrics[name]).toBeCloseTo(expected[name], 5);
     const gradient = gradientOf(a);
     for (const [name, values] of Object.entries(gradientOf(b))) {
@@ -47,7 +59,7 @@ describe('update', () => {
     const state = await newState();
     const sizes = ['--num-iterations', mu, '--mini-batch-size', mini, '--gradient-accumulation-steps', acc].map(String);
     const options = optionsOf(...SMALL, ...sizes);
-    await update(state, await offPolicy(options), { ...options, step: 1 });
+    await update(state, await offPolicy(options), 1, options);
     expect(state.optimizer.step).toBe(updates);
   });
 
@@ -61,7 +73,7 @@ describe('update', () => {
         return row.oldLogProbs;
       },
     }));
-    await update(await newState(), rollouts, { ...options, step: 1 });
+    await update(await newState(), rollouts, 1, options);
     const sorted = (order: number[]) => [...order].sort();
     expect([sorted(seen.slice(0, 8)), sorted(seen.slice(8))]).toEqual([
       sorted([...rollouts.keys()]),
@@ -72,9 +84,9 @@ describe('update', () => {
 
   it('needs no reference at β = 0, and reports no KL', async () => {
     const options = optionsOf(...SMALL);
-    const rollouts = await sample(options);
+    const rollouts = await experience(options);
     expect(rollouts.every(({ refLogProbs }) => refLogProbs === undefined)).toBe(true);
-    expect(await update(await newState(), rollouts, { ...options, step: 1 })).not.toHaveProperty('kl');
+    expect(await update(await newState(), rollouts, 1, options)).not.toHaveProperty('kl');
   });
 
   it('reports the KL as the mean over real tokens', async () => {
@@ -86,15 +98,15 @@ describe('update', () => {
         return Math.exp(d) - d - 1;
       }),
     );
-    const { kl } = await update(await newState(), rollouts, { ...options, step: 1 });
+    const { kl } = await update(await newState(), rollouts, 1, options);
     expect(kl).toBeCloseTo(k3.reduce((sum, x) => sum + x) / k3.length, 5);
   });
 
   it('follows the gradient that finite differences give, through the whole model', async () => {
-    const options = { ...optionsOf(...SMALL, '--kl-coef', '0.1', '--temperature', '0.7'), learningRate: 0 };
+    const options = optionsOf(...SMALL, '--kl-coef', '0.1', '--temperature', '0.7');
     const rollouts = await offPolicy(options);
     const state = await newState();
-    await updateOnce(state, rollouts, options);
+    await updateOnce(state, rollouts, 0, options);
     const gradients = gradientOf(state);
     for (const name of [
       'model.embed_tokens.weight',
@@ -109,7 +121,7 @@ describe('update', () => {
         const moved = await newState();
         const direction = tf.tensor(gradients[name], model.params[name].shape).div(norm);
         moved.model.params[name] = model.params[name].add(direction.mul(h));
-        return (await updateOnce(moved, rollouts, options)).loss;
+        return (await updateOnce(moved, rollouts, 0, options)).loss;
       };
       const h = 0.01;
       const slope = ((await lossAt(h)) - (await lossAt(-h))) / (2 * h);
@@ -122,13 +134,13 @@ describe('update', () => {
     const state = await newState();
     const live: number[] = [];
     for (let step = 1; step <= 4; step++) {
-      const rollouts = await rollout(state.model, tokenizer, PROBLEMS, { ...options, step });
+      const rollouts = await rollout(state.model, tokenizer, PROBLEMS, drawsOf(options, step), options);
       const rows = rollouts.map((row) => ({
         ...row,
         advantage: step === 3 ? Number.NaN : 1,
         refLogProbs: row.oldLogProbs,
       }));
-      await update(state, rows, { ...options, step });
+      await update(state, rows, step, options);
       live.push(tf.memory().numTensors);
     }
     expect(live).toEqual(new Array(4).fill(live[0]));
@@ -139,9 +151,9 @@ describe('update', () => {
     const state = await newState();
     const used: (number | undefined)[][] = [];
     for (let step = 1; step <= 200; step++) {
-      const rollouts = await rollout(state.model, tokenizer, PROBLEMS, { ...options, step });
-      await update(state, rollouts, { ...options, step });
-      if (step % 50 === 0) await evaluate(state.model, tokenizer, PROBLEMS, { ...options, samples: 2 });
+      const rollouts = await rollout(state.model, tokenizer, PROBLEMS, drawsOf(options, step), options);
+      await update(state, await toExperience(rollouts, undefined, options), step, options);
+      if (step % 50 === 0) await evaluate(state.model, tokenizer, PROBLEMS, { samples: 2 }, options);
       const { wasm } = tf.backend() as unknown as { wasm?: { HEAPU8: Uint8Array } };
       if (step % 50 === 0) used.push([tf.memory().numTensors, tf.memory().numBytes, wasm?.HEAPU8.length]);
     }
@@ -154,7 +166,7 @@ describe('update', () => {
     const bad = good.map((row, i) => (i === 3 ? { ...row, advantage: Number.NaN } : row));
     const state = await newState();
     const before = state.model.params;
-    const once = (rows: Rollout[]) => update(state, rows, { ...options, step: 1 });
+    const once = (rows: Experience[]) => update(state, rows, 1, options);
     for (let i = 1; i <= 9; i++) {
       expect(await once(bad)).toMatchObject({ skipped_updates: i });
       expect(state.counters.skippedInARow).toBe(i);

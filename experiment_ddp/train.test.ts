@@ -3,7 +3,6 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import * as base from '../experiment_base/train.ts';
 import {
   type BackendName,
   initBackend,
@@ -12,6 +11,7 @@ import {
   loadTokenizer,
   parseOptions,
   shard,
+  uniform,
 } from '../lib/index.ts';
 import { writeTestData, writeTestModel } from '../tools/test_model.ts';
 import {
@@ -26,7 +26,7 @@ import {
   sleep,
   until,
 } from '../tools/test_process.ts';
-import { createCommand, type Rollout, rollout } from './train.ts';
+import { createCommand, type Draw, rollout } from './train.ts';
 
 // The script as a user runs it, with a random model so small that a step takes milliseconds.
 
@@ -59,14 +59,14 @@ it('a rank samples for its problems what a single process samples for them', asy
   const tokenizer = await loadTokenizer(at('model'));
   const options = parseOptions(createCommand(), ['node', 'train.ts', ...TINY, '--num-generations', '4']);
   const problems = loadProblems(at('data.jsonl')).slice(0, 5);
-  const whole = await base.rollout(model, tokenizer, problems, { ...options, step: 3 });
+  const draw: Draw = (...token) => uniform(0, 3, ...token);
+  const whole = await rollout(model, tokenizer, problems, draw, options);
   const parts = [0, 1, 2].map((rank) => shard({ rank, size: 3 }, problems.length));
-  const sharded = parts.map(({ begin, end }) =>
-    rollout(model, tokenizer, problems.slice(begin, end), { ...options, step: 3, first: begin }),
-  );
-  const essence = (rows: Rollout[]) => rows.map(({ completion, advantage }) => ({ completion, advantage }));
-  expect(essence((await Promise.all(sharded)).flat())).toEqual(essence(whole));
-  expect(await rollout(model, tokenizer, [], { ...options, step: 3 })).toEqual([]);
+  const sharded = parts.map(({ begin, end }) => {
+    const own: Draw = (problem, ...token) => draw(begin + problem, ...token);
+    return rollout(model, tokenizer, problems.slice(begin, end), own, options);
+  });
+  expect((await Promise.all(sharded)).flat()).toEqual(whole);
 });
 
 describe.concurrent('any number of ranks', () => {

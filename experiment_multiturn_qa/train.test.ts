@@ -3,10 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { encyclopediaWords } from '../data/encyclopedia.ts';
-import * as calculating from '../experiment_multiturn_tool/conversation.ts';
+import * as calculating from '../experiment_multiturn_tool/task.ts';
 import {
   type BackendName,
   createBm25,
+  createRun,
   createTrainingState,
   initBackend,
   loadCheckpoint,
@@ -16,16 +17,25 @@ import {
   openRun,
   type Passage,
   parseOptions,
-  runSteps,
   searchTool,
+  soloCommunicator,
   type Tool,
   uniform,
 } from '../lib/index.ts';
 import { writeTestModel } from '../tools/test_model.ts';
 import { writeTestEmbedder } from '../tools/test_onnx.ts';
 import { BACKEND, jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
-import { correctnessReward, REWARDS } from './conversation.ts';
-import { createCommand, evaluate, type Options, rolloutMetrics, toSample, trainStep } from './train.ts';
+import { correctnessReward, REWARDS } from './task.ts';
+import {
+  createCommand,
+  evaluate,
+  type Options,
+  rollout,
+  rolloutMetrics,
+  toExperience,
+  toSample,
+  update,
+} from './train.ts';
 
 const temp = mkdtempSync(join(tmpdir(), 'grpo-qa-'));
 const at = (...names: string[]) => join(temp, ...names);
@@ -35,10 +45,8 @@ beforeAll(async () => void (await initBackend((process.env.TFJS_BACKEND as Backe
 const SHARED = join(import.meta.dirname, '../../shared');
 const shared = (path: string) => join(SHARED, path);
 
-const optionsOf = (flags = '', tools: Tool[] = []): Options => ({
-  ...parseOptions(createCommand(), ['node', 'train.ts', ...flags.split(' ').filter(Boolean)]),
-  tools,
-});
+const optionsOf = (flags = ''): Options =>
+  parseOptions(createCommand(), ['node', 'train.ts', ...flags.split(' ').filter(Boolean)]);
 
 const oracle = shared('oracles/grpo/qa_em.json');
 it.skipIf(!existsSync(oracle))('rewards what Search-R1 rewards (skipped where ../shared is absent)', () => {
@@ -146,24 +154,25 @@ describe('a search tool that is out of order', () => {
     const counts: Record<string, number> = {};
     let asked = counts; // without those of the evaluation
     const flags = `--model-name ${at('model')} --batch-size 3 --num-generations 6 --max-steps 5 --tool-timeout 0.05 --max-new-tokens 60 --max-turns 5 --max-tool-tokens 8 --learning-rate 0.0001 --output-dir ${at('run')}`;
-    const options = optionsOf(flags, [faulty(counts)]);
+    const [options, tools] = [optionsOf(flags), [faulty(counts)]];
     const initial = await loadCheckpoint(at('model'));
     const tokenizer = await loadTokenizer(at('model'));
     const problems = [1, 2, 3].map((i) => ({ question: `${i}`, answers: ['1'], source: '', columns: {} }));
     const state = await createTrainingState(initial, { tokens: 0, skipped: 0 });
-    const { tools, ...saved } = options;
-    const place = { experiment: 'experiment_multiturn_qa', outputDir: options.outputDir };
     // Silent: signals and messages of this process are those of the tests.
-    const run = { ...openRun({ ...place, options: saved }), silent: true };
-    const nothing = { shown: {}, heldOut: 0, evaluate: async () => ({}), ask: async () => [] };
-    const around = { ...options, folder: at('model'), ...nothing };
-    const finished = await runSteps(run, state, around, async (step) => {
-      const { rollouts, metrics } = await trainStep(state, { tokenizer, problems }, { ...options, step });
+    const place = { experiment: 'experiment_multiturn_qa', outputDir: options.outputDir };
+    const folder = { ...openRun({ ...place, options }), silent: true };
+    const source = { ...initial, folder: at('model') };
+    const context = { shown: {}, heldOut: 0, source, communicator: soloCommunicator() };
+    for await (const step of createRun(folder, state, context, options).steps()) {
+      const draw = (...token: [number, number, number]) => uniform(0, step.number, ...token);
+      const rollouts = await rollout(state.model, tokenizer, problems, draw, tools, options);
+      const experience = await toExperience(rollouts, undefined, options);
+      const updated = await update(state, experience, step.number, options);
       asked = { ...counts };
-      const evaluation = step === 5 ? await evaluate(state.model, tokenizer, problems, { ...options, samples: 2 }) : {};
-      return { metrics: { ...metrics, ...evaluation }, samples: rollouts.map(toSample) };
-    });
-    expect(finished).toBe(true);
+      step.log({ ...rolloutMetrics(rollouts, options), ...updated }, experience.map(toSample));
+      if (step.isLast) await evaluate(state.model, tokenizer, problems, { samples: 2 }, tools, options);
+    }
 
     expect(counts.thrown * counts.hanging * counts.late * counts.nothing * counts.megabytes).toBeGreaterThan(0);
     expect(statSync(join(options.outputDir!, 'completions.jsonl')).size).toBeLessThan(5e6);

@@ -5,10 +5,10 @@ import { join } from 'node:path';
 import { afterAll } from 'vitest';
 import { useBackend } from '../lib/backend/test_backend.ts';
 // biome-ignore format: a list to skip, not to read
-import { createCalculator, loadCheckpoint, loadTokenizer, parseOptions, type Tool,
+import { createCalculator, loadCheckpoint, loadTokenizer, parseOptions, uniform,
 } from '../lib/index.ts';
 import { writeTestModel } from '../tools/test_model.ts';
-import { createCommand, type Options } from './train.ts';
+import { createCommand, type Options, rollout } from './train.ts';
 
 const temp = mkdtempSync(join(tmpdir(), 'grpo-tool-'));
 export const at = (...names: string[]) => join(temp, ...names);
@@ -23,10 +23,12 @@ export const model = await loadCheckpoint(at('model'));
 export const tokenizer = await loadTokenizer(at('model'));
 export const calculator = await createCalculator();
 
-export const optionsOf = (flags = '', tools?: Tool[]): Options => ({
-  ...parseOptions(createCommand(), ['node', 'train.ts', ...flags.split(' ').filter(Boolean)]),
-  tools: tools ?? [calculator],
-});
+export const optionsOf = (flags = ''): Options =>
+  parseOptions(createCommand(), ['node', 'train.ts', ...flags.split(' ').filter(Boolean)]);
+
+/** Conversations of a step. */
+export const sample = (options: Options, { step = 1, tools = [calculator], problems = PROBLEMS } = {}) =>
+  rollout(model, tokenizer, problems, (...token) => uniform(options.seed, step, ...token), tools, options);
 
 export const PROBLEMS = ['1+2', '30*4', '7'].map((question, i) => ({
   question,

@@ -3,13 +3,10 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
 import * as base from '../experiment_base/train.ts';
-import { createTrainingState, scoreCompletions, uniform } from '../lib/index.ts';
+import { createTrainingState, logProbsOf, scoreCompletions, uniform } from '../lib/index.ts';
 import { BACKEND, jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
-import { at, FLAGS, model, optionsOf, PROBLEMS, tokenizer } from './test_policy.ts';
-// biome-ignore format: a list to skip, not to read
-import {
-  addReference, evaluate, grpoLoss, lossInputs, type Rollout, rollout, rolloutMetrics, updateOnce,
-} from './train.ts';
+import { at, calculator, FLAGS, model, optionsOf, PROBLEMS, sample, tokenizer } from './test_policy.ts';
+import { type Experience, evaluate, grpoLoss, lossInputs, rolloutMetrics, updateOnce } from './train.ts';
 
 /** The model with weights of its own. */
 const copyOf = ({ params, ...rest }: typeof model): typeof model => ({
@@ -17,8 +14,8 @@ const copyOf = ({ params, ...rest }: typeof model): typeof model => ({
   params: Object.fromEntries(Object.entries(params).map(([name, x]) => [name, x.clone()])),
 });
 
-/** A rollout of given tokens: `own` 1 where the policy wrote, one advantage. */
-const row = (completion: number[], mask: number[], advantage: number): Rollout => ({
+/** Experience of given tokens: `mask` is 1 where the policy wrote. */
+const row = (completion: number[], mask: number[], advantage: number): Experience => ({
   ...{ prompt: [3, 60, 4], completion, mask, advantage, problem: PROBLEMS[0], transcript: [], calls: [] },
   ...{ rewards: [0, 0, 0, 0], reward: 0, right: false, finishReason: 'stop' },
   oldLogProbs: completion.map((_, i) => (mask[i] === 1 ? -0.1 - 0.3 * i : 0)),
@@ -30,7 +27,7 @@ describe('the loss', () => {
     row([9, 60, 11, 12, 70, 13, 7, 70, 8], [1, 1, 1, 0, 0, 0, 1, 1, 1], 1.5),
     row([7, 61, 8], [1, 1, 1], -0.5),
   ];
-  const options = { ...optionsOf('--kl-coef 0.1'), rows: 2 };
+  const options = { ...optionsOf('--kl-coef 0.1'), completions: 2 };
 
   it('has no gradient at all with respect to the logits of what a tool wrote, however unlikely that is', () => {
     const [B, T, V] = [2, 9, 110];
@@ -40,7 +37,7 @@ describe('the loss', () => {
     const lossOf = (x: tf.Tensor) => {
       const oneHot = tf.oneHot(tf.tensor2d(targets, [B, T], 'int32'), V);
       const logProbs = tf.sum(tf.mul(tf.logSoftmax(x), oneHot), 2) as tf.Tensor2D;
-      return grpoLoss(lossInputs(logProbs, batch, options), options).loss;
+      return grpoLoss(lossInputs(logProbs, batch), options);
     };
     const { value, grad } = tf.valueAndGrad(lossOf)(tf.tensor3d(logits, [B, T, V]));
     expect(Number.isFinite(value.dataSync()[0])).toBe(true);
@@ -63,16 +60,17 @@ describe('the loss', () => {
   });
 
   it('is, for conversations of one turn, that of experiment_base to the bit, with its gradients', async () => {
-    const rows = await rollout(model, tokenizer, PROBLEMS, { ...optionsOf(`${FLAGS} --max-turns 2`, []), step: 1 });
-    const single = rows.map((row, i) => ({ ...row, advantage: uniform(2, i) - 0.5, text: '' }));
+    const settings = optionsOf('--kl-coef 0.1');
+    const rows = await sample(optionsOf(`${FLAGS} --max-turns 2`), { tools: [] });
+    const refLogProbs = await logProbsOf(model, rows, settings);
+    const single = rows.map((row, i) => {
+      return { ...row, advantage: uniform(2, i) - 0.5, refLogProbs: refLogProbs[i], text: '' };
+    });
     expect(single.every(({ mask }) => mask.every((own) => own === 1))).toBe(true);
-    const update = async (
-      updateWith: (state: never, rows: never, options: never) => Promise<{ loss: number; norm: number }>,
-    ) => {
+    type Update = (...args: [state: never, window: never, rate: number, options: never]) => Promise<{ norm: number }>;
+    const update = async (updateWith: Update) => {
       const state = await createTrainingState(copyOf(model), { tokens: 0, skipped: 0 });
-      const settings = { ...optionsOf('--kl-coef 0.1 --learning-rate 0.01'), step: 1 };
-      await addReference(model, single, settings);
-      const result = await updateWith(state as never, single as never, settings as never);
+      const result = await updateWith(state as never, single as never, 0.01, settings as never);
       const weights = await Promise.all(Object.values(state.model.params).map((x) => x.data()));
       return { result, weights };
     };
@@ -84,24 +82,23 @@ describe('the loss', () => {
 
   it('and its metrics, KL and entropy, leave out what a tool wrote', async () => {
     const state = await createTrainingState(copyOf(model), { tokens: 0, skipped: 0 });
-    const settings = { ...optionsOf('--kl-coef 0.1 --learning-rate 0'), learningRate: 0 };
-    const { sums } = await updateOnce(state, batch.slice(0, 1), settings);
+    const { sums } = await updateOnce(state, batch.slice(0, 1), 0, optionsOf('--kl-coef 0.1'));
     const { logProbs, entropies } = scoreCompletions(model, batch.slice(0, 1), 1);
     const [p, h] = [logProbs.arraySync()[0], entropies.arraySync()[0]];
     const own = [...batch[0].mask.keys()].filter((t) => batch[0].mask[t] === 1);
     const sum = (of: (t: number) => number) => own.reduce((total, t) => total + of(t), 0);
     const k3 = (t: number) => Math.exp(batch[0].refLogProbs![t] - p[t]) - (batch[0].refLogProbs![t] - p[t]) - 1;
-    expect(sums[0]).toBe(6);
-    expect(sums[1] / sum(k3)).toBeCloseTo(1, 4);
+    expect(sums.tokens).toBe(6);
+    expect(sums.kl / sum(k3)).toBeCloseTo(1, 4);
     const entropy = sum((t) => h[t]);
-    expect(sums[4] / entropy).toBeCloseTo(1, 4);
+    expect(sums.entropy / entropy).toBeCloseTo(1, 4);
   });
 
   it('is the mean over the tokens that the policy wrote, not over those that a tool wrote', () => {
     const one = (mask: number[]) => {
       const rows = [row([9, 60, 11, 12], mask, 1)].map((r) => ({ ...r, oldLogProbs: [0, 0, 0, 0] }));
       const logProbs = tf.tensor2d([[0, 0, 0, 0]]);
-      return grpoLoss(lossInputs(logProbs, rows, { klCoef: 0 }), { ...options, klCoef: 0, rows: 1 }).loss.dataSync()[0];
+      return grpoLoss(lossInputs(logProbs, rows), { ...options, klCoef: 0, completions: 1 }).dataSync()[0];
     };
     expect(one([1, 1, 1, 0])).toBeCloseTo(-1, 6);
     expect(one([1, 0, 0, 0])).toBeCloseTo(-1, 6);
@@ -124,7 +121,7 @@ it('metrics count calls, failures and lengths without the tools’ answers', () 
 });
 
 it('evaluation asks each held-out problem, and says how often it called', async () => {
-  const metrics = await evaluate(model, tokenizer, PROBLEMS, { ...optionsOf(FLAGS), samples: 2 });
+  const { metrics } = await evaluate(model, tokenizer, PROBLEMS, { samples: 2 }, [calculator], optionsOf(FLAGS));
   expect(Object.keys(metrics)).toEqual([
     'eval/accuracy',
     'eval/tools/call_frequency',

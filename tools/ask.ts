@@ -7,10 +7,10 @@
  */
 import { existsSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { buildPrompt, type Options, type Rollout, rollout } from '../experiment_base/train.ts';
+import { buildPrompt, type Draw, type Options, type Rollout, rollout } from '../experiment_base/train.ts';
 // biome-ignore format: a list
 import {
-  type Completion, checkPrompts, examples, integer, number, parseOptions, runMain, UserError,
+  type Completion, checkPrompts, examples, integer, number, parseOptions, runMain, UserError, uniform,
 } from '../lib/index.ts';
 import { oneLine, shown } from '../lib/model/json.ts';
 import { createPolicyCommand, loadPolicy, type Policy } from './policy.ts';
@@ -72,7 +72,8 @@ export async function ask(
   const options: Options = { ...policy.options, ...given, maxNewTokens, temperature, numGenerations: samples };
   // What rollout() does not know of, it passes on to generate().
   const more = samples === 1 && !verbose ? { react: grow } : {};
-  const rollouts = await rollout(model, tokenizer, [problem], { ...options, ...more, step: 0 });
+  const draw: Draw = (...token) => uniform(options.seed, 0, ...token);
+  const rollouts = await rollout(model, tokenizer, [problem], draw, { ...options, ...more });
   for (const [i, row] of rollouts.entries()) {
     if (samples > 1) write(`${i + 1}: `);
     write(harmless(row.text.startsWith(written) ? row.text.slice(written.length) : `\n${row.text}`));

@@ -22,6 +22,7 @@ import {
   examples, integer, newFolder, onInterrupt, parseOptions, progress, quoted, runMain, threadLimits, timestamp,
   UserError,
 } from '../lib/index.ts';
+import { checkCompletions } from '../lib/run/estimate.ts';
 import { appendToFile, writeFileAtomically } from '../lib/run/folders.ts';
 import { lockFolder } from '../lib/run/lock.ts';
 import { readMetrics } from '../lib/run/metrics.ts';
@@ -134,9 +135,9 @@ async function checkRunOptions(label: string, runOptions: string[]): Promise<voi
   const ours = ['--seed', '--max-steps', '--output-dir', '--resume'];
   const wrong = options.find((option) => ours.includes(option.split('=')[0]));
   if (wrong) throw new UserError(`${wrong} cannot be an option of a run: it is set from here, see --help`);
-  const { createCommand, checkOptions }: typeof Experiment = await import(pathToFileURL(resolve(script)).href);
+  const { createCommand }: typeof Experiment = await import(pathToFileURL(resolve(script)).href);
   try {
-    checkOptions(parseOptions(createCommand(), ['node', script, ...options]));
+    checkCompletions(parseOptions(createCommand(), ['node', script, ...options]));
   } catch (error) {
     throw error instanceof UserError ? new UserError(`${label}: ${error.message}`) : error;
   }

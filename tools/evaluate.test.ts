@@ -10,7 +10,7 @@ it('says what the evaluation of a run would give', async () => {
   const run = script('models/tiny', '--backend', BACKEND, '--eval-size', '30', '--samples', '4');
   const { model, tokenizer, options } = await loadPolicy('models/tiny', { backend: BACKEND as 'wasm' });
   const problems = loadProblems('data/sums_test.jsonl').slice(0, 30);
-  const shares = await evaluate(model, tokenizer, problems, { ...options, samples: 4 });
+  const { metrics: shares } = await evaluate(model, tokenizer, problems, { samples: 4 }, options);
   const [greedy, sampled, any] = Object.values(shares).map((share) => `${(100 * share).toFixed(1)} %`);
   const { code, stdout, stderr } = await run;
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });

@@ -44,7 +44,7 @@ async function main(): Promise<void> {
   const bar = progress({ total: 0 });
   try {
     const watch = watchEvaluation(problems.length * (1 + samples), bar, options);
-    const shares = await evaluate(model, tokenizer, problems, { ...options, ...watch, samples });
+    const { metrics: shares } = await evaluate(model, tokenizer, problems, { ...watch, samples }, options);
     const line = (label: string, share: number) => `${label}: ${(100 * share).toFixed(1)} %`;
     bar.log(line('greedy', shares['eval/accuracy']));
     if (samples === 0) return;

@@ -94,9 +94,9 @@ function drawCase(number: number): Case {
 
 /** What a script does with its command line before it loads anything; the options, or the sentence that refuses them. */
 function attempt({ name, line }: Pick<Case, 'name' | 'line'>): { options: OptionValues } | { refusal: string } {
-  const { createCommand, checkOptions } = EXPERIMENTS[name] as unknown as typeof base;
+  const { createCommand } = EXPERIMENTS[name] as unknown as typeof base;
   try {
-    const options = checkOptions(parseRunOptions(createCommand(), ['node', 'train.ts', ...line]));
+    const options = parseRunOptions(createCommand(), ['node', 'train.ts', ...line]);
     checkCompletions(options as SizeOptions);
     checkSize(config, options as SizeOptions, 4e9);
     return { options };

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { agree, type Communicator, gatherRows, shard, soloCommunicator } from './communicator.ts';
+import { agree, type Communicator, shard, soloCommunicator, sumByName } from './communicator.ts';
 
 describe('shard', () => {
   it.each([
@@ -30,22 +30,14 @@ function pair(): Communicator[] {
   return [0, 1].map((rank) => ({ ...soloCommunicator(), rank, size: 2, allReduceSum }));
 }
 
-describe('gatherRows', () => {
-  it('gives every rank the rows of all, also where one has none', async () => {
+describe('sumByName', () => {
+  it('adds up what has the same name, and gives every rank all, also one that has nothing', async () => {
     const [a, b] = pair();
-    const place = { count: 3, width: 2 };
-    const whole = [
-      [1, 2],
-      [3, 4],
-      [5, 6],
-    ];
-    const parts = [
-      gatherRows(a, whole.slice(0, 2), { ...place, first: 0 }),
-      gatherRows(b, [[5, 6]], { ...place, first: 2 }),
-    ];
-    expect(await Promise.all(parts)).toEqual([whole, whole]);
-    const all = [gatherRows(a, whole, { ...place, first: 0 }), gatherRows(b, [], { ...place, first: 3 })];
-    expect(await Promise.all(all)).toEqual([whole, whole]);
+    const both = [sumByName(a, { tokens: 3, 'a/b': 1 }), sumByName(b, { tokens: 4, kl: 0.5 })];
+    expect(await Promise.all(both)).toEqual(new Array(2).fill({ tokens: 7, 'a/b': 1, kl: 0.5 }));
+    const one = [sumByName(a, {}), sumByName(b, { tokens: 4 })];
+    expect(await Promise.all(one)).toEqual([{ tokens: 4 }, { tokens: 4 }]);
+    expect(await Promise.all([sumByName(a, {}), sumByName(b, {})])).toEqual([{}, {}]);
   });
 });
 

@@ -65,17 +65,33 @@ export function shard(
 }
 
 /**
- * A table of which every rank has some rows, on every rank: each fills in its own, and the sum is the whole.
- * @param own - this rank's rows, `options.width` numbers each, of which the first is number `options.first`
- * @returns all `options.count` rows
+ * This rank's own things in their places among those of all ranks: a list of the same length and order on each.
+ * @param first - the place of the first of them
  */
-export async function gatherRows(
-  { allReduceSum }: Communicator,
-  own: number[][],
-  { first, count, width }: { first: number; count: number; width: number },
-): Promise<number[][]> {
-  const table = new Float32Array(count * width);
-  table.set(own.flat(), first * width);
-  await allReduceSum(table);
-  return Array.from({ length: count }, (_, row) => [...table.subarray(row * width, (row + 1) * width)]);
+export const amongAll = <T>(own: T[], { first, count }: { first: number; count: number }): (T | undefined)[] =>
+  Array.from({ length: count }, (_, i) => own[i - first]);
+
+/**
+ * Adds up numbers by name over all ranks. A rank may lack some, or all: it has nothing to add.
+ * @returns the sums, on every rank
+ */
+export async function sumByName(
+  { rank, size, allReduceSum }: Communicator,
+  own: Record<string, number>,
+): Promise<Record<string, number>> {
+  // First the names, which are the same on all ranks that have any: those of each rank in a row of its own.
+  const text = [...JSON.stringify(Object.keys(own))].map((letter) => letter.charCodeAt(0));
+  const lengths = new Float32Array(size);
+  lengths[rank] = text.length;
+  await allReduceSum(lengths);
+  const width = Math.max(...lengths);
+  const letters = new Float32Array(size * width);
+  letters.set(text, rank * width);
+  await allReduceSum(letters);
+  const namesOf = (_: unknown, r: number): string[] =>
+    JSON.parse(String.fromCharCode(...letters.subarray(r * width, r * width + lengths[r])));
+  const names = [...new Set(Array.from({ length: size }, namesOf).flat())];
+  const sums = Float32Array.from(names, (name) => own[name] ?? 0);
+  await allReduceSum(sums);
+  return Object.fromEntries(names.map((name, i) => [name, sums[i]]));
 }

@@ -1,6 +1,10 @@
 /** Tensors as one row of numbers, as they travel between ranks. */
 import * as tf from '@tensorflow/tfjs';
 import type { Params } from '../model/llama.ts';
+import type { Communicator } from './communicator.ts';
+
+/** Numbers that the ranks send at once: 16 MB. */
+const BUCKET = 2 ** 22;
 
 /** The values of all tensors, one tensor after the other. */
 export async function flatten(tensors: Params): Promise<Float32Array> {
@@ -24,4 +28,15 @@ export function unflatten(flat: Float32Array, like: Params): Params {
     return [name, tf.tensor(flat.slice(offset - size, offset), shape)];
   });
   return Object.fromEntries(entries);
+}
+
+/**
+ * Adds up tensors over all ranks: they travel as one row of numbers, in a few buckets. Disposes of this rank's own.
+ * @returns the sums, the same on every rank
+ */
+export async function allReduceTensors({ allReduceSum }: Communicator, own: Params): Promise<Params> {
+  const flat = await flatten(own);
+  tf.dispose(own);
+  for (let begin = 0; begin < flat.length; begin += BUCKET) await allReduceSum(flat.subarray(begin, begin + BUCKET));
+  return unflatten(flat, own);
 }

@@ -3,13 +3,13 @@ import { createHash } from 'node:crypto';
 import * as tf from '@tensorflow/tfjs';
 import { type Params, trainable } from '../model/llama.ts';
 import { UserError } from '../run/errors.ts';
-import { followRun, type Run } from '../run/run_folder.ts';
-import type { TrainingState } from '../run/training_state.ts';
+import { followRun, type RunFolder } from '../run/run_folder.ts';
+import type { TrainingState } from '../training/state.ts';
 import { type Communicator, fromRankZero } from './communicator.ts';
 
-/** Rank 0's run; every other rank's is at the same step, and writes nothing. */
-export async function shareRun(communicator: Communicator, open: () => Run): Promise<Run> {
-  let opened: Run | undefined;
+/** The folder of rank 0's run; every other rank's is at the same step, and writes nothing. */
+export async function shareRun(communicator: Communicator, open: () => RunFolder): Promise<RunFolder> {
+  let opened: RunFolder | undefined;
   const place = await fromRankZero(communicator, () => {
     opened = open();
     const { experiment, folder, checkpoint, step } = opened;

@@ -58,7 +58,7 @@ describe('biases of all projections (a Llama with "attention_bias" and "mlp_bias
   });
 
   test('have the gradients that finite differences give', async () => {
-    const { loss, gradients } = accumulateGradients(biased, [nll]);
+    const { loss, gradients } = await accumulateGradients(biased, [nll]);
     const step = 0.02;
     for (const projection of ['self_attn.q', 'self_attn.v', 'self_attn.o', 'mlp.gate', 'mlp.up', 'mlp.down']) {
       const bias = `model.layers.0.${projection}_proj.bias`;
@@ -158,8 +158,8 @@ describe('one forward pass for everything', () => {
         order.map((r) => weights[r]),
       );
     for (const order of orders) {
-      const { gradients: together } = accumulateGradients(model, [nll(order)]);
-      const { gradients: alone } = accumulateGradients(
+      const { gradients: together } = await accumulateGradients(model, [nll(order)]);
+      const { gradients: alone } = await accumulateGradients(
         model,
         order.map((r) => nll([r])),
       );

@@ -72,7 +72,7 @@ async function expectGradients(): Promise<void> {
     sequences,
     sequences.map(({ completion }) => completion.map(() => 1 / count)),
   );
-  const { loss, gradients } = accumulateGradients(model, [nll]);
+  const { loss, gradients } = await accumulateGradients(model, [nll]);
   const logProbs = (await reference.floats('token_logprobs')).flat();
   const mean = logProbs.reduce((sum, x) => sum + x, 0) / count;
   expect((await loss.data())[0]).toBeCloseTo(-mean, 5);
@@ -154,7 +154,7 @@ describe.each(available)('gradient of every parameter, %s, as transformers compu
           sequences,
           sequences.map(({ completion }) => completion.map(() => 1 / completion.length / sequences.length)),
         );
-        const { loss, gradients } = accumulateGradients(model, [nll]);
+        const { loss, gradients } = await accumulateGradients(model, [nll]);
         expect(worst(await loss.data(), await reference.read('masked_loss'))).toBeLessThan(1e-5);
         expect(await worstGradient(gradients, (name) => reference.read(`grad_masked.${name}`))).toBeLessThan(1e-3);
         tf.dispose([loss, gradients]);

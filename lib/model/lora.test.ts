@@ -63,7 +63,9 @@ describe('an adapter that PEFT has written', () => {
   });
 
   test.each([false, true])('gradients, of the adapter alone; gradient checkpointing: %s', async (checkpointing) => {
-    const { loss, gradients } = accumulateGradients({ ...model, gradientCheckpointing: checkpointing }, [meanNll(ids)]);
+    const { loss, gradients } = await accumulateGradients({ ...model, gradientCheckpointing: checkpointing }, [
+      meanNll(ids),
+    ]);
     const scores = await reference.read('token_logprobs');
     expect((await loss.data())[0]).toBeCloseTo(-scores.reduce((sum, x) => sum + x, 0) / scores.length, 5);
     expect(Object.keys(gradients)).toEqual(Object.keys(model.lora!.params));
@@ -158,7 +160,7 @@ describe('a new adapter', () => {
     const sizes: number[][] = [];
     const losses: number[] = [];
     for (let step = 0; step < 4; step++) {
-      const gradient = accumulateGradients(state.model, [meanNll(ids)]);
+      const gradient = await accumulateGradients(state.model, [meanNll(ids)]);
       const { loss } = await optimizerStep(state, gradient, { learningRate: 0.01, weightDecay: 0, maxGradNorm: 0 });
       losses.push(loss);
       sizes.push([tf.memory().numTensors, tf.memory().numBytes]);

@@ -19,23 +19,13 @@ export type RunDefaults = {
   learningRate: number;
 };
 
-/** What `--help` says of options that mean a little more in an experiment. */
-export type RunHelp = { dataset?: string; maxNewTokens?: string };
-
 /**
  * A command with the options that every run has, whatever its algorithm, under headings for `--help`; an experiment adds
  * its own, under one more.
  * @param experiment - its folder
  * @param defaults - what it does unless told otherwise
  */
-export const createRunCommand = (
-  experiment: string,
-  { modelName = 'models/tiny', ...defaults }: RunDefaults,
-  {
-    dataset = 'JSONL with "question" and "answer" a line',
-    maxNewTokens = 'tokens a completion may have',
-  }: RunHelp = {},
-) =>
+export const createRunCommand = (experiment: string, { modelName = 'models/tiny', ...defaults }: RunDefaults) =>
   new Command(experiment)
     .configureHelp({ groupItems })
     .optionsGroup('Model:')
@@ -55,7 +45,7 @@ export const createRunCommand = (
     )
     .option('--gradient-checkpointing', 'less memory, more time: run each layer again for its gradient')
     .optionsGroup('Data and steps:')
-    .option('--dataset <file>', dataset, defaults.dataset)
+    .option('--dataset <file>', 'JSONL with a question and an answer a line', defaults.dataset)
     .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
     .option('--question-column <name>', 'the column of the data sets that holds the question', 'question')
     .option('--answer-column <name>', 'the column that holds the answer', 'answer')
@@ -88,7 +78,12 @@ export const createRunCommand = (
       today(),
     )
     .optionsGroup('Sampling:')
-    .option('--max-new-tokens <n>', maxNewTokens, integer({ min: 1 }), defaults.maxNewTokens)
+    .option(
+      '--max-new-tokens <n>',
+      "of a completion, tools' answers included",
+      integer({ min: 1 }),
+      defaults.maxNewTokens,
+    )
     .option('--temperature <x>', 'of sampling, and of the log-probs trained on', number({ min: 0.001, max: 1000 }), 1)
     .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }), 0)
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }), 1)
@@ -159,3 +154,6 @@ export const parseRunOptions = <Options extends OptionValues>(
     saved: ({ resume, outputDir }: { resume?: string; outputDir?: string }) =>
       resume === undefined ? undefined : findRun(resume, { experiment: command.name(), outputDir }),
   });
+
+/** The options of a command, as they are parsed. */
+export type OptionsOf<Create extends () => Command<[], OptionValues>> = ReturnType<ReturnType<Create>['opts']>;

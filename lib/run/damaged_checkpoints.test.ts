@@ -66,8 +66,8 @@ async function resume(name: string, damage: (folder: string) => void, flags: str
     const { run, state } = await start(['--resume', folder, ...flags], commandOf(name));
     const resumed = await fingerprint(state);
     dispose(state);
-    expect(resumed, 'silently wrong').toBe(states.get(name)?.get(run.step));
-    return run.step;
+    expect(resumed, 'silently wrong').toBe(states.get(name)?.get(run.folder.step));
+    return run.folder.step;
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     expect(error.message).toMatch(/^[^\p{Cc}\p{Zl}\p{Zp}]{20,500}$/u);

@@ -27,12 +27,21 @@ const SHARE_OF_LENGTH = 1 / 4;
 /** All that WebAssembly can address. */
 const WASM_MEMORY = 2 ** 32;
 
-/** @throws {UserError} if a step has too many completions for any model and machine */
-export function checkCompletions({ batchSize, numGenerations }: SizeOptions): void {
-  const completions = batchSize * numGenerations;
-  if (completions <= MAX_COMPLETIONS) return;
+/**
+ * Checks the completions of a step.
+ * @throws {UserError} if there are too many for any model and machine, or if they do not divide into updates
+ */
+export function checkCompletions({ batchSize: P, numGenerations: G, ...options }: SizeOptions): void {
+  const completions = P * G;
+  if (completions > MAX_COMPLETIONS) {
+    throw new UserError(
+      `--batch-size ${P} × --num-generations ${G} are ${completions} completions a step, of at most ${MAX_COMPLETIONS}: lower one of them`,
+    );
+  }
+  const perUpdate = (options.miniBatchSize || completions) * options.gradientAccumulationSteps;
+  if (completions % perUpdate === 0) return;
   throw new UserError(
-    `--batch-size ${batchSize} × --num-generations ${numGenerations} are ${completions} completions a step, of at most ${MAX_COMPLETIONS}: lower one of them`,
+    `the ${completions} completions of a step (--batch-size ${P} × --num-generations ${G}) must divide into updates of ${perUpdate} (--mini-batch-size × --gradient-accumulation-steps): choose sizes that do`,
   );
 }
 

@@ -7,6 +7,12 @@ import { briefly, duration, type Progress, remaining } from './progress.ts';
 /** What an evaluation passes on to each `generate`, so that it can be watched. */
 export type Watch = Required<Pick<GenerateOptions, 'onProgress'>>;
 
+/** How held-out questions are asked: greedily, and `samples` more times each as in training. */
+export type Asking = Partial<Watch> & { samples: number };
+
+/** What came of it: metrics `eval/…`, and the greedy answers to a few questions, which are shown before and after. */
+export type Evaluation = { metrics: Record<string, number>; answers: Sample[] };
+
 /** Milliseconds: between two looks at a terminal, and until the first pace says something of the rest. */
 const [GLANCE, MEASURED] = [100, 10_000];
 /** Seconds from which on an evaluation counts as slow. */

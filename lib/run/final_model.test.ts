@@ -6,15 +6,15 @@ import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vi
 import { useBackend } from '../backend/test_backend.ts';
 import { loadCheckpoint } from '../model/checkpoint.ts';
 import { loadPretrained } from '../model/pretrained.ts';
-import { openRun, type Run } from './run_folder.ts';
-import { finishRun } from './steps.ts';
+import { finishRun } from './final_model.ts';
+import { openRun, type RunFolder } from './run_folder.ts';
 import { createTrainingState } from './training_state.ts';
 
 const SOURCE = 'lib/model/fixtures/llama_bf16';
 
 describe('final_model of a bfloat16 checkpoint', () => {
   let root: string;
-  let run: Run;
+  let run: RunFolder;
   let printed: string[];
   beforeAll(useBackend);
   beforeEach(() => {
@@ -29,7 +29,7 @@ describe('final_model of a bfloat16 checkpoint', () => {
     rmSync(root, { recursive: true });
   });
 
-  type Options = { change: number; loraRank?: number } & Omit<Parameters<typeof finishRun>[2], 'folder' | 'dtypes'>;
+  type Options = { change: number; loraRank?: number } & Parameters<typeof finishRun>[3];
 
   /** Ends a run that multiplied every trained parameter by 1 + change. Returns the last line printed. */
   async function finish({ change, loraRank, folder, ...options }: Options & { folder?: string }): Promise<string> {
@@ -41,7 +41,7 @@ describe('final_model of a bfloat16 checkpoint', () => {
         ? tf.fill(trained[name].shape, change)
         : tf.mul(trained[name], 1 + change);
     }
-    await finishRun(run, state, { ...initial, ...options, ...(folder && { folder }) });
+    await finishRun(run, state, { ...initial, ...(folder && { folder }) }, options);
     return printed.join('\n').split('\n').at(-1)!;
   }
   const curves = () => `curves: ${run.folder}/curves.svg`;

@@ -59,7 +59,7 @@ async function goesOn(name: string, ...flags: string[]) {
   const { settings } = state.model.lora ?? {};
   const resumed = await fingerprint(state);
   dispose(state);
-  expect(run.step).toBe(STEPS);
+  expect(run.folder.step).toBe(STEPS);
   expect(resumed).toBe(states[name]);
   return { settings, config: JSON.parse(readFileSync(at(name, 'config.json'), 'utf8')) };
 }

@@ -12,8 +12,8 @@ import { dispose, start } from './test_run.ts';
 async function begin(...line: string[]) {
   const { run, state, source } = await start(line);
   dispose(state);
-  const { origin } = JSON.parse(readFileSync(join(run.folder, 'config.json'), 'utf8'));
-  return { origin, folder: run.folder, snapshot: source.folder };
+  const { origin } = JSON.parse(readFileSync(join(run.folder.folder, 'config.json'), 'utf8'));
+  return { origin, folder: run.folder.folder, snapshot: source.folder };
 }
 
 it.each([ID, `${ID}@main`])('%s, whatever has become of main', async (name) => {

@@ -16,7 +16,7 @@ import { holds } from '../../tools/test_process.ts';
 import { UserError } from './errors.ts';
 import { findRun } from './find_run.ts';
 import { ensureFolder, writeFile } from './folders.ts';
-import { openRun, type Run, timestamp } from './run_folder.ts';
+import { openRun, type RunFolder, timestamp } from './run_folder.ts';
 
 let root: string;
 beforeEach(() => {
@@ -27,8 +27,8 @@ afterEach(() => rmSync(root, { recursive: true }));
 const experiment = 'experiment_x';
 const open = (extra: { outputDir?: string; resume?: string; options?: Record<string, unknown> } = {}) =>
   openRun({ experiment, root, options: { seed: 1 }, ...extra });
-const read = (run: Run, name: string) => readFileSync(join(run.folder, name), 'utf8');
-const checkpoints = (run: Run) =>
+const read = (run: RunFolder, name: string) => readFileSync(join(run.folder, name), 'utf8');
+const checkpoints = (run: RunFolder) =>
   readdirSync(run.folder)
     .filter((name) => name.includes('checkpoint'))
     .sort();
@@ -44,7 +44,7 @@ function message(call: () => unknown): string {
 }
 
 /** Steps `from` … `to`, with a checkpoint every second step. */
-async function train(run: Run, from: number, to: number, limit?: number) {
+async function train(run: RunFolder, from: number, to: number, limit?: number) {
   for (let step = from; step <= to; step++) {
     run.log({ step, reward: step / 10 });
     run.sample([{ step, text: `sample ${step}` }]);
@@ -170,7 +170,7 @@ describe('resuming', () => {
     await train(resumed, 5, 6);
     expect(readdirSync(resumed.folder)).toEqual(readdirSync(whole.folder));
     expect(resumed.id).toBe(killed.id);
-    const config = (run: Run) => ({ ...JSON.parse(read(run, 'config.json')), id: '', folder: '' });
+    const config = (run: RunFolder) => ({ ...JSON.parse(read(run, 'config.json')), id: '', folder: '' });
     expect(config(resumed)).toEqual(config(whole));
     for (const name of ['metrics.jsonl', 'completions.jsonl', 'metrics.csv', 'curves.svg']) {
       expect(read(resumed, name)).toBe(read(whole, name));
@@ -283,7 +283,7 @@ describe('the folder of a run that goes on', () => {
       mkdirSync(folder);
     },
   };
-  const WRITES: Record<string, (run: Run) => Promise<unknown>> = {
+  const WRITES: Record<string, (run: RunFolder) => Promise<unknown>> = {
     metrics: async (run) => run.log({ step: 3 }),
     samples: async (run) => run.sample([{ step: 3 }]),
     'a checkpoint': (run) => run.saveCheckpoint(3, async () => {}),

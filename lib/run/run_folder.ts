@@ -2,15 +2,15 @@ import { randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { curves } from './curves.ts';
-import { mistakeIn, UserError } from './errors.ts';
+import { mistakeIn, quoted, UserError } from './errors.ts';
 import { checkpointSteps, type FoundRun, findRun, type RunPlace, readJson } from './find_run.ts';
 import { mend, removeFolder, sync, writeFileAtomically, writeFolderAtomically } from './folders.ts';
 import { isLock, lockFolder } from './lock.ts';
 import { appendRows, dropRowsAfter, type Row, readMetrics, toCsv } from './metrics.ts';
 import type { Origin } from './origin.ts';
 
-/** A run that is under way. */
-export type Run = {
+/** The folder of a run that is under way. */
+export type RunFolder = {
   experiment: string;
   /** What tells it from all other runs; runs of earlier versions have none. */
   id?: string;
@@ -47,7 +47,7 @@ export function openRun({
   options,
   origin,
   ...place
-}: RunPlace & { resume?: string; options: Record<string, unknown>; origin?: Origin }): Run {
+}: RunPlace & { resume?: string; options: Record<string, unknown>; origin?: Origin }): RunFolder {
   const found = resume === undefined ? undefined : claimRun(resume, place);
   const { folder, checkpoint, step } = found ?? { folder: newFolder(place), checkpoint: undefined, step: 0 };
   const id = checkpoint === undefined ? randomUUID() : found?.id;
@@ -150,7 +150,7 @@ export function openRun({
 }
 
 /** A run that another process has opened and writes. */
-export const followRun = (place: Pick<Run, 'experiment' | 'folder' | 'checkpoint' | 'step'>): Run => ({
+export const followRun = (place: Pick<RunFolder, 'experiment' | 'folder' | 'checkpoint' | 'step'>): RunFolder => ({
   ...place,
   silent: true,
   log: () => {},
@@ -243,3 +243,7 @@ function cannotWrite(folder: string, error: unknown): unknown {
   if (error instanceof UserError || code === undefined) return error;
   return new UserError(`cannot write to ${folder} (${code}): name another folder with --output-dir`);
 }
+
+/** The command that continues a run. */
+export const howToResume = ({ experiment, folder }: Pick<RunFolder, 'experiment' | 'folder'>): string =>
+  `npx tsx ${experiment}/train.ts --resume ${quoted(folder)}`;

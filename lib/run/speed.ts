@@ -1,4 +1,4 @@
-import type { TrainingState } from './training_state.ts';
+import type { TrainingState } from '../training/state.ts';
 
 /**
  * Adds the tokens of a step that has just ended to those of the run, and says how fast they came.

@@ -20,8 +20,17 @@ async function start(
   const log = vi.spyOn(console, 'log').mockImplementation(() => {});
   let prompt = '';
   const size = { batchSize: 1, numGenerations: 2, numIterations: 1, miniBatchSize: 0, gradientAccumulationSteps: 1 };
-  const steps = { maxSteps: 1, warmupSteps: 0, maxNewTokens: 4, topK: 0 };
-  const options = { ...size, ...steps, backend: 'cpu' as const, modelName, outputDir: join(folder, name), ...flags };
+  const steps = { maxSteps: 1, warmupSteps: 0, maxNewTokens: 4, topK: 0, evalSteps: 0, evalOnStart: false };
+  const saves = { loggingSteps: 1, saveSteps: 0, saveTotalLimit: 1 };
+  const options = {
+    ...size,
+    ...steps,
+    ...saves,
+    backend: 'cpu' as const,
+    modelName,
+    outputDir: join(folder, name),
+    ...flags,
+  };
   const buildPrompt = (tokenizer: Tokenizer, _: { source: string }, { systemPrompt = 'Add.' }: typeof flags) => {
     const ids = tokenizer.chat([
       { role: 'system', content: systemPrompt },
@@ -30,7 +39,8 @@ async function start(
     prompt = tokenizer.decode(ids);
     return ids;
   };
-  const task = { experiment: 'experiment_x', problems: [{ source: 'x:1' }], buildPrompt, reference: false };
+  const problems = { train: [{ source: 'x:1' }], test: [] };
+  const task = { experiment: 'experiment_x', ...problems, buildPrompt, shown: {}, reference: false };
   const { state } = await startRun(options, task);
   const lines = log.mock.calls.flat().join('\n').split('\n');
   log.mockRestore();

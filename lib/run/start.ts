@@ -6,19 +6,22 @@ import { readConfig } from '../model/config.ts';
 import { disposeModel, type Model } from '../model/llama.ts';
 import { loadWithTokenizer, locatePretrained, type Pretrained } from '../model/pretrained.ts';
 import type { ChatOptions, Tokenizer } from '../model/tokenizer.ts';
+import type { TrainingState } from '../training/state.ts';
 import { checkPrompts } from './dataset.ts';
 import { checkCompletions, checkSize, type SizeOptions } from './estimate.ts';
 import type { RunPlace } from './find_run.ts';
 import { changedOptions } from './options.ts';
 import { modelOf, originOf, refuseOtherModel } from './origin.ts';
-import { claimRun, openRun, type Run } from './run_folder.ts';
-import { createTrainingState, type StateOptions, type TrainingState } from './training_state.ts';
+import { createRun, type Run, type StepOptions } from './run.ts';
+import { claimRun, openRun } from './run_folder.ts';
+import { createTrainingState, type StateOptions } from './training_state.ts';
 
 /** Those of `createRunCommand` that count before the first step. */
 export type StartOptions = Omit<RunPlace, 'experiment'> &
   Omit<StateOptions, 'resumed'> &
   BackendOptions &
   SizeOptions &
+  StepOptions &
   ChatOptions & {
     backend: BackendName;
     modelName: string;
@@ -29,14 +32,18 @@ export type StartOptions = Omit<RunPlace, 'experiment'> &
 export type Task<Problem, Options> = {
   /** its folder */
   experiment: string;
-  /** all of them, held-out ones included, with the place that each came from */
-  problems: (Problem & { source: string })[];
+  /** what is trained on, with the place that each problem came from */
+  train: (Problem & { source: string })[];
+  /** what is held out; if that is nothing, nothing is ever evaluated */
+  test: (Problem & { source: string })[];
   /** the token ids of a problem's prompt */
   buildPrompt: (tokenizer: Tokenizer, problem: Problem, options: Options) => number[];
   /** what else must be read or checked before the prompts are */
   prepare?: (tokenizer: Tokenizer) => void | Promise<void>;
   /** whether the initial model is needed beside the one in training */
   reference: boolean;
+  /** what the progress line shows: label and name of each metric, at its newest value */
+  shown: Record<string, string>;
   /** where there are several ranks: rank 0 reads and writes for all */
   communicator?: Communicator;
 };
@@ -60,7 +67,7 @@ export type Started = {
  */
 export async function startRun<Problem, Options extends StartOptions>(
   options: Options,
-  { experiment, problems, buildPrompt, prepare, ...task }: Task<Problem, Options>,
+  { experiment, train, test, buildPrompt, prepare, ...task }: Task<Problem, Options>,
 ): Promise<Started> {
   checkCompletions(options);
   const communicator = task.communicator ?? soloCommunicator();
@@ -75,7 +82,7 @@ export async function startRun<Problem, Options extends StartOptions>(
   if (resumed && origin) refuseOtherModel(resumed, origin, options.modelName);
   const { model: initial, tokenizer, notices } = await loadWithTokenizer(named.name, { ...options, ...named });
   await prepare?.(tokenizer);
-  const prompts = problems.map((problem) => ({
+  const prompts = [...train, ...test].map((problem) => ({
     source: problem.source,
     prompt: buildPrompt(tokenizer, problem, options),
   }));
@@ -85,17 +92,18 @@ export async function startRun<Problem, Options extends StartOptions>(
 
   const saved = task.communicator ? { ...options, nproc: communicator.size } : options;
   const resume = resumed?.checkpoint ?? resumed?.folder; // by its name: what is "latest" may be another run by now
-  const run = await shareRun(communicator, () => openRun({ ...place, resume, options: saved, origin }));
+  const folder = await shareRun(communicator, () => openRun({ ...place, resume, options: saved, origin }));
   const lines = [
     `backend: ${backend}`,
     ...(task.communicator ? [`ranks: ${communicator.size}`] : []),
-    `run: ${run.folder}${run.step > 0 ? `, from step ${run.step}` : ''}`,
+    `run: ${folder.folder}${folder.step > 0 ? `, from step ${folder.step}` : ''}`,
     ...(resumed ? changedOptions(resumed.options, saved, { complete: resumed.origin !== undefined }) : []),
     ...notes,
     ...notices,
   ];
-  if (!run.silent) console.log(lines.join('\n'));
+  if (!folder.silent) console.log(lines.join('\n'));
   if (!task.reference) disposeModel(initial);
-  const { folder, dtypes } = initial;
-  return { run, state, tokenizer, reference: task.reference ? initial : undefined, source: { folder, dtypes } };
+  const context = { ...task, heldOut: test.length, source: initial, communicator };
+  const run = createRun(folder, state, context, options);
+  return { run, state, tokenizer, reference: task.reference ? initial : undefined, source: initial };
 }

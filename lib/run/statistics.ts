@@ -6,3 +6,7 @@ export function sampleStd(values: number[]): number {
   const center = mean(values);
   return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
 }
+
+/** Values in groups of `size`, in their order. */
+export const inGroups = <T>(values: T[], size: number): T[][] =>
+  values.flatMap((_, i) => (i % size === 0 ? [values.slice(i, i + size)] : []));

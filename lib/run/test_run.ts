@@ -3,12 +3,13 @@ import * as tf from '@tensorflow/tfjs';
 import { createCommand } from '../../experiment_base/train.ts';
 import { disposeModel, trainable } from '../model/llama.ts';
 import { optimizerStep } from '../training/optimizer_step.ts';
+import type { TrainingState } from '../training/state.ts';
 import { parseRunOptions } from './command.ts';
 import { loadProblems } from './dataset.ts';
 import { hashJson } from './hashes.ts';
 import { normals } from './random.ts';
 import { startRun } from './start.ts';
-import { saveTrainingState, type TrainingState } from './training_state.ts';
+import { saveTrainingState } from './training_state.ts';
 
 /** Steps of a run; every second one ends with a checkpoint. */
 export const STEPS = 6;
@@ -16,24 +17,27 @@ export const STEPS = 6;
 /** What a script does up to its first step. */
 export async function start(line: string[], command = createCommand()) {
   const options = parseRunOptions(command, ['node', 'train.ts', '--backend', 'cpu', ...line]);
-  const task = { problems: loadProblems(options.dataset), buildPrompt: () => [1], reference: false };
+  const task = { train: loadProblems(options.dataset), test: [], buildPrompt: () => [1], shown: {}, reference: false };
   return { options, ...(await startRun(options, { experiment: command.name(), ...task })) };
 }
 
 /** Takes the steps of a run. @returns the state at each checkpoint, as {@link fingerprint} */
 export async function train(line: string[], command = createCommand()): Promise<Map<number, string>> {
   const { run, state, source, options } = await start(line, command);
+  const { folder } = run;
   const states = new Map<number, string>();
-  for (let step = run.step + 1; step <= STEPS; step++) {
+  for (let step = folder.step + 1; step <= STEPS; step++) {
     const gradients = Object.entries(trainable(state.model)).map(([name, { shape, size }], i) => {
       return [name, tf.tensor(normals(size, options.seed, step, i), shape)] as const;
     });
     await optimizerStep(state, { loss: tf.scalar(1), gradients: Object.fromEntries(gradients) }, options);
     state.counters.tokens += 100;
-    run.log({ step, reward: step });
+    folder.log({ step, reward: step });
     if (step % 2 === 1) continue;
     states.set(step, await fingerprint(state));
-    await run.saveCheckpoint(step, (folder) => saveTrainingState({ ...run, folder, step }, state, source.folder));
+    await folder.saveCheckpoint(step, (dir) =>
+      saveTrainingState({ ...folder, folder: dir, step }, state, source.folder),
+    );
   }
   dispose(state);
   return states;

@@ -18,21 +18,13 @@ import {
   writeLora,
 } from '../model/lora.ts';
 import { openSafetensors, writeSafetensors } from '../model/safetensors.ts';
-import { type AdamWState, createAdamW } from '../training/adamw.ts';
+import { createAdamW } from '../training/adamw.ts';
+import type { TrainingState } from '../training/state.ts';
 import { type CheckpointPlace, orGoBack, readCounts, writeCounts } from './checkpoint_state.ts';
 import { UserError } from './errors.ts';
 import type { FoundRun } from './find_run.ts';
 
 const OPTIMIZER = 'optimizer.safetensors';
-
-/** Policy, optimizer, and whatever is counted. Random numbers need no state: they depend on seed and step alone. */
-export type TrainingState = {
-  model: Model;
-  optimizer: AdamWState;
-  counters: Record<string, number>;
-  /** What the user is to be told at the end of the step. */
-  notes?: string[];
-};
 
 /** What a new state depends on besides the policy. */
 export type StateOptions = {

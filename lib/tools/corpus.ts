@@ -1,6 +1,7 @@
 /** What a search tool looks through, and questions about it, in the forms of several well-known data sets. */
 import { isObject, type JsonObject, shown } from '../model/json.ts';
 import { type ColumnNames, foundIn } from '../run/dataset.ts';
+import { UserError } from '../run/errors.ts';
 import { readJsonLines } from '../run/json_lines.ts';
 
 /** A piece of text under a title. Several may share a title. */
@@ -97,3 +98,20 @@ function passageOf(title: unknown, text: unknown): Passage {
 
 const isText = (value: unknown): value is string => typeof value === 'string' && value.trim() !== '';
 const found = (value: unknown) => `found ${value === undefined ? 'nothing' : shown(value)}`;
+
+/**
+ * Refuses a corpus that is not that of the questions, where they say what they need.
+ * @throws {UserError} if it holds none of the passages that any question needs
+ */
+export function checkCorpus(
+  questions: Question[],
+  { passages, corpus }: { passages: Passage[]; corpus: string },
+): void {
+  const titles = new Set(passages.map(({ title }) => title));
+  const needed = questions.flatMap(({ supporting }) => supporting ?? []);
+  if (needed.length === 0 || needed.some((title) => titles.has(title))) return;
+  const file = questions[0].source.replace(/(:|, item )\d+$/, '');
+  throw new UserError(
+    `${corpus} holds no passage that the questions of ${file} need, such as "${needed[0]}": name the corpus that belongs to the questions with --corpus, or questions that belong to the corpus with --dataset and --eval-dataset`,
+  );
+}

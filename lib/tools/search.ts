@@ -149,3 +149,13 @@ export function searchTool(retriever: Retriever, { topKPassages }: { topKPassage
     },
   };
 }
+
+/** How passages are found: by words, or by meaning. */
+export const RETRIEVERS = ['bm25', 'embeddings'] as const;
+
+/** What finds passages: see {@link createBm25} and {@link createEmbeddings}. */
+export const createRetriever = async (
+  passages: Passage[],
+  { retriever, embeddingModel }: { retriever: (typeof RETRIEVERS)[number]; embeddingModel: string },
+): Promise<Retriever> =>
+  retriever === 'bm25' ? createBm25(passages) : createEmbeddings(passages, { model: embeddingModel });

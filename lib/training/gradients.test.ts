@@ -35,7 +35,7 @@ async function relativeDifference(a: Params, b: Params): Promise<number> {
 }
 
 test('any split into micro-batches has the loss and the gradient of the whole', async () => {
-  const whole = accumulateGradients(model, [loss(rows)]);
+  const whole = await accumulateGradients(model, [loss(rows)]);
   const splits = [
     rows.map((row) => [row]),
     [rows.slice(0, 1), rows.slice(1)],
@@ -44,14 +44,29 @@ test('any split into micro-batches has the loss and the gradient of the whole', 
   ];
   for (const split of splits) {
     expect(split.length).toBeGreaterThan(1);
-    const parts = accumulateGradients(model, split.map(loss));
+    const parts = await accumulateGradients(model, split.map(loss));
     expect((await parts.loss.data())[0]).toBeCloseTo((await whole.loss.data())[0], 6);
     expect(await relativeDifference(parts.gradients, whole.gradients)).toBeLessThan(1e-5);
   }
 });
 
+test('statistics are added up by name, and no tensor of them is left', async () => {
+  const statistics = (batch: WeightedRow[]) => ({
+    rows: tf.scalar(batch.length),
+    tokens: tf.scalar(batch.reduce((sum, { completion }) => sum + completion.length, 0)),
+  });
+  const before = tf.memory().numTensors;
+  const { statistics: sums, ...rest } = await accumulateGradients(
+    model,
+    microBatches(rows, 9).map((batch) => (model) => ({ loss: loss(batch)(model), statistics: statistics(batch) })),
+  );
+  expect(sums).toEqual({ rows: rows.length, tokens });
+  tf.dispose(rest);
+  expect(tf.memory().numTensors).toBe(before);
+});
+
 test('a parameter without influence gets zeros', async () => {
-  const { gradients } = accumulateGradients(model, [
+  const { gradients } = await accumulateGradients(model, [
     ({ params }) => tf.sum(tf.square(params['model.norm.weight'])) as tf.Scalar,
   ]);
   expect(Object.keys(gradients)).toEqual(Object.keys(model.params));
@@ -63,7 +78,7 @@ test('a parameter without influence gets zeros', async () => {
 });
 
 test('without any micro-batch loss and gradients are zero', async () => {
-  const { loss, gradients } = accumulateGradients(model, []);
+  const { loss, gradients } = await accumulateGradients(model, []);
   expect((await loss.data())[0]).toBe(0);
   for (const [name, gradient] of Object.entries(gradients)) {
     expect(gradient.shape).toEqual(model.params[name].shape);
@@ -80,7 +95,7 @@ test('whole updates: as many tensors and as much memory after each as before, an
   const bytes: number[] = [];
   const losses: number[] = [];
   for (let step = 0; step < 4; step++) {
-    const sum = accumulateGradients({ config, params }, microBatches(rows, 16).map(loss));
+    const sum = await accumulateGradients({ config, params }, microBatches(rows, 16).map(loss));
     losses.push((await sum.loss.data())[0]);
     const clipped = clipByGlobalNorm(sum.gradients, 1);
     ({ params, state } = adamW(params, clipped.gradients, state, { learningRate: 1e-3, weightDecay: 0.01 }));

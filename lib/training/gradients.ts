@@ -2,26 +2,29 @@
 import * as tf from '@tensorflow/tfjs';
 import { type Model, type Params, trainable } from '../model/llama.ts';
 
+/** Sums over the tokens of a micro-batch that are only logged, by name. */
+export type Statistics = Record<string, tf.Scalar>;
+
 /**
  * The gradient of a sum of losses, one micro-batch in memory at a time.
  * @param losses - one function for each micro-batch: its share of the loss, shape (). What it returns is added, not
- *   averaged: divide by the count of the whole step, so that the split changes nothing. It may come with `sums`: more to
- *   be added up, without a gradient.
+ *   averaged: divide by the count of the whole update, so that the split changes nothing. It may come with `statistics`
  * @returns the summed loss, shape (), and the gradient of what is trainable, by parameter name; a parameter without influence gets
- *   zeros, and so do all where there is no micro-batch. `sums` of each micro-batch: see {@link sumUp}
+ *   zeros, and so do all where there is no micro-batch. `statistics` are added up by name, in double precision.
  */
-export function accumulateGradients(
+export async function accumulateGradients(
   model: Model,
-  losses: ((model: Model) => tf.Scalar | { loss: tf.Scalar; sums: tf.Tensor1D })[],
-): { loss: tf.Scalar; gradients: Params; sums: tf.Tensor1D[] } {
-  const sums: tf.Tensor1D[] = [];
+  losses: ((model: Model) => tf.Scalar | { loss: tf.Scalar; statistics: Statistics })[],
+): Promise<{ loss: tf.Scalar; gradients: Params; statistics: Record<string, number> }> {
+  const statistics: Statistics[] = [];
   const [names, values] = [Object.keys(trainable(model)), Object.values(trainable(model))];
   let total: { loss: tf.Scalar; gradients: tf.Tensor[] } | undefined;
   for (const lossOf of losses) {
     const own = () => {
       const result = lossOf(model);
       if (result instanceof tf.Tensor) return result;
-      sums.push(tf.keep(result.sums));
+      for (const sum of Object.values(result.statistics)) tf.keep(sum);
+      statistics.push(result.statistics);
       return result.loss;
     };
     const sum = tf.tidy(() => {
@@ -39,15 +42,23 @@ export function accumulateGradients(
     total = sum;
   }
   const { loss, gradients } = total ?? { loss: tf.scalar(0), gradients: values.map((value) => tf.zerosLike(value)) };
-  return { loss, gradients: Object.fromEntries(names.map((name, i) => [name, gradients[i]])), sums };
+  return {
+    loss,
+    gradients: Object.fromEntries(names.map((name, i) => [name, gradients[i]])),
+    statistics: await addUp(statistics),
+  };
 }
 
-/**
- * Adds up the `sums` of all micro-batches, in double precision, and disposes of them.
- * @param count - how many numbers each has; as many zeros where there is no micro-batch
- */
-export async function sumUp(sums: tf.Tensor1D[], count: number): Promise<number[]> {
-  const values = await Promise.all(sums.map((part) => part.data()));
-  tf.dispose(sums);
-  return Array.from({ length: count }, (_, i) => values.reduce((sum, part) => sum + part[i], 0));
+/** Adds up statistics by name, in double precision, and disposes of them. */
+async function addUp(parts: Statistics[]): Promise<Record<string, number>> {
+  const sums: Record<string, number> = {};
+  for (const part of parts) {
+    // Read together: each reading by itself may wait for the device.
+    const stacked = tf.stack(Object.values(part));
+    const values = await stacked.data();
+    stacked.dispose();
+    for (const [i, name] of Object.keys(part).entries()) sums[name] = (sums[name] ?? 0) + values[i];
+  }
+  tf.dispose(parts);
+  return sums;
 }

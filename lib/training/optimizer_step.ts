@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { type Params, trainable, withTrainable } from '../model/llama.ts';
 import { UserError } from '../run/errors.ts';
-import type { TrainingState } from '../run/training_state.ts';
+import type { TrainingState } from '../training/state.ts';
 import { type AdamWOptions, adamW, clipByGlobalNorm } from './adamw.ts';
 
 const MAX_SKIPPED = 10;

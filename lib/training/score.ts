@@ -39,6 +39,26 @@ export function scoreCompletions(
   return { logProbs, entropies };
 }
 
+/**
+ * Log-probabilities of every completion token under a policy that is not trained: no gradient.
+ * @param options.microBatchTokens - see {@link microBatches}
+ * @returns one list a sequence, as long as its completion
+ */
+export async function logProbsOf(
+  model: Model,
+  sequences: Sequence[],
+  { microBatchTokens, temperature }: { microBatchTokens: number; temperature: number },
+): Promise<number[][]> {
+  const found = new Map<Sequence, number[]>();
+  for (const batch of microBatches(sequences, microBatchTokens)) {
+    const logProbs = tf.tidy(() => scoreCompletions(model, batch, temperature).logProbs);
+    const rows = await logProbs.array();
+    logProbs.dispose();
+    for (const [i, sequence] of batch.entries()) found.set(sequence, rows[i].slice(0, sequence.completion.length));
+  }
+  return sequences.map((sequence) => found.get(sequence)!);
+}
+
 /** Spreads (2, N) packed values over two zero-padded (B, T) arrays. */
 function unpack(values: tf.Tensor2D, lengths: number[]): [tf.Tensor2D, tf.Tensor2D] {
   const [rows, time, packed] = [lengths.length, Math.max(...lengths), values.shape[1]];

@@ -21,7 +21,6 @@ import {
 } from '../../data/encyclopedia.ts';
 import { drawProduct, type Product, taskProducts } from '../../data/products.ts';
 import { drawSum, type Sum, sumText, taskSums } from '../../data/sums.ts';
-import { converse } from '../../experiment_multiturn_tool/conversation.ts';
 import {
   accumulateGradients,
   adamW,
@@ -55,6 +54,7 @@ import {
   uniform,
   writeSafetensors,
 } from '../../lib/index.ts';
+import { converse } from '../../lib/tools/conversation.ts';
 import { answerLikeCaller, CALLER_HABITS } from './caller.ts';
 import { answerLikeGuesser } from './guesser.ts';
 import { answerLikePupil, HABITS, type Part } from './pupil.ts';
@@ -233,7 +233,7 @@ async function evaluate(
 ): Promise<string> {
   const prompts = asked.map(({ question }) => promptOf(tokenizer, question));
   const right = async (temperature: number, count: number) => {
-    const { react } = converse(tokenizer, asked.length * count, { ...LIMITS, tools: tools ?? [] });
+    const { react } = converse(tokenizer, tools ?? [], { ...LIMITS, rows: asked.length * count });
     const completions = await generate(model, prompts, count, {
       temperature,
       topK: 0,
@@ -315,7 +315,7 @@ async function main(): Promise<void> {
     const losses = microBatches(batch, options.microBatchTokens).map(
       (part) => (model: Model) => loss(model, part, count),
     );
-    const result = accumulateGradients({ config, params }, losses);
+    const result = await accumulateGradients({ config, params }, losses);
     const { gradients, norm } = clipByGlobalNorm(result.gradients, 1);
     const factor = scheduleFactor('cosine', step + 1, { warmup: options.warmupSteps, total: steps });
     const learningRate = options.learningRate * factor;

@@ -1,8 +1,9 @@
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { soloCommunicator } from '../distributed/communicator.ts';
+import type { TrainingState } from '../training/state.ts';
 import type { Row } from './metrics.ts';
-import { followRun, type Run } from './run_folder.ts';
-import { runSteps, type StepsOptions } from './steps.ts';
-import type { TrainingState } from './training_state.ts';
+import { createRun, type StepOptions } from './run.ts';
+import { followRun, type RunFolder } from './run_folder.ts';
 
 vi.mock('./interrupt.ts', () => ({
   onInterrupt: () => ({ requested: () => false, dispose: () => {} }), // signals of this process are those of the tests
@@ -20,38 +21,34 @@ beforeEach(() => {
 afterEach(() => void vi.restoreAllMocks());
 
 /** Takes the steps of a run that writes nothing, and returns what was logged and how often held-out questions were asked. */
-async function take(options: Partial<StepsOptions>, notes: Record<number, string> = {}) {
+async function take(options: Partial<StepOptions> & { heldOut?: number } = {}, notes: Record<number, string> = {}) {
   const [logged, answered, asked]: [Row[], Row[], number[]] = [[], [], []];
-  const run: Run = {
+  const folder: RunFolder = {
     ...followRun({ experiment: 'experiment_base', folder: 'nowhere', step: 0 }),
     silent: false,
+    history: () => [{ step: 0 }],
     log: (row) => void logged.push(row),
     answer: (row) => void answered.push(row),
   };
-  const around = {
-    ...{
-      folder: '',
-      maxSteps: 40,
-      loggingSteps: 10,
-      saveSteps: 0,
-      saveTotalLimit: 1,
-      evalSteps: 20,
-      evalOnStart: true,
-    },
-    ...{ maxNewTokens: 4, shown: { accuracy: 'eval/accuracy', reward: 'reward' }, heldOut: 6 },
-    evaluate: async ({ samples }: { samples: number }) => {
-      asked.push(samples);
-      return { 'eval/accuracy': 0.5 };
-    },
-    ask: async () => [{ question: '1+1', completion: '2', reward: 1 }],
-    ...options,
+  const state = { counters: {}, model: { params: {} } } as TrainingState;
+  const context = {
+    ...{ shown: { accuracy: 'eval/accuracy', reward: 'reward' }, heldOut: options.heldOut ?? 6 },
+    ...{ source: { folder: '', dtypes: {} }, communicator: soloCommunicator() },
   };
-  const state = { counters: {} } as TrainingState;
-  const finished = await runSteps(run, state, around, async (step) => {
-    if (notes[step]) state.notes = [notes[step]];
-    return { metrics: { reward: step }, samples: [{ question: `${step}+1`, completion: 'x', reward: step }] };
+  const every = { loggingSteps: 10, saveSteps: 0, saveTotalLimit: 1, evalSteps: 20 };
+  const run = createRun(folder, state, context, {
+    ...{ maxSteps: 40, maxNewTokens: 4, evalOnStart: true, saveDtype: 'float32', ...every, ...options },
   });
-  expect(finished).toBe(true);
+  const ask = async ({ samples }: { samples: number }) => {
+    asked.push(samples);
+    return { metrics: { 'eval/accuracy': 0.5 }, answers: [{ question: '1+1', completion: '2', reward: 1 }] };
+  };
+  await run.evaluateFirst(ask);
+  for await (const step of run.steps()) {
+    if (notes[step.number]) state.notes = [notes[step.number]];
+    step.log({ reward: step.number }, [{ question: `${step.number}+1`, completion: 'x', reward: step.number }]);
+    await step.evaluate(ask);
+  }
   const evaluated = logged.flatMap((row) => ('eval/accuracy' in row ? [row.step] : []));
   return { asked, evaluated, answered: answered.map(({ step }) => step) };
 }

@@ -1,9 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
 import { loadTokenizer, scoreCompletions, type Tool, uniform } from '../lib/index.ts';
-import { type Call, checkTools, isRight, REWARDS, resultTokens } from './conversation.ts';
-import { calculator, FLAGS, model, optionsOf, PROBLEMS, tokenizer } from './test_policy.ts';
-import { rollout } from './train.ts';
+import { type Call, checkTools, resultTokens } from '../lib/tools/conversation.ts';
+import { isRight, REWARDS } from './task.ts';
+import { calculator, FLAGS, model, optionsOf, PROBLEMS, sample, tokenizer } from './test_policy.ts';
 
 /** A tool that answers, to whatever it is asked, 0 to 20 random characters, tags among them, or fails. */
 const moody = (seed: number): Tool => {
@@ -34,8 +34,8 @@ describe('the ids of a conversation', () => {
       reasons: new Set(),
     };
     for (let seed = 0; seed < 8; seed++) {
-      const options = optionsOf(`${FLAGS} --seed ${seed}`, [moody(seed)]);
-      const rows = await rollout(model, tokenizer, PROBLEMS, { ...options, step: 1 });
+      const options = optionsOf(`${FLAGS} --seed ${seed}`);
+      const rows = await sample(options, { tools: [moody(seed)] });
       const scores = tf.tidy(() => scoreCompletions(model, rows, 1).logProbs);
       const logProbs = (await scores.array()) as number[][];
       scores.dispose();
@@ -90,15 +90,15 @@ describe('the ids of a conversation', () => {
         return { ok: true, text: `${body.length}` };
       },
     });
-    const together = await rollout(model, tokenizer, PROBLEMS, { ...optionsOf(FLAGS, [slow(1)]), step: 3 });
-    const alone = await rollout(model, tokenizer, PROBLEMS.slice(0, 1), { ...optionsOf(FLAGS, [slow(2)]), step: 3 });
+    const together = await sample(optionsOf(FLAGS), { step: 3, tools: [slow(1)] });
+    const one = PROBLEMS.slice(0, 1);
+    const alone = await sample(optionsOf(FLAGS), { step: 3, tools: [slow(2)], problems: one });
     expect(alone.some(({ calls }) => calls.length > 0)).toBe(true);
     expect(alone.map(({ completion }) => completion)).toEqual(together.slice(0, 8).map(({ completion }) => completion));
   });
 
   it('end where a budget does: of a turn, of the calls, of the conversation', async () => {
-    const ask = async (flags: string) =>
-      rollout(model, tokenizer, PROBLEMS, { ...optionsOf(`${FLAGS} ${flags}`), step: 1 });
+    const ask = (flags: string) => sample(optionsOf(`${FLAGS} ${flags}`));
     const turns = (await ask('--max-turn-tokens 3')).flatMap(({ mask }) => mask.join('').match(/1+/g)!);
     expect(Math.max(...turns.map(({ length }) => length))).toBe(3);
     for (const { calls } of await ask('--max-turns 2')) expect(calls.length).toBeLessThan(2);
@@ -200,10 +200,7 @@ describe('the rewards, in a table of 36 conversations', () => {
   });
 
   it('are scaled by --reward-weights', async () => {
-    const sampled = await rollout(model, tokenizer, PROBLEMS, {
-      ...optionsOf(`${FLAGS} --reward-weights 2,0,-1,0.5`),
-      step: 1,
-    });
+    const sampled = await sample(optionsOf(`${FLAGS} --reward-weights 2,0,-1,0.5`));
     for (const { reward, rewards } of sampled) {
       expect(reward).toBeCloseTo(2 * rewards[0] - rewards[2] + 0.5 * rewards[3], 12);
     }

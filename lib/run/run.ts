@@ -1,0 +1,187 @@
+/** A run under way: its steps, and all that goes on around a step: progress, logs, checkpoints, Ctrl-C, the end. */
+import { setImmediate } from 'node:timers/promises';
+import { agree, type Communicator } from '../distributed/communicator.ts';
+import type { Pretrained } from '../model/pretrained.ts';
+import type { TrainingState } from '../training/state.ts';
+import { type Asking, type Evaluation, type Sample, sampleLine, watchEvaluation } from './evaluation.ts';
+import { type FinalModelOptions, finishRun } from './final_model.ts';
+import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
+import type { Row } from './metrics.ts';
+import { briefly, type Progress, progress } from './progress.ts';
+import { howToResume, type RunFolder } from './run_folder.ts';
+import { saveTrainingState } from './training_state.ts';
+
+/** Asks held-out questions. */
+export type Ask = (how: Asking) => Promise<Evaluation>;
+
+/** One step of a run, of which the script decides what is done in which order. */
+export type Step = {
+  /** from 1 */
+  number: number;
+  isLast: boolean;
+  /** when it began, as `performance.now()` gives it */
+  began: number;
+  /** Notes metrics, for metrics.jsonl, and samples, for completions.jsonl. */
+  log: (metrics: Record<string, number>, samples?: Sample[]) => void;
+  /** Asks held-out questions and logs what comes of it, if `--eval-steps` says so; thoroughly after the last step. */
+  evaluate: (ask: Ask) => Promise<void>;
+};
+
+export type Run = {
+  /** where it is written */
+  folder: RunFolder;
+  /** Whether another process writes this run: nothing is written, shown or said here. */
+  silent: boolean;
+  /** Evaluates before the first step, unless it was made already, or `--no-eval-on-start` or `--eval-size 0` say no. */
+  evaluateFirst: (ask: Ask) => Promise<void>;
+  /**
+   * The steps that are left. What a step has logged is written when the next one is asked for; so are checkpoints. After
+   * the last one the model is saved. After Ctrl-C there is no further step: the state is saved, the user is told how to go
+   * on, and the exit code is 130.
+   */
+  steps: () => AsyncGenerator<Step, void, undefined>;
+};
+
+/** Those of `createRunCommand` that count while steps are taken. */
+export type StepOptions = FinalModelOptions & {
+  maxSteps: number;
+  loggingSteps: number;
+  saveSteps: number;
+  saveTotalLimit: number;
+  /** evaluate every so many steps; 0: before the first and after the last only */
+  evalSteps: number;
+  evalOnStart: boolean;
+  maxNewTokens: number;
+};
+
+/** What an experiment says of its run. */
+export type RunContext = {
+  /** what the progress line shows: label and name of each metric, at its newest value */
+  shown: Record<string, string>;
+  /** held-out questions; 0: nothing is ever evaluated */
+  heldOut: number;
+  /** the model that the run started from: its folder, and how it stores each parameter */
+  source: Pick<Pretrained, 'folder' | 'dtypes'>;
+  /** the ranks that take the steps together */
+  communicator: Communicator;
+};
+
+/** Samples of each held-out question before the first step and after the last: in between there are none. */
+const PASS_AT = 8;
+/** Samples that a run shows on its way, about. */
+const SAMPLES = 10;
+
+/**
+ * @param folder - where the run is written, and the step that it is at
+ * @param state - what the steps change
+ */
+export function createRun(
+  folder: RunFolder,
+  state: TrainingState,
+  { shown, heldOut, source, communicator }: RunContext,
+  options: StepOptions,
+): Run {
+  let bar: Progress | undefined;
+  const openBar = () => {
+    if (!folder.silent) bar ??= progress({ total: options.maxSteps, start: folder.step, every: 10 });
+    return bar;
+  };
+  const evaluate = (
+    ask: Ask,
+    bar: Progress,
+    { samples, advice }: { samples: number; advice?: (time: string) => string },
+  ) => ask({ samples, ...watchEvaluation(heldOut * (1 + samples), bar, { ...options, advice }) });
+
+  const evaluateFirst = async (ask: Ask): Promise<void> => {
+    const isDue = !folder.checkpoint && heldOut > 0 && options.evalOnStart;
+    const bar = isDue ? openBar() : undefined;
+    if (!bar) return;
+    const dispose = sayOnInterrupt(
+      `stopped before the first step, nothing is saved yet; to start again: ${howToResume(folder)}`,
+    );
+    const advice = (time: string) =>
+      `the evaluation before the first step takes up to ${time} more: --no-eval-on-start leaves it out, --eval-size asks fewer questions than ${heldOut}`;
+    try {
+      const { metrics, answers } = await evaluate(ask, bar, { samples: PASS_AT, advice });
+      folder.log({ step: 0, ...metrics });
+      folder.answer({ step: 0, answers });
+    } catch (error) {
+      bar.stop();
+      throw error;
+    } finally {
+      dispose();
+    }
+  };
+
+  async function* steps(): AsyncGenerator<Step, void, undefined> {
+    const bar = openBar();
+    const newest: Record<string, unknown> = Object.assign({}, ...folder.history());
+    const interrupt = folder.silent ? undefined : onInterrupt();
+    const isAsked = () => agree(communicator, interrupt?.requested() ?? false);
+    let done = folder.step;
+    let nextSample = done;
+    try {
+      let stop = await isAsked();
+      if (done >= options.maxSteps)
+        bar?.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
+      while (done < options.maxSteps && !stop) {
+        const number = done + 1;
+        const isDue = (every: number) => every > 0 && number % every === 0;
+        const isLast = number === options.maxSteps;
+        const noted = { metrics: {} as Record<string, number>, samples: [] as Sample[], answers: [] as Sample[] };
+        const evaluates = bar && heldOut > 0 && (isLast || isDue(options.evalSteps)) ? bar : undefined;
+        const began = performance.now();
+        yield {
+          number,
+          isLast,
+          began,
+          log: (metrics, samples = []) => {
+            Object.assign(noted.metrics, metrics);
+            noted.samples.push(...samples);
+          },
+          evaluate: async (ask) => {
+            if (!evaluates) return;
+            const { metrics, answers } = await evaluate(ask, evaluates, { samples: isLast ? PASS_AT : 0 });
+            Object.assign(noted.metrics, metrics);
+            noted.answers = answers;
+          },
+        };
+        for (const note of state.notes?.splice(0) ?? []) bar?.log(`step ${number}: ${note}`);
+        state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - began) / 1000;
+        // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
+        await setImmediate();
+        stop = await isAsked();
+        if (evaluates || isDue(options.loggingSteps)) {
+          folder.log({ step: number, ...noted.metrics });
+          folder.sample(noted.samples.map((sample): Row => ({ step: number, ...sample })));
+        }
+        if (evaluates && isLast) folder.answer({ step: number, answers: noted.answers });
+        if (noted.samples.length > 0 && number > nextSample) {
+          bar?.log(sampleLine(noted.samples[0]));
+          nextSample = number + options.maxSteps / SAMPLES;
+        }
+        Object.assign(newest, noted.metrics);
+        const fields = Object.entries(shown).filter(([, name]) => name in newest);
+        bar?.update(number, Object.fromEntries(fields.map(([label, name]) => [label, briefly(newest[name])])));
+        if (isLast || stop || isDue(options.saveSteps)) {
+          const save = (dir: string) =>
+            saveTrainingState({ ...folder, folder: dir, step: number }, state, source.folder);
+          await folder.saveCheckpoint(number, save, { limit: options.saveTotalLimit });
+          stop = await isAsked();
+        }
+        done = number;
+      }
+    } finally {
+      bar?.stop();
+      interrupt?.dispose();
+    }
+    if (done >= options.maxSteps) await finishRun(folder, state, source, options);
+    else {
+      if (!folder.silent) console.log(`stopped; to continue: ${howToResume(folder)}`);
+      process.exitCode = 130;
+    }
+    await communicator.barrier(); // all leave together
+  }
+
+  return { folder, silent: folder.silent, evaluateFirst, steps };
+}
