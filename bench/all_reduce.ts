@@ -6,7 +6,8 @@
  *   mpirun -np 2 npx tsx bench/all_reduce.ts
  */
 import { Command } from '@commander-js/extra-typings';
-import { examples, integer, parseOptions, runRanks } from '../lib/index.ts';
+import { examples, integer, parseOptions } from '../lib/cli/options.ts';
+import { runRanks } from '../lib/cli/ranks.ts';
 import { median } from './bench.ts';
 
 export const command = new Command('all_reduce')

@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
-import { BACKEND, NODE, runProcess } from '../tools/test_process.ts';
+import { BACKEND, NODE, runProcess } from '../testing/processes.ts';
 
 // That they run and print what they should: how fast they are is nobody's test.
 

@@ -12,26 +12,17 @@ import { join } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 import { createCommand, type Experience, type Rollout, toExperience, updateOnce } from '../experiment_base/train.ts';
-import {
-  BACKENDS,
-  createTrainingState,
-  disposeModel,
-  examples,
-  generate,
-  initBackend,
-  integer,
-  type LlamaConfig,
-  loadCheckpoint,
-  number,
-  parameterShapes,
-  parseOptions,
-  permutation,
-  readConfig,
-  runMain,
-  THREAD_VARIABLES,
-  UserError,
-  uniform,
-} from '../lib/index.ts';
+import { BACKENDS, initBackend } from '../lib/backend/index.ts';
+import { THREAD_VARIABLES } from '../lib/backend/threads.ts';
+import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, integer, number, parseOptions } from '../lib/cli/options.ts';
+import { UserError } from '../lib/errors.ts';
+import { generate } from '../lib/generation/generate.ts';
+import { type LlamaConfig, parameterShapes, readConfig } from '../lib/model/config.ts';
+import { disposeModel } from '../lib/model/model.ts';
+import { permutation, uniform } from '../lib/random.ts';
+import { createTrainingState } from '../lib/run/training_state.ts';
 import { sweep } from './sweep.ts';
 
 export const command = new Command('bench')

@@ -6,21 +6,15 @@
  * Takes the options of bench.ts. Completions have random lengths here, as real ones do.
  */
 import * as tf from '@tensorflow/tfjs';
-import {
-  extend,
-  generate,
-  initBackend,
-  lmHead,
-  loadCheckpoint,
-  type Model,
-  microBatches,
-  prefill,
-  runMain,
-  type Sequence,
-  scoreCompletions,
-  uniform,
-} from '../lib/index.ts';
+import { initBackend } from '../lib/backend/index.ts';
+import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { generate } from '../lib/generation/generate.ts';
+import { extend, lmHead, prefill } from '../lib/model/llama.ts';
+import type { Model } from '../lib/model/model.ts';
 import { tokenLogProbs } from '../lib/ops/token_log_probs/token_log_probs.ts';
+import { uniform } from '../lib/random.ts';
+import { microBatches, type Sequence, scoreCompletions } from '../lib/training/log_probs.ts';
 import { median, parseBench } from './bench.ts';
 
 type Args = ReturnType<typeof parseBench>['args'];

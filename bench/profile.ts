@@ -6,7 +6,8 @@
  * Takes the options of bench.ts. What is left beside the kernels is JavaScript: TensorFlow.js itself, and this project's code.
  */
 import * as tf from '@tensorflow/tfjs';
-import { initBackend, runMain } from '../lib/index.ts';
+import { initBackend } from '../lib/backend/index.ts';
+import { runMain } from '../lib/cli/main.ts';
 import { createStep, PARTS, parseBench } from './bench.ts';
 
 type Cost = { calls: number; ms: number };

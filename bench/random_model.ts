@@ -6,7 +6,11 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { normals, parameterShapes, readConfig, runMain, UserError, writeSafetensors } from '../lib/index.ts';
+import { writeSafetensors } from '../lib/checkpoint/safetensors.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { UserError } from '../lib/errors.ts';
+import { parameterShapes, readConfig } from '../lib/model/config.ts';
+import { normals } from '../lib/random.ts';
 
 const llama = { architectures: ['LlamaForCausalLM'], model_type: 'llama', rope_theta: 100_000 };
 const qwen = { architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2', rope_theta: 1_000_000 };

@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { UserError } from '../lib/index.ts';
+import { UserError } from '../lib/errors.ts';
 import { draw } from '../lib/run/curves.ts';
 import { writeRandomModel } from './random_model.ts';
 

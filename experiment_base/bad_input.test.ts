@@ -2,8 +2,8 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, trunc
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import type { Ended } from '../tools/test_process.ts';
-import { at, MODEL, run, SHORT } from './test_script.ts';
+import type { Ended } from '../testing/processes.ts';
+import { at, MODEL, run, SHORT } from '../testing/script.ts';
 
 /** A copy of the model with something wrong. */
 function broken(name: string, spoil: (folder: string) => void): string[] {

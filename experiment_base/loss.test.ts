@@ -2,11 +2,12 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
-// biome-ignore format: a list to skip, not to read
-import {
-  accumulateGradients, adamW, clipByGlobalNorm, createAdamW, loadCheckpoint, openSafetensors, scoreCompletions,
-} from '../lib/index.ts';
-import { distance } from './test_policy.ts';
+import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
+import { openSafetensors } from '../lib/checkpoint/safetensors.ts';
+import { adamW, clipByGlobalNorm, createAdamW } from '../lib/training/adamw.ts';
+import { accumulateGradients } from '../lib/training/gradients.ts';
+import { scoreCompletions } from '../lib/training/log_probs.ts';
+import { distance } from '../testing/policy.ts';
 import { groupAdvantages, grpoLoss, type LossInputs, type LossOptions, statistics } from './train.ts';
 
 /** What tiny-grpo and re-grpo compute (PyTorch 2.13), from random numbers. */

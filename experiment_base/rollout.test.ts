@@ -1,8 +1,19 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
-import { mean, scoreCompletions } from '../lib/index.ts';
+import { mean } from '../lib/statistics.ts';
+import { scoreCompletions } from '../lib/training/log_probs.ts';
 import { TOKEN_IDS } from '../models/tiny/tokenizer.ts';
-import { distance, drawsOf, model, newState, optionsOf, PROBLEMS, SMALL, sample, tokenizer } from './test_policy.ts';
+import {
+  distance,
+  drawsOf,
+  model,
+  newState,
+  optionsOf,
+  PROBLEMS,
+  SMALL,
+  sample,
+  tokenizer,
+} from '../testing/policy.ts';
 import { groupAdvantages, reward, rollout, rolloutMetrics, toExperience, updateOnce, verdict } from './train.ts';
 
 describe('reward', () => {

@@ -2,9 +2,9 @@ import type { ChildProcess } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { quoted } from '../lib/run/errors.ts';
-import { BACKEND, holds, lastStep, NODE, REPOSITORY, results, sleep, until } from '../tools/test_process.ts';
-import { at, MODEL, run, SHORT, TINY } from './test_script.ts';
+import { quoted } from '../lib/text.ts';
+import { BACKEND, holds, lastStep, NODE, REPOSITORY, results, sleep, until } from '../testing/processes.ts';
+import { at, MODEL, run, SHORT, TINY } from '../testing/script.ts';
 
 const TSX = [join(REPOSITORY, 'node_modules/.bin/tsx')];
 

@@ -11,32 +11,31 @@
  * reference policy, where there is one (--kl-coef above 0), stays the initial policy for the whole run.
  */
 import * as tf from '@tensorflow/tfjs';
-
+import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, integer, number } from '../lib/cli/options.ts';
+import { sameAnswer } from '../lib/environments/answers.ts';
+import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/environments/dataset.ts';
+import { finiteReward } from '../lib/environments/reward.ts';
 import { type Completion, generate } from '../lib/generation/generate.ts';
-import type { Model } from '../lib/model/llama.ts';
-import type { Tokenizer } from '../lib/model/tokenizer.ts';
-import { sameAnswer } from '../lib/run/answers.ts';
-import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/run/command.ts';
-import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/run/dataset.ts';
-import { finiteReward } from '../lib/run/errors.ts';
+import type { Model } from '../lib/model/model.ts';
+import { permutation, uniform } from '../lib/random.ts';
 import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
-import { runMain } from '../lib/run/main.ts';
-import { examples, integer, number } from '../lib/run/options.ts';
-import { permutation, uniform } from '../lib/run/random.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { startRun } from '../lib/run/start.ts';
-import { inGroups, mean, sampleStd } from '../lib/run/statistics.ts';
+import { inGroups, mean, sampleStd } from '../lib/statistics.ts';
 import { accumulateGradients } from '../lib/training/gradients.ts';
+import { logProbsOf, microBatches, padRows, scoreCompletions } from '../lib/training/log_probs.ts';
 import { optimizerStep } from '../lib/training/optimizer_step.ts';
 import { scheduleFactor } from '../lib/training/schedule.ts';
-import { logProbsOf, microBatches, padRows, scoreCompletions } from '../lib/training/score.ts';
 import type { TrainingState } from '../lib/training/state.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const EXPERIMENT = 'experiment_base';
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', 'tokens/s': 'tokens_per_second' };
-const SUMS = { train: 'data/sums_train.jsonl', test: 'data/sums_test.jsonl' };
+const SUMS = { train: 'tasks/sums/train.jsonl', test: 'tasks/sums/test.jsonl' };
 const DEFAULTS = { dataset: SUMS.train, maxSteps: 200, evalSteps: 25, maxNewTokens: 32, learningRate: 2.5e-4 };
 
 /** The algorithm's own options, beside those that every run has. */

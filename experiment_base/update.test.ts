@@ -1,6 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
-import { finiteReward, optimizerStep, type TrainingState } from '../lib/index.ts';
+import { finiteReward } from '../lib/environments/reward.ts';
+import { optimizerStep } from '../lib/training/optimizer_step.ts';
+import type { TrainingState } from '../lib/training/state.ts';
 import {
   distance,
   drawsOf,
@@ -13,7 +15,7 @@ import {
   SMALL,
   sample,
   tokenizer,
-} from './test_policy.ts';
+} from '../testing/policy.ts';
 import { type Experience, evaluate, rollout, toExperience, update, updateOnce } from './train.ts';
 
 /** The gradient of the only update that a state has seen: Adam's first moment is (1 − β1) of it. */

@@ -3,17 +3,14 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import {
-  type BackendName,
-  initBackend,
-  loadCheckpoint,
-  loadProblems,
-  loadTokenizer,
-  parseOptions,
-  shard,
-  uniform,
-} from '../lib/index.ts';
-import { writeTestData, writeTestModel } from '../tools/test_model.ts';
+import { type BackendName, initBackend } from '../lib/backend/index.ts';
+import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
+import { loadTokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { parseOptions } from '../lib/cli/options.ts';
+import { shard } from '../lib/distributed/communicator.ts';
+import { loadProblems } from '../lib/environments/dataset.ts';
+import { uniform } from '../lib/random.ts';
+import { writeTestData, writeTestModel } from '../testing/model.ts';
 import {
   BACKEND,
   type During,
@@ -25,7 +22,7 @@ import {
   runProcess,
   sleep,
   until,
-} from '../tools/test_process.ts';
+} from '../testing/processes.ts';
 import { createCommand, type Draw, rollout } from './train.ts';
 
 // The script as a user runs it, with a random model so small that a step takes milliseconds.

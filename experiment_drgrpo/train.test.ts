@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import * as base from '../experiment_base/train.ts';
-import { type BackendName, initBackend, parseOptions } from '../lib/index.ts';
+import { type BackendName, initBackend } from '../lib/backend/index.ts';
+import { parseOptions } from '../lib/cli/options.ts';
 import { createCommand, groupAdvantages, grpoLoss, type LossInputs, type Options, statistics } from './train.ts';
 
 beforeAll(async () => void (await initBackend((process.env.TFJS_BACKEND as BackendName) ?? 'wasm')));

@@ -4,14 +4,14 @@
  * Differs from experiment_multiturn_tool/task.ts in: isRight, callMetrics.
  */
 import { InvalidArgumentError, Option } from '@commander-js/extra-typings';
-import type { Tokenizer } from '../lib/model/tokenizer.ts';
-import { exactMatch } from '../lib/run/answers.ts';
-import { finiteReward } from '../lib/run/errors.ts';
-import { commaSeparated } from '../lib/run/options.ts';
-import { mean } from '../lib/run/statistics.ts';
-import { answerOf, type Call, type Conversation, describeTools } from '../lib/tools/conversation.ts';
-import type { Question as Problem } from '../lib/tools/corpus.ts';
-import type { Tool } from '../lib/tools/tool.ts';
+import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { commaSeparated } from '../lib/cli/options.ts';
+import { exactMatch } from '../lib/environments/answers.ts';
+import { answerOf, type Call, type Conversation, describeTools } from '../lib/environments/conversation.ts';
+import type { Question as Problem } from '../lib/environments/corpus.ts';
+import { finiteReward } from '../lib/environments/reward.ts';
+import type { Tool } from '../lib/environments/tool.ts';
+import { mean } from '../lib/statistics.ts';
 
 // ─── Prompt ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -36,18 +36,18 @@ export const isRight = (given: string | undefined, { answers }: Pick<Problem, 'a
   given !== undefined && exactMatch(given, answers);
 
 /** +0.2 if the first turn is a call; if not, −0.5, and there the episode ends. */
-export const callReward = ({ calls }: Conversation): number => (calls.length > 0 ? 0.2 : -0.5);
+const callReward = ({ calls }: Conversation): number => (calls.length > 0 ? 0.2 : -0.5);
 
 /** +0.5 if every call worked; −1 if one failed, and there the episode ends. */
-export const executionReward = ({ calls }: Conversation): number =>
+const executionReward = ({ calls }: Conversation): number =>
   calls.length === 0 ? 0 : calls.every(({ ok }) => ok) ? 0.5 : -1;
 
 /** +0.3 if an answer in its tags follows, −0.8 if not; 0 if the episode has ended before. */
-export const formatReward = (conversation: Conversation): number =>
+const formatReward = (conversation: Conversation): number =>
   executionReward(conversation) <= 0 ? 0 : answerOf(conversation) !== undefined ? 0.3 : -0.8;
 
 /** +1 if that answer is right, −0.5 if it is wrong; 0 if there is none. */
-export const correctnessReward = (conversation: Conversation, problem: Parameters<typeof isRight>[1]): number =>
+const correctnessReward = (conversation: Conversation, problem: Parameters<typeof isRight>[1]): number =>
   formatReward(conversation) <= 0 ? 0 : isRight(answerOf(conversation), problem) ? 1 : -0.5;
 
 /** In the order of the episode; `--reward-weights` is in this order too. Together from −0.8 to 2. */

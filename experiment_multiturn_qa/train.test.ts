@@ -2,30 +2,24 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { encyclopediaWords } from '../data/encyclopedia.ts';
 import * as calculating from '../experiment_multiturn_tool/task.ts';
-import {
-  type BackendName,
-  createBm25,
-  createRun,
-  createTrainingState,
-  initBackend,
-  loadCheckpoint,
-  loadCorpus,
-  loadQuestions,
-  loadTokenizer,
-  openRun,
-  type Passage,
-  parseOptions,
-  searchTool,
-  soloCommunicator,
-  type Tool,
-  uniform,
-} from '../lib/index.ts';
-import { writeTestModel } from '../tools/test_model.ts';
-import { writeTestEmbedder } from '../tools/test_onnx.ts';
-import { BACKEND, jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
-import { correctnessReward, REWARDS } from './task.ts';
+import { type BackendName, initBackend } from '../lib/backend/index.ts';
+import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
+import { loadTokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { parseOptions } from '../lib/cli/options.ts';
+import { soloCommunicator } from '../lib/distributed/communicator.ts';
+import { loadCorpus, loadQuestions, type Passage } from '../lib/environments/corpus.ts';
+import { createBm25, searchTool } from '../lib/environments/search.ts';
+import type { Tool } from '../lib/environments/tool.ts';
+import { uniform } from '../lib/random.ts';
+import { createRun } from '../lib/run/run.ts';
+import { openRun } from '../lib/run/run_folder.ts';
+import { createTrainingState } from '../lib/run/training_state.ts';
+import { encyclopediaWords } from '../tasks/encyclopedia/generate.ts';
+import { writeTestModel } from '../testing/model.ts';
+import { writeTestEmbedder } from '../testing/onnx.ts';
+import { BACKEND, jsonLines, NODE, results, runProcess } from '../testing/processes.ts';
+import { REWARDS } from './task.ts';
 import {
   createCommand,
   evaluate,
@@ -56,7 +50,7 @@ it.skipIf(!existsSync(oracle))('rewards what Search-R1 rewards (skipped where ..
   // What it takes out of a solution is the last answer; here a conversation ends with its first.
   for (const { extracted, targets, score_em } of solutions) {
     const turns = ['<tool:search>x</tool>', `<answer>${extracted ?? ''}</answer>`];
-    const reward = correctnessReward(
+    const reward = REWARDS.correctness(
       { turns, calls: [{ tool: 'search', body: 'x', ok: true, text: '' }] },
       { answers: targets },
     );
@@ -91,10 +85,10 @@ it('recall is the share of the supporting passages that the searches found', () 
 });
 
 describe('the bundled task', () => {
-  const passages = loadCorpus('data/encyclopedia.jsonl');
+  const passages = loadCorpus('tasks/encyclopedia/corpus.jsonl');
   const questions = [
-    ...loadQuestions('data/encyclopedia_train.jsonl'),
-    ...loadQuestions('data/encyclopedia_test.jsonl'),
+    ...loadQuestions('tasks/encyclopedia/train.jsonl'),
+    ...loadQuestions('tasks/encyclopedia/test.jsonl'),
   ];
 
   it('can be solved: whoever searches for the title gets the passage, and the last one holds the answer', async () => {
@@ -226,9 +220,9 @@ describe.concurrent('the script', () => {
 
   it.each([
     ['--corpus nowhere.jsonl', /nowhere\.jsonl \(ENOENT\): name a JSONL file/],
-    ['--corpus data/sums_test.jsonl', /sums_test\.jsonl:1: "title" must be a text, found nothing/],
-    ['--dataset data/encyclopedia.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
-    ['--eval-dataset data/encyclopedia.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
+    ['--corpus tasks/sums/test.jsonl', /sums_test\.jsonl:1: "title" must be a text, found nothing/],
+    ['--dataset tasks/encyclopedia/corpus.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
+    ['--eval-dataset tasks/encyclopedia/corpus.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
     ['--retriever bm52', /--retriever.* is invalid.*Allowed choices are bm25, embeddings|argument 'bm52' is invalid/],
     ['--top-k-passages 0', /--top-k-passages.*an integer from 1 to 1000/],
   ])('refuses %s in a sentence', async (flags, message) => {

@@ -13,27 +13,26 @@
  */
 import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
-
+import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, integer, number } from '../lib/cli/options.ts';
+import { type Call, checkTools, converse, type Stretch, transcribe } from '../lib/environments/conversation.ts';
+import { checkCorpus, loadCorpus, loadQuestions, type Question as Problem } from '../lib/environments/corpus.ts';
+import { itemsOfStep, loadSplits } from '../lib/environments/dataset.ts';
+import { createRetriever, RETRIEVERS, searchTool } from '../lib/environments/search.ts';
+import type { Tool } from '../lib/environments/tool.ts';
 import { type Completion, generate } from '../lib/generation/generate.ts';
-import type { Model } from '../lib/model/llama.ts';
-import type { Tokenizer } from '../lib/model/tokenizer.ts';
-import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/run/command.ts';
-import { itemsOfStep, loadSplits } from '../lib/run/dataset.ts';
+import type { Model } from '../lib/model/model.ts';
+import { permutation, uniform } from '../lib/random.ts';
 import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
-import { runMain } from '../lib/run/main.ts';
-import { examples, integer, number } from '../lib/run/options.ts';
-import { permutation, uniform } from '../lib/run/random.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { startRun } from '../lib/run/start.ts';
-import { inGroups, mean, sampleStd } from '../lib/run/statistics.ts';
-import { type Call, checkTools, converse, type Stretch, transcribe } from '../lib/tools/conversation.ts';
-import { checkCorpus, loadCorpus, loadQuestions, type Question as Problem } from '../lib/tools/corpus.ts';
-import { createRetriever, RETRIEVERS, searchTool } from '../lib/tools/search.ts';
-import type { Tool } from '../lib/tools/tool.ts';
+import { inGroups, mean, sampleStd } from '../lib/statistics.ts';
 import { accumulateGradients } from '../lib/training/gradients.ts';
+import { logProbsOf, microBatches, padRows, scoreCompletions } from '../lib/training/log_probs.ts';
 import { optimizerStep } from '../lib/training/optimizer_step.ts';
 import { scheduleFactor } from '../lib/training/schedule.ts';
-import { logProbsOf, microBatches, padRows, scoreCompletions } from '../lib/training/score.ts';
 import type { TrainingState } from '../lib/training/state.ts';
 import { buildPrompt, callMetrics, gradeConversation, REWARDS, rewardWeights } from './task.ts';
 
@@ -41,7 +40,7 @@ import { buildPrompt, callMetrics, gradeConversation, REWARDS, rewardWeights } f
 
 const EXPERIMENT = 'experiment_multiturn_qa';
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', calls: 'tools/call_frequency' };
-const COUNTRY = { train: 'data/encyclopedia_train.jsonl', test: 'data/encyclopedia_test.jsonl' };
+const COUNTRY = { train: 'tasks/encyclopedia/train.jsonl', test: 'tasks/encyclopedia/test.jsonl' };
 const DEFAULTS = {
   modelName: 'models/tiny_qa',
   dataset: COUNTRY.train,
@@ -57,7 +56,11 @@ export const createCommand = () =>
     .description('GRPO over conversations with a search tool. Without options, a tiny model on an invented country.')
     .addHelpText('after', examples('npm run qa', 'npm run qa -- --top-k-passages 1 --max-steps 50'))
     .optionsGroup('Search:')
-    .option('--corpus <file>', 'JSONL with "title" and "text" a line, or HotpotQA\'s .json', 'data/encyclopedia.jsonl')
+    .option(
+      '--corpus <file>',
+      'JSONL with "title" and "text" a line, or HotpotQA\'s .json',
+      'tasks/encyclopedia/corpus.jsonl',
+    )
     .addOption(new Option('--retriever <name>', 'search by words, or by meaning').choices(RETRIEVERS).default('bm25'))
     .option('--embedding-model <name>', 'folder or hub id, for --retriever embeddings', 'Xenova/all-MiniLM-L6-v2')
     .option('--top-k-passages <n>', 'passages that a search returns', integer({ min: 1, max: 1000 }), 3)

@@ -1,9 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
-import { loadTokenizer, scoreCompletions, type Tool, uniform } from '../lib/index.ts';
-import { type Call, checkTools, resultTokens } from '../lib/tools/conversation.ts';
+import { loadTokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { type Call, checkTools, resultTokens } from '../lib/environments/conversation.ts';
+import type { Tool } from '../lib/environments/tool.ts';
+import { uniform } from '../lib/random.ts';
+import { scoreCompletions } from '../lib/training/log_probs.ts';
+import { calculator, FLAGS, model, optionsOf, PROBLEMS, sample, tokenizer } from '../testing/talkative_policy.ts';
 import { isRight, REWARDS } from './task.ts';
-import { calculator, FLAGS, model, optionsOf, PROBLEMS, sample, tokenizer } from './test_policy.ts';
 
 /** A tool that answers, to whatever it is asked, 0 to 20 random characters, tags among them, or fails. */
 const moody = (seed: number): Tool => {

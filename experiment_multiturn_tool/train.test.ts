@@ -3,9 +3,11 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
 import * as base from '../experiment_base/train.ts';
-import { createTrainingState, logProbsOf, scoreCompletions, uniform } from '../lib/index.ts';
-import { BACKEND, jsonLines, NODE, results, runProcess } from '../tools/test_process.ts';
-import { at, calculator, FLAGS, model, optionsOf, PROBLEMS, sample, tokenizer } from './test_policy.ts';
+import { uniform } from '../lib/random.ts';
+import { createTrainingState } from '../lib/run/training_state.ts';
+import { logProbsOf, scoreCompletions } from '../lib/training/log_probs.ts';
+import { BACKEND, jsonLines, NODE, results, runProcess } from '../testing/processes.ts';
+import { at, calculator, FLAGS, model, optionsOf, PROBLEMS, sample, tokenizer } from '../testing/talkative_policy.ts';
 import { type Experience, evaluate, grpoLoss, lossInputs, rolloutMetrics, updateOnce } from './train.ts';
 
 /** The model with weights of its own. */

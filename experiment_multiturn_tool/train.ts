@@ -14,26 +14,25 @@
  * into the assistant's own text, between tags (as in Search-R1, Jin et al. 2025), not into a message of its own.
  */
 import * as tf from '@tensorflow/tfjs';
-
+import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, integer, number } from '../lib/cli/options.ts';
+import { createCalculator } from '../lib/environments/calculator.ts';
+import { type Call, checkTools, converse, type Stretch, transcribe } from '../lib/environments/conversation.ts';
+import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/environments/dataset.ts';
+import type { Tool } from '../lib/environments/tool.ts';
 import { type Completion, generate } from '../lib/generation/generate.ts';
-import type { Model } from '../lib/model/llama.ts';
-import type { Tokenizer } from '../lib/model/tokenizer.ts';
-import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/run/command.ts';
-import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/run/dataset.ts';
+import type { Model } from '../lib/model/model.ts';
+import { permutation, uniform } from '../lib/random.ts';
 import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
-import { runMain } from '../lib/run/main.ts';
-import { examples, integer, number } from '../lib/run/options.ts';
-import { permutation, uniform } from '../lib/run/random.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { startRun } from '../lib/run/start.ts';
-import { inGroups, mean, sampleStd } from '../lib/run/statistics.ts';
-import { createCalculator } from '../lib/tools/calculator.ts';
-import { type Call, checkTools, converse, type Stretch, transcribe } from '../lib/tools/conversation.ts';
-import type { Tool } from '../lib/tools/tool.ts';
+import { inGroups, mean, sampleStd } from '../lib/statistics.ts';
 import { accumulateGradients } from '../lib/training/gradients.ts';
+import { logProbsOf, microBatches, padRows, scoreCompletions } from '../lib/training/log_probs.ts';
 import { optimizerStep } from '../lib/training/optimizer_step.ts';
 import { scheduleFactor } from '../lib/training/schedule.ts';
-import { logProbsOf, microBatches, padRows, scoreCompletions } from '../lib/training/score.ts';
 import type { TrainingState } from '../lib/training/state.ts';
 import { buildPrompt, callMetrics, gradeConversation, REWARDS, rewardWeights } from './task.ts';
 
@@ -41,7 +40,7 @@ import { buildPrompt, callMetrics, gradeConversation, REWARDS, rewardWeights } f
 
 const EXPERIMENT = 'experiment_multiturn_tool';
 const SHOWN = { reward: 'reward', 'held-out accuracy': 'eval/accuracy', calls: 'tools/call_frequency' };
-const PRODUCTS = { train: 'data/products_train.jsonl', test: 'data/products_test.jsonl' };
+const PRODUCTS = { train: 'tasks/products/train.jsonl', test: 'tasks/products/test.jsonl' };
 const DEFAULTS = {
   modelName: 'models/tiny_tool',
   dataset: PRODUCTS.train,

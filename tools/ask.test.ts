@@ -4,10 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { buildPrompt } from '../experiment_base/train.ts';
-import { parseOptions, scoreCompletions } from '../lib/index.ts';
+import { parseOptions } from '../lib/cli/options.ts';
+import { scoreCompletions } from '../lib/training/log_probs.ts';
+import { BACKEND, NODE, REPOSITORY } from '../testing/processes.ts';
 import { ask, createCommand } from './ask.ts';
 import { loadPolicy, type Policy } from './policy.ts';
-import { BACKEND, NODE, REPOSITORY } from './test_process.ts';
 
 const temp = mkdtempSync(join(tmpdir(), 'ask-'));
 afterAll(() => rmSync(temp, { recursive: true }));

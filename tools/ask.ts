@@ -8,11 +8,13 @@
 import { existsSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { buildPrompt, type Draw, type Options, type Rollout, rollout } from '../experiment_base/train.ts';
-// biome-ignore format: a list
-import {
-  type Completion, checkPrompts, examples, integer, number, parseOptions, runMain, UserError, uniform,
-} from '../lib/index.ts';
-import { oneLine, shown } from '../lib/model/json.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, integer, number, parseOptions } from '../lib/cli/options.ts';
+import { checkPrompts } from '../lib/environments/dataset.ts';
+import { UserError } from '../lib/errors.ts';
+import type { Completion } from '../lib/generation/generate.ts';
+import { uniform } from '../lib/random.ts';
+import { oneLine, shown } from '../lib/text.ts';
 import { createPolicyCommand, loadPolicy, type Policy } from './policy.ts';
 
 /** Tokens of an answer where neither the command line nor a run says how many, and the model has room for them. */

@@ -12,9 +12,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { quoted } from '../lib/run/errors.ts';
-import { runFolder } from './compare_report.ts';
-import { writeTestData, writeTestModel } from './test_model.ts';
+import { quoted } from '../lib/text.ts';
+import { writeTestData, writeTestModel } from '../testing/model.ts';
 import {
   BACKEND,
   type During,
@@ -27,7 +26,8 @@ import {
   runProcess,
   sleep,
   until,
-} from './test_process.ts';
+} from '../testing/processes.ts';
+import { runFolder } from './compare_report.ts';
 
 // The script as a user runs it, with a random model so small that a step takes milliseconds.
 

@@ -17,15 +17,18 @@ import { pathToFileURL } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
 import { Command, InvalidArgumentError, Option } from '@commander-js/extra-typings';
 import type * as Experiment from '../experiment_base/train.ts';
-// biome-ignore format: a list
-import {
-  examples, integer, newFolder, onInterrupt, parseOptions, progress, quoted, runMain, threadLimits, timestamp,
-  UserError,
-} from '../lib/index.ts';
+import { threadLimits } from '../lib/backend/threads.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, integer, parseOptions } from '../lib/cli/options.ts';
+import { UserError } from '../lib/errors.ts';
+import { appendToFile, writeFileAtomically } from '../lib/folders.ts';
 import { checkCompletions } from '../lib/run/estimate.ts';
-import { appendToFile, writeFileAtomically } from '../lib/run/folders.ts';
+import { onInterrupt } from '../lib/run/interrupt.ts';
 import { lockFolder } from '../lib/run/lock.ts';
 import { readMetrics } from '../lib/run/metrics.ts';
+import { progress } from '../lib/run/progress.ts';
+import { newFolder, timestamp } from '../lib/run/run_folder.ts';
+import { quoted } from '../lib/text.ts';
 import { MOST_VARIANTS } from './compare_curves.ts';
 import { type Comparison, readRun, runFolder, writeReport } from './compare_report.ts';
 

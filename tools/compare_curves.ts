@@ -4,7 +4,7 @@ import { compiled, stdtri } from 'cephes';
 import type { TopLevelSpec } from 'vega-lite';
 import { draw, PANELS, type Panel, smoothing } from '../lib/run/curves.ts';
 import type { Row } from '../lib/run/metrics.ts';
-import { mean } from '../lib/run/statistics.ts';
+import { mean } from '../lib/statistics.ts';
 
 await compiled; // WebAssembly
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { normals } from '../lib/index.ts';
+import { normals } from '../lib/random.ts';
 import { interval, intervalOfSeeds } from './compare_curves.ts';
 import { escapeText, runFolder, writeReport } from './compare_report.ts';
 

@@ -2,12 +2,14 @@
 import { existsSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
 import { join } from 'node:path';
-import { quoted, readJsonLines, readJsonObject, threadLimits } from '../lib/index.ts';
-import { isObject } from '../lib/model/json.ts';
+import { threadLimits } from '../lib/backend/threads.ts';
+import { readJsonLines } from '../lib/environments/json_lines.ts';
+import { writeFileAtomically } from '../lib/folders.ts';
+import { isObject, readJsonObject } from '../lib/json.ts';
 import { smoothing } from '../lib/run/curves.ts';
-import { writeFileAtomically } from '../lib/run/folders.ts';
 import { type Row, readMetrics } from '../lib/run/metrics.ts';
-import { mean } from '../lib/run/statistics.ts';
+import { mean } from '../lib/statistics.ts';
+import { quoted } from '../lib/text.ts';
 import { COLOURS, drawComparison, FEWEST_SEEDS, intervalOfSeeds, numbers } from './compare_curves.ts';
 
 /** What is compared, and how. `folder` holds the runs and the report. */

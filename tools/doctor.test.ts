@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
+import { NODE, runProcess } from '../testing/processes.ts';
 import { verdict } from './doctor.ts';
-import { NODE, runProcess } from './test_process.ts';
 
 test('lists what the machine has, and for what is missing what it would bring', async () => {
   const { code, stdout, stderr } = await runProcess([...NODE, 'tools/doctor.ts']);

@@ -8,7 +8,9 @@ import { readFileSync, statfsSync } from 'node:fs';
 import { arch, availableParallelism, cpus, freemem, platform, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
-import { BACKENDS, parseOptions, runMain } from '../lib/index.ts';
+import { BACKENDS } from '../lib/backend/index.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { parseOptions } from '../lib/cli/options.ts';
 import { findJupyter } from './notebooks.ts';
 
 /** `needed`: without it there is no training. */

@@ -1,22 +1,22 @@
 import { expect, it } from 'vitest';
 import { evaluate } from '../experiment_base/train.ts';
-import { loadProblems } from '../lib/index.ts';
+import { loadProblems } from '../lib/environments/dataset.ts';
+import { BACKEND, NODE, runProcess } from '../testing/processes.ts';
 import { loadPolicy } from './policy.ts';
-import { BACKEND, NODE, runProcess } from './test_process.ts';
 
 const script = (...args: string[]) => runProcess([...NODE, 'tools/evaluate.ts', ...args]);
 
 it('says what the evaluation of a run would give', async () => {
   const run = script('models/tiny', '--backend', BACKEND, '--eval-size', '30', '--samples', '4');
   const { model, tokenizer, options } = await loadPolicy('models/tiny', { backend: BACKEND as 'wasm' });
-  const problems = loadProblems('data/sums_test.jsonl').slice(0, 30);
+  const problems = loadProblems('tasks/sums/test.jsonl').slice(0, 30);
   const { metrics: shares } = await evaluate(model, tokenizer, problems, { samples: 4 }, options);
   const [greedy, sampled, any] = Object.values(shares).map((share) => `${(100 * share).toFixed(1)} %`);
   const { code, stdout, stderr } = await run;
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   expect(stdout.split('\n').slice(1)).toEqual([
     'model: models/tiny',
-    '30 problems of data/sums_test.jsonl',
+    '30 problems of tasks/sums/test.jsonl',
     `greedy: ${greedy}`,
     `sampled: ${sampled}, at temperature 1`,
     `pass@4: ${any}: at least one sample is right`,

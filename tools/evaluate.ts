@@ -6,10 +6,11 @@
  *   npm run evaluate -- Qwen/Qwen2.5-0.5B-Instruct --dataset my_test.jsonl --max-new-tokens 200
  */
 import { buildPrompt, evaluate } from '../experiment_base/train.ts';
-// biome-ignore format: a list
-import {
-  checkPrompts, examples, integer, loadProblems, number, parseOptions, progress, runMain, watchEvaluation,
-} from '../lib/index.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, integer, number, parseOptions } from '../lib/cli/options.ts';
+import { checkPrompts, loadProblems } from '../lib/environments/dataset.ts';
+import { watchEvaluation } from '../lib/run/evaluation.ts';
+import { progress } from '../lib/run/progress.ts';
 import { createPolicyCommand, loadPolicy } from './policy.ts';
 
 export const createCommand = () =>
@@ -22,7 +23,7 @@ export const createCommand = () =>
     .option('--max-new-tokens <n>', 'tokens an answer may have', integer({ min: 1 }))
     .option('--temperature <x>', 'of the samples', number({ above: 0 }))
     .optionsGroup('Questions:')
-    .option('--dataset <file>', 'JSONL with "question" and "answer" a line', 'data/sums_test.jsonl')
+    .option('--dataset <file>', 'JSONL with "question" and "answer" a line', 'tasks/sums/test.jsonl')
     .option('--question-column <name>', 'the column that holds the question', 'question')
     .option('--answer-column <name>', 'the column that holds the answer', 'answer')
     .option('--eval-size <n>', 'the first so many (default: all)', integer({ min: 1 }))

@@ -12,17 +12,14 @@ import * as ddp from '../experiment_ddp/train.ts';
 import * as drgrpo from '../experiment_drgrpo/train.ts';
 import * as qa from '../experiment_multiturn_qa/train.ts';
 import * as tool from '../experiment_multiturn_tool/train.ts';
-import {
-  type LlamaConfig,
-  loadProblems,
-  loadQuestions,
-  mistakeIn,
-  parseRunOptions,
-  readConfig,
-  uniform,
-} from '../lib/index.ts';
+import { parseRunOptions } from '../lib/cli/command.ts';
+import { loadQuestions } from '../lib/environments/corpus.ts';
+import { loadProblems } from '../lib/environments/dataset.ts';
+import { mistakeIn } from '../lib/errors.ts';
+import { type LlamaConfig, readConfig } from '../lib/model/config.ts';
+import { uniform } from '../lib/random.ts';
 import { checkCompletions, checkSize, type SizeOptions } from '../lib/run/estimate.ts';
-import { NODE, runProcess } from './test_process.ts';
+import { NODE, runProcess } from '../testing/processes.ts';
 
 const CASES = Number(process.env.CASES ?? 60);
 const PROCESSES = Math.ceil(CASES / 100);

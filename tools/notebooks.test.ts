@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import ts from 'typescript';
 import { afterAll, describe, expect, it, test, vi } from 'vitest';
+import { NODE, runProcess } from '../testing/processes.ts';
 import { execute, mistakeInNotebook, type Notebook } from './notebooks.ts';
-import { NODE, runProcess } from './test_process.ts';
 
 const LATEST = ts.ScriptTarget.Latest;
 const files = readdirSync('notebooks').filter((file) => file.endsWith('.ipynb'));

@@ -13,7 +13,9 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { homedir, tmpdir } from 'node:os';
 import { delimiter, isAbsolute, join, resolve } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
-import { examples, parseOptions, runMain, UserError } from '../lib/index.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, parseOptions } from '../lib/cli/options.ts';
+import { UserError } from '../lib/errors.ts';
 
 const FOLDER = 'notebooks';
 const OWN_JUPYTER = join(FOLDER, '.jupyter');

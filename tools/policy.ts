@@ -3,11 +3,11 @@ import { existsSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import { createCommand as createTrainCommand, type Options } from '../experiment_base/train.ts';
-// biome-ignore format: a list
-import {
-  BACKENDS, initBackend, integer, loadWithTokenizer, number, type Pretrained, parseOptions, readJsonObject,
-  type Tokenizer,
-} from '../lib/index.ts';
+import { BACKENDS, initBackend } from '../lib/backend/index.ts';
+import { loadWithTokenizer, type Pretrained } from '../lib/checkpoint/pretrained.ts';
+import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { integer, number, parseOptions } from '../lib/cli/options.ts';
+import { readJsonObject } from '../lib/json.ts';
 
 /** Options of a run that say how its prompts are made: the same here. */
 const PROMPT = ['systemPrompt', 'mergeSystemPrompt', 'chatTemplateKwargs'];

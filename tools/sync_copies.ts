@@ -13,7 +13,9 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
 import ts from 'typescript';
-import { examples, parseOptions, runMain, UserError } from '../lib/index.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, parseOptions } from '../lib/cli/options.ts';
+import { UserError } from '../lib/errors.ts';
 
 /** A top-level declaration. `text` has its docblock; `lead` is what stands between it and the declaration before it. */
 type Declaration = { name: string; begin: number; end: number; text: string; lead: string };

@@ -1,8 +1,8 @@
 /** CBLAS through koffi: single-precision matrix products in a library that the machine has. */
-import { UserError } from '../run/errors.ts';
+import { UserError } from '../errors.ts';
 
 /** `C = A B` over row-major matrices; pointers are views whose first byte is the matrix's first. */
-export type Sgemm = (
+type Sgemm = (
   transposeA: boolean,
   transposeB: boolean,
   sizes: { m: number; n: number; k: number },

@@ -1,5 +1,5 @@
 /** The GPUs that the npm package `webgpu` (Dawn) finds, and which one `--gpu` means. */
-import { UserError } from '../run/errors.ts';
+import { UserError } from '../errors.ts';
 
 /** Those parts of WebGPU that are used here: its package is optional, and so are its types. */
 type Adapter = {

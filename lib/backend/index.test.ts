@@ -4,12 +4,12 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 
 /** A process has one backend: each test loads the module anew. */
 let initBackend: typeof import('./index.ts').initBackend;
-let UserError: typeof import('../run/errors.ts').UserError;
+let UserError: typeof import('../errors.ts').UserError;
 beforeEach(async () => {
   vi.stubEnv('TFJS_KERNELS', '');
   vi.resetModules();
   ({ initBackend } = await import('./index.ts'));
-  ({ UserError } = await import('../run/errors.ts'));
+  ({ UserError } = await import('../errors.ts'));
 });
 afterEach(() => vi.unstubAllEnvs());
 

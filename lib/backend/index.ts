@@ -1,7 +1,7 @@
 /** Picks the TensorFlow.js backend and makes it ready. */
 import * as tf from '@tensorflow/tfjs';
+import { UserError } from '../errors.ts';
 import { registerWasmKernels } from '../ops/wasm_kernels.ts';
-import { UserError } from '../run/errors.ts';
 import { loadBlas } from './blas.ts';
 import { loadTensorFlow, nvidiaGpus, type TensorFlow } from './tensorflow.ts';
 import { patchWasmBackend } from './wasm.ts';

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, test } from 'vitest';
-import { UserError } from '../run/errors.ts';
+import { UserError } from '../errors.ts';
 import { describeDevice, loadTensorFlow, nvidiaGpus } from './tensorflow.ts';
 
 const { loaded, reason } = await loadTensorFlow();

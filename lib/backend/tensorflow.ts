@@ -2,7 +2,7 @@
 import { execFile } from 'node:child_process';
 import util from 'node:util';
 import * as tf from '@tensorflow/tfjs';
-import { UserError } from '../run/errors.ts';
+import { UserError } from '../errors.ts';
 
 /** The first takes a GPU where it can, else the CPU; the second is for the CPU, also of a Mac. */
 const PACKAGES = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'];

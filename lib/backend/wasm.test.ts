@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import '@tensorflow/tfjs-backend-wasm';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { normals } from '../run/random.ts';
+import { normals } from '../random.ts';
 import { loadBlas } from './blas.ts';
 import { patchWasmBackend } from './wasm.ts';
 

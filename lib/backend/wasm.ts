@@ -4,8 +4,8 @@
  * the wasm heap, copies that copy nothing, and the gradient of `gather`.
  */
 import * as tf from '@tensorflow/tfjs';
+import { UserError } from '../errors.ts';
 import { register, registered, replace, sizeOf, type WasmBackend } from '../ops/wasm_backend.ts';
-import { UserError } from '../run/errors.ts';
 import type { Blas } from './blas.ts';
 
 /** Multiply-adds of one matrix below which a call into CBLAS costs more than it saves. */

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { jsonLines, NODE, runProcess } from '../../tools/test_process.ts';
-import { UserError } from '../run/errors.ts';
+import { jsonLines, NODE, runProcess } from '../../testing/processes.ts';
+import { UserError } from '../errors.ts';
 import { chooseGpu, type Gpu, listGpus } from './gpus.ts';
 import { initBackend } from './index.ts';
 

@@ -4,7 +4,7 @@
  */
 import { setImmediate } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
-import { UserError } from '../run/errors.ts';
+import { UserError } from '../errors.ts';
 import { chooseGpu, type Device, isSoftware, listGpus, loadDawn } from './gpus.ts';
 
 /** Those parts of the backend that are used here, some of which it calls private. */

@@ -1,6 +1,6 @@
 /** Tensors as one row of numbers, as they travel between ranks. */
 import * as tf from '@tensorflow/tfjs';
-import type { Params } from '../model/llama.ts';
+import type { Params } from '../model/model.ts';
 import type { Communicator } from './communicator.ts';
 
 /** Numbers that the ranks send at once: 16 MB. */

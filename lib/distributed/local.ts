@@ -4,8 +4,10 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { threadLimits } from '../backend/threads.ts';
-import { SAME_PRESS } from '../run/main.ts';
 import type { Rank } from './communicator.ts';
+
+/** Milliseconds within which all that comes of one Ctrl-C arrives: signals, and messages about them. */
+export const SAME_PRESS = 300;
 
 /** A rank's pipe to the launcher, after stdin, stdout, stderr and Node's own channel. */
 const PIPE = 4;

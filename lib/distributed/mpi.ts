@@ -2,7 +2,7 @@
 import { availableParallelism, cpus } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { threadLimits } from '../backend/threads.ts';
-import { UserError } from '../run/errors.ts';
+import { UserError } from '../errors.ts';
 import type { Rank } from './communicator.ts';
 import { visibleDevice } from './local.ts';
 

@@ -1,22 +1,10 @@
 /** The training state, the same on every rank. */
 import { createHash } from 'node:crypto';
 import * as tf from '@tensorflow/tfjs';
-import { type Params, trainable } from '../model/llama.ts';
-import { UserError } from '../run/errors.ts';
-import { followRun, type RunFolder } from '../run/run_folder.ts';
+import { UserError } from '../errors.ts';
+import { type Params, trainable } from '../model/model.ts';
 import type { TrainingState } from '../training/state.ts';
 import { type Communicator, fromRankZero } from './communicator.ts';
-
-/** The folder of rank 0's run; every other rank's is at the same step, and writes nothing. */
-export async function shareRun(communicator: Communicator, open: () => RunFolder): Promise<RunFolder> {
-  let opened: RunFolder | undefined;
-  const place = await fromRankZero(communicator, () => {
-    opened = open();
-    const { experiment, folder, checkpoint, step } = opened;
-    return { experiment, folder, checkpoint, step };
-  });
-  return opened ?? followRun(place);
-}
 
 /** Gives every rank rank 0's policy, optimizer and counters; the tensors that it had are disposed of. */
 export async function broadcastState(communicator: Communicator, state: TrainingState): Promise<void> {

@@ -1,11 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { useBackend } from '../backend/test_backend.ts';
-import { loadCheckpoint } from '../model/checkpoint.ts';
-import { logits, type Model } from '../model/llama.ts';
+import { useBackend } from '../../testing/backend.ts';
+import { loadCheckpoint } from '../checkpoint/checkpoint.ts';
+import { logits } from '../model/llama.ts';
+import type { Model } from '../model/model.ts';
 import { logSoftmax, truncate } from '../ops/sample_tokens/sample_tokens.ts';
-import { permutation, uniform } from '../run/random.ts';
-import { scoreCompletions } from '../training/score.ts';
+import { permutation, uniform } from '../random.ts';
+import { scoreCompletions } from '../training/log_probs.ts';
 import { type GenerateOptions, type GenerateProgress, generate } from './generate.ts';
 
 let model: Model;

@@ -1,11 +1,12 @@
 /** Batched sampling with a key/value cache in which the completions of a prompt share its keys. */
 import { setImmediate } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
+import { UserError } from '../errors.ts';
 import type { Row } from '../model/layout.ts';
-import { extend, keepRows, lmHead, type Model, type Past, type Prefix, prefill } from '../model/llama.ts';
+import { extend, keepRows, lmHead, type Past, type Prefix, prefill } from '../model/llama.ts';
+import type { Model } from '../model/model.ts';
 import { linear } from '../ops/linear/linear.ts';
 import { type SamplingOptions, sampleTokens } from '../ops/sample_tokens/sample_tokens.ts';
-import { UserError } from '../run/errors.ts';
 
 /**
  * What one row said: token ids (the end-of-sequence token included, if it came), and how likely each was. `mask` is 1 on

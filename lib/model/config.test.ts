@@ -3,10 +3,10 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { UserError } from '../run/errors.ts';
+import { openSafetensors } from '../checkpoint/safetensors.ts';
+import { UserError } from '../errors.ts';
 import { parameterShapes, readConfig } from './config.ts';
 import { ropeInverseFrequencies } from './rope.ts';
-import { openSafetensors } from './safetensors.ts';
 
 const fixtures = 'lib/model/fixtures';
 const oracle = '../shared/oracles/hf/rope_inv_freq.json';

@@ -1,11 +1,8 @@
-import { isUtf8 } from 'node:buffer';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { UserError } from '../run/errors.ts';
-import { fieldsOf, isObject, type JsonObject, oneLine, shown } from './json.ts';
+import { UserError } from '../errors.ts';
+import { fieldsOf, type JsonObject, readJsonObject } from '../json.ts';
+import { shown } from '../text.ts';
 import { type Rope, readRope } from './rope.ts';
-
-export type { JsonObject };
 
 /** What `config.json` says about a Llama, Qwen or Mistral, under the same names in camelCase (`numLayers` for `num_hidden_layers` etc.). */
 export type LlamaConfig = Rope & {
@@ -120,41 +117,6 @@ export function parameterShapes(config: LlamaConfig): Record<string, number[]> {
 /** For messages: what a checkpoint folder must hold. */
 export const CHECKPOINT_FILES =
   'config.json, model.safetensors (or shards with model.safetensors.index.json), tokenizer.json and tokenizer_config.json';
-
-/**
- * Reads a text file.
- * @returns the text, or null if there is no such file
- * @throws {UserError} if the file cannot be read, or is not UTF-8
- */
-export async function readOptionalText(file: string): Promise<string | null> {
-  try {
-    const bytes = await readFile(file);
-    if (!isUtf8(bytes)) throw new Error('it is not UTF-8 text');
-    return bytes.toString('utf8');
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT' || code === 'ENOTDIR') return null;
-    throw new UserError(`${file}: cannot be read: ${message}`);
-  }
-}
-
-/**
- * Reads a file that holds one JSON object.
- * @returns the object, or null if there is no such file
- * @throws {UserError} if the file cannot be read, or holds something else
- */
-export async function readJsonObject(file: string): Promise<JsonObject | null> {
-  const text = await readOptionalText(file);
-  if (text === null) return null;
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw new UserError(`${file}: not valid JSON: ${oneLine((error as Error).message)}`);
-  }
-  if (isObject(json)) return json;
-  throw new UserError(`${file}: must hold a JSON object, found ${shown(json)}.`);
-}
 
 /** The architectures that are computed here, and their `model_type`. */
 const ARCHITECTURES = {

@@ -1,16 +1,17 @@
 /** The forward pass and its gradient against itself: cached, batched, reordered. */
 import * as tf from '@tensorflow/tfjs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { useBackend } from '../backend/test_backend.ts';
+import { useBackend } from '../../testing/backend.ts';
+import { fixtures, weightedNll, worst, worstGradient } from '../../testing/gradients.ts';
+import { loadCheckpoint } from '../checkpoint/checkpoint.ts';
 import { linear } from '../ops/linear/linear.ts';
-import { uniform } from '../run/random.ts';
+import { uniform } from '../random.ts';
 import { accumulateGradients } from '../training/gradients.ts';
-import { type Sequence, scoreCompletions } from '../training/score.ts';
-import { loadCheckpoint } from './checkpoint.ts';
+import { type Sequence, scoreCompletions } from '../training/log_probs.ts';
 import { parameterShapes } from './config.ts';
 import type { Row } from './layout.ts';
-import { extend, keepRows, lmHead, logits, type Model, type Params, type Past, prefill } from './llama.ts';
-import { fixtures, weightedNll, worst, worstGradient } from './test_gradients.ts';
+import { extend, keepRows, lmHead, logits, type Past, prefill } from './llama.ts';
+import type { Model, Params } from './model.ts';
 
 beforeAll(useBackend);
 

@@ -12,28 +12,11 @@ import { rotaryEmbedding } from '../ops/rotary_embedding/rotary_embedding.ts';
 import { swiGlu } from '../ops/swiglu/swiglu.ts';
 import type { LlamaConfig } from './config.ts';
 import { assignSlots, createLayout, type Layout, type Row } from './layout.ts';
-import type { Lora } from './lora.ts';
+import { type Model, trainable, withTrainable } from './model.ts';
 import { rotaryTables } from './rotary_tables.ts';
 
-/** Parameters by their Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`. */
-export type Params = Record<string, tf.Tensor>;
-
-/**
- * A policy: its configuration and its parameters (float32 tensors).
- * - `lora`: an adapter on top of them; it is what training changes, and the parameters are frozen
- * - `gradientCheckpointing`: gradients run each layer a second time instead of keeping what is in it
- */
-export type Model = { config: LlamaConfig; params: Params; lora?: Lora; gradientCheckpointing?: boolean };
-
-/** What training changes: the adapter's parameters where there is one, else the model's. */
-export const trainable = ({ params, lora }: Model): Params => lora?.params ?? params;
-
-/** The same model with other trainable parameters. */
-export const withTrainable = (model: Model, params: Params): Model =>
-  model.lora ? { ...model, lora: { ...model.lora, params } } : { ...model, params };
-
 /** Keys and values of one layer, each of shape (kv heads · slots, tokens, head dimension). */
-export type KeysValues = { k: tf.Tensor3D; v: tf.Tensor3D };
+type KeysValues = { k: tf.Tensor3D; v: tf.Tensor3D };
 
 /** The rows' own keys and values in every layer, `length` tokens for each row. */
 export type Past = { layers: KeysValues[]; length: number };
@@ -131,9 +114,6 @@ export function logits(model: Model, tokens: number[]): tf.Tensor2D {
 /** The output matrix, shape (V, H): its own parameter, or the embedding where the two are tied. */
 export const lmHead = ({ config, params }: Model): tf.Tensor =>
   params[config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight'];
-
-/** Frees a model's tensors. */
-export const disposeModel = ({ params, lora }: Model): void => tf.dispose([params, lora?.params ?? []]);
 
 type Batch = {
   tokens: number[];

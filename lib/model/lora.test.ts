@@ -3,17 +3,19 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { useBackend } from '../backend/test_backend.ts';
-import { UserError } from '../run/errors.ts';
+import { useBackend } from '../../testing/backend.ts';
+import { type Checkpoint, loadCheckpoint } from '../checkpoint/checkpoint.ts';
+import { readLora, writeLora } from '../checkpoint/lora_files.ts';
+import { loadPretrained } from '../checkpoint/pretrained.ts';
+import { openSafetensors, writeSafetensors } from '../checkpoint/safetensors.ts';
+import { UserError } from '../errors.ts';
 import { createTrainingState, type StateOptions } from '../run/training_state.ts';
 import { accumulateGradients } from '../training/gradients.ts';
+import { scoreCompletions } from '../training/log_probs.ts';
 import { optimizerStep } from '../training/optimizer_step.ts';
-import { scoreCompletions } from '../training/score.ts';
-import { type Checkpoint, loadCheckpoint } from './checkpoint.ts';
-import { disposeModel, logits, type Model, trainable } from './llama.ts';
-import { createLora, LORA_TARGETS, mergeLora, readLora, writeLora } from './lora.ts';
-import { loadPretrained } from './pretrained.ts';
-import { openSafetensors, writeSafetensors } from './safetensors.ts';
+import { logits } from './llama.ts';
+import { createLora, LORA_TARGETS, mergeLora } from './lora.ts';
+import { disposeModel, type Model, trainable } from './model.ts';
 
 /** What PEFT 0.21 computes with an adapter on all seven projections of `llama_gqa_tied`, from random numbers. */
 const ADAPTER = 'lib/model/fixtures/lora_llama_gqa_tied';

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { UserError } from '../run/errors.ts';
+import { UserError } from '../errors.ts';
 import { readRope } from './rope.ts';
 
 const read = (json: Record<string, unknown>) => readRope('config.json', json, { maxPositionEmbeddings: 2048 });

@@ -1,12 +1,13 @@
 /** Rotary position embedding (RoFormer, Su et al. 2021): what a config says of it, and the frequencies that follow. */
 import { isDeepStrictEqual } from 'node:util';
-import { UserError } from '../run/errors.ts';
-import { fieldsOf, isObject, type JsonObject, shown } from './json.ts';
+import { UserError } from '../errors.ts';
+import { fieldsOf, isObject, type JsonObject } from '../json.ts';
+import { shown } from '../text.ts';
 
 /** How rotary frequencies are slowed down for contexts longer than those of pretraining. */
-export type RopeScaling = { type: 'linear'; factor: number } | Llama3Scaling;
+type RopeScaling = { type: 'linear'; factor: number } | Llama3Scaling;
 
-export type Llama3Scaling = {
+type Llama3Scaling = {
   type: 'llama3';
   factor: number;
   lowFreqFactor: number;

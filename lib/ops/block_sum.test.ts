@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, expect, test } from 'vitest';
 import { initBackend } from '../backend/index.ts';
-import { normals } from '../run/random.ts';
+import { normals } from '../random.ts';
 import { blockSum } from './block_sum.ts';
 import { tokenLogProbs } from './token_log_probs/token_log_probs.ts';
 

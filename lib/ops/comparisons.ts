@@ -4,7 +4,7 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import { expect } from 'vitest';
-import { normals, uniform } from '../run/random.ts';
+import { normals, uniform } from '../random.ts';
 import type { WasmBackend } from './wasm_backend.ts';
 import { WASM_KERNELS } from './wasm_kernels.ts';
 

@@ -1,11 +1,11 @@
 /** training_state.json: what a checkpoint is, what was counted, and hashes by which damage is noticed. */
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { readJsonObject } from '../model/config.ts';
-import type { JsonObject } from '../model/json.ts';
-import { mistakeIn, UserError } from './errors.ts';
+import { mistakeIn, UserError } from '../errors.ts';
+import { writeFile } from '../folders.ts';
+import type { JsonObject } from '../json.ts';
+import { readJsonObject } from '../json.ts';
 import { findCheckpoints } from './find_run.ts';
-import { writeFile } from './folders.ts';
 import { hashFile, hashJson } from './hashes.ts';
 
 const FILE = 'training_state.json';

@@ -7,13 +7,13 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createCommand } from '../../experiment_drgrpo/train.ts';
-import { writeTestData, writeTestModel } from '../../tools/test_model.ts';
-import { UserError } from './errors.ts';
+import { DAMAGES, type Draw, LAST, pick } from '../../testing/damage.ts';
+import { writeTestData, writeTestModel } from '../../testing/model.ts';
+import { dispose, fingerprint, STEPS, start, train } from '../../testing/runs.ts';
+import { UserError } from '../errors.ts';
+import { uniform } from '../random.ts';
 import { hashFile } from './hashes.ts';
 import { isLock } from './lock.ts';
-import { uniform } from './random.ts';
-import { DAMAGES, type Draw, LAST, pick } from './test_damage.ts';
-import { dispose, fingerprint, STEPS, start, train } from './test_run.ts';
 
 const SEED = 7;
 const CASES = Number(process.env.CASES ?? 40);

@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { createCommand } from '../../experiment_base/train.ts';
+import { UserError } from '../errors.ts';
 import { type LlamaConfig, readConfig } from '../model/config.ts';
-import { UserError } from './errors.ts';
 import { checkCompletions, checkSize } from './estimate.ts';
 
 const GB = 1e9;

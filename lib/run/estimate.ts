@@ -1,8 +1,8 @@
 /** What a run's options ask of the model and of this machine, estimated before anything large is loaded. */
 import { totalmem } from 'node:os';
 import * as tf from '@tensorflow/tfjs';
+import { UserError } from '../errors.ts';
 import { type LlamaConfig, parameterShapes } from '../model/config.ts';
-import { UserError } from './errors.ts';
 
 /** Those that say how much a step computes and holds. */
 export type SizeOptions = {

@@ -1,6 +1,6 @@
 /** What there is to see while held-out questions are asked, and of what was answered. */
 import type { GenerateOptions } from '../generation/generate.ts';
-import { oneLine } from '../model/json.ts';
+import { oneLine } from '../text.ts';
 import type { Row } from './metrics.ts';
 import { briefly, duration, type Progress, remaining } from './progress.ts';
 

@@ -1,10 +1,11 @@
 /** The end of a run: the model that it has trained, and what became of it. */
-import { dtypeNamed, type SaveDtype, saveCheckpoint } from '../model/checkpoint.ts';
-import { mergeLora, writeLora } from '../model/lora.ts';
-import type { Pretrained } from '../model/pretrained.ts';
-import { roundingLoss } from '../model/rounding.ts';
+import { dtypeNamed, type SaveDtype, saveCheckpoint } from '../checkpoint/checkpoint.ts';
+import { writeLora } from '../checkpoint/lora_files.ts';
+import type { Pretrained } from '../checkpoint/pretrained.ts';
+import { roundingLoss } from '../checkpoint/rounding.ts';
+import { mistakeIn } from '../errors.ts';
+import { mergeLora } from '../model/lora.ts';
 import type { TrainingState } from '../training/state.ts';
-import { mistakeIn } from './errors.ts';
 import { answerLines } from './evaluation.ts';
 import { briefly, duration } from './progress.ts';
 import { howToResume, type RunFolder } from './run_folder.ts';

@@ -1,9 +1,10 @@
 /** Finding a run that was started before. */
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
-import { isObject, shown } from '../model/json.ts';
-import { UserError } from './errors.ts';
-import { replacedOf } from './folders.ts';
+import { UserError } from '../errors.ts';
+import { replacedOf } from '../folders.ts';
+import { isObject } from '../json.ts';
+import { shown } from '../text.ts';
 import { isOrigin, type Origin } from './origin.ts';
 
 /** Where a run is to be found: `resume` is a run's folder, one of its checkpoints, or `latest`. */

@@ -4,8 +4,8 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { NODE } from '../../tools/test_process.ts';
-import { UserError } from './errors.ts';
+import { NODE } from '../../testing/processes.ts';
+import { UserError } from '../errors.ts';
 import { isLock, lockFolder, releaseLocks } from './lock.ts';
 
 let folder: string;

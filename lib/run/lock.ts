@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { UserError } from './errors.ts';
+import { UserError } from '../errors.ts';
 
 // Each process that wants the folder puts an empty file into it, whose name says who it is, and only then looks for those
 // of others: of two, the later one is sure to see the earlier. It writes into its file once it has the folder.

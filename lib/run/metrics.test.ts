@@ -2,7 +2,7 @@ import { appendFileSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { UserError } from './errors.ts';
+import { UserError } from '../errors.ts';
 import { appendRows, dropRowsAfter, readMetrics, toCsv } from './metrics.ts';
 
 let folder: string;

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { stringify } from 'csv-stringify/sync';
-import { UserError } from './errors.ts';
-import { appendToFile, writeFileAtomically } from './folders.ts';
+import { UserError } from '../errors.ts';
+import { appendToFile, writeFileAtomically } from '../folders.ts';
 
 /** One line of a log: the step that it belongs to, and anything else. Several lines may belong to one step. */
 export type Row = { step: number; [name: string]: unknown };

@@ -3,11 +3,11 @@ import { cpSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, write
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
-import { writeTestData, writeTestModel } from '../../tools/test_model.ts';
-import { UserError } from './errors.ts';
+import { writeTestData, writeTestModel } from '../../testing/model.ts';
+import { dispose, fingerprint, STEPS, start, train } from '../../testing/runs.ts';
+import { UserError } from '../errors.ts';
 import { hashFile } from './hashes.ts';
-import { changedOptions } from './options.ts';
-import { dispose, fingerprint, STEPS, start, train } from './test_run.ts';
+import { changedOptions } from './saved_options.ts';
 
 let root: string;
 /** A folder with two models, data and runs. */

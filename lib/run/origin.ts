@@ -1,13 +1,15 @@
 /** What a run was started from: its config.json keeps that, so that `--resume` goes on with the same. */
 import { existsSync } from 'node:fs';
 import { isAbsolute, join, relative } from 'node:path';
-import { filesOf } from '../model/checkpoint.ts';
-import { isObject } from '../model/json.ts';
-import { ADAPTER_FILES } from '../model/lora.ts';
-import type { Located, ModelPlace } from '../model/pretrained.ts';
-import { UserError } from './errors.ts';
-import type { FoundRun } from './find_run.ts';
+import { filesOf } from '../checkpoint/checkpoint.ts';
+import { ADAPTER_FILES } from '../checkpoint/lora_files.ts';
+import type { Located, ModelPlace } from '../checkpoint/pretrained.ts';
+import { UserError } from '../errors.ts';
+import { isObject } from '../json.ts';
 import { hashFile } from './hashes.ts';
+
+/** What is known of the run that is to be resumed. */
+type StartedFrom = { folder: string; formerFolder?: string; origin?: Origin; options: Record<string, unknown> };
 
 /** The model, and the adapter on top of it if the run was started from one. */
 export type Origin = { model: Source; adapter?: Source };
@@ -42,7 +44,7 @@ const isSource = (value: unknown): value is Source =>
  * @throws {UserError} if it is nowhere
  * @param modelName - as the options have it: another name than the run had is taken as it is
  */
-export function modelOf(found: FoundRun | undefined, modelName: string): { name: string; base?: string } {
+export function modelOf(found: StartedFrom | undefined, modelName: string): { name: string; base?: string } {
   if (!found?.origin || modelName !== found.options.modelName) return { name: modelName };
   const { folder, formerFolder = folder, origin } = found;
   const nameOf = ({ name }: Source, given = name): string => {
@@ -60,7 +62,7 @@ export function modelOf(found: FoundRun | undefined, modelName: string): { name:
  * @param now - what was found
  * @throws {UserError} naming the file that differs
  */
-export function refuseOtherModel({ folder, origin, options }: FoundRun, now: Origin, modelName: string): void {
+export function refuseOtherModel({ folder, origin, options }: StartedFrom, now: Origin, modelName: string): void {
   if (!origin) return;
   const remedy =
     modelName === options.modelName

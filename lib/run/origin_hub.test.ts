@@ -2,11 +2,12 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { writeTestData } from '../../tools/test_model.ts';
+import { FIRST, hub, ID, pathsAt, printed, requests, root, SECOND, tiny } from '../../testing/hub.ts';
+import { writeTestData } from '../../testing/model.ts';
+import { dispose, start } from '../../testing/runs.ts';
+import { writeLora } from '../checkpoint/lora_files.ts';
 import { readConfig } from '../model/config.ts';
-import { createLora, writeLora } from '../model/lora.ts';
-import { FIRST, hub, ID, pathsAt, printed, requests, root, SECOND, tiny } from '../model/test_hub.ts';
-import { dispose, start } from './test_run.ts';
+import { createLora } from '../model/lora.ts';
 
 /** Starts a run, or resumes it, and ends before its first step. @returns what config.json says of the model */
 async function begin(...line: string[]) {

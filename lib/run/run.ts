@@ -1,7 +1,7 @@
 /** A run under way: its steps, and all that goes on around a step: progress, logs, checkpoints, Ctrl-C, the end. */
 import { setImmediate } from 'node:timers/promises';
+import type { Pretrained } from '../checkpoint/pretrained.ts';
 import { agree, type Communicator } from '../distributed/communicator.ts';
-import type { Pretrained } from '../model/pretrained.ts';
 import type { TrainingState } from '../training/state.ts';
 import { type Asking, type Evaluation, type Sample, sampleLine, watchEvaluation } from './evaluation.ts';
 import { type FinalModelOptions, finishRun } from './final_model.ts';
@@ -12,10 +12,10 @@ import { howToResume, type RunFolder } from './run_folder.ts';
 import { saveTrainingState } from './training_state.ts';
 
 /** Asks held-out questions. */
-export type Ask = (how: Asking) => Promise<Evaluation>;
+type Ask = (how: Asking) => Promise<Evaluation>;
 
 /** One step of a run, of which the script decides what is done in which order. */
-export type Step = {
+type Step = {
   /** from 1 */
   number: number;
   isLast: boolean;

@@ -12,10 +12,10 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { holds } from '../../tools/test_process.ts';
-import { UserError } from './errors.ts';
+import { holds } from '../../testing/processes.ts';
+import { UserError } from '../errors.ts';
+import { ensureFolder, writeFile } from '../folders.ts';
 import { findRun } from './find_run.ts';
-import { ensureFolder, writeFile } from './folders.ts';
 import { openRun, type RunFolder, timestamp } from './run_folder.ts';
 
 let root: string;

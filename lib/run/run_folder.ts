@@ -1,10 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
+import { type Communicator, fromRankZero } from '../distributed/communicator.ts';
+import { mistakeIn, UserError } from '../errors.ts';
+import { mend, removeFolder, sync, writeFileAtomically, writeFolderAtomically } from '../folders.ts';
+import { quoted } from '../text.ts';
 import { curves } from './curves.ts';
-import { mistakeIn, quoted, UserError } from './errors.ts';
 import { checkpointSteps, type FoundRun, findRun, type RunPlace, readJson } from './find_run.ts';
-import { mend, removeFolder, sync, writeFileAtomically, writeFolderAtomically } from './folders.ts';
 import { isLock, lockFolder } from './lock.ts';
 import { appendRows, dropRowsAfter, type Row, readMetrics, toCsv } from './metrics.ts';
 import type { Origin } from './origin.ts';
@@ -147,6 +149,17 @@ export function openRun({
     },
     report: () => write(report),
   };
+}
+
+/** The folder of rank 0's run; every other rank's is at the same step, and writes nothing. */
+export async function shareRun(communicator: Communicator, open: () => RunFolder): Promise<RunFolder> {
+  let opened: RunFolder | undefined;
+  const place = await fromRankZero(communicator, () => {
+    opened = open();
+    const { experiment, folder, checkpoint, step } = opened;
+    return { experiment, folder, checkpoint, step };
+  });
+  return opened ?? followRun(place);
 }
 
 /** A run that another process has opened and writes. */

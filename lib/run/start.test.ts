@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { afterAll, expect, test, vi } from 'vitest';
-import type { Tokenizer } from '../model/tokenizer.ts';
+import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { startRun } from './start.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'start-'));

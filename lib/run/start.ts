@@ -1,19 +1,19 @@
 /** What a run does before its first step. */
 import { type BackendName, type BackendOptions, initBackend } from '../backend/index.ts';
+import { loadWithTokenizer, locatePretrained, type Pretrained } from '../checkpoint/pretrained.ts';
+import type { ChatOptions, Tokenizer } from '../checkpoint/tokenizer.ts';
 import { type Communicator, fromRankZero, soloCommunicator } from '../distributed/communicator.ts';
-import { broadcastState, shareRun } from '../distributed/state.ts';
+import { broadcastState } from '../distributed/state.ts';
+import { checkPrompts } from '../environments/dataset.ts';
 import { readConfig } from '../model/config.ts';
-import { disposeModel, type Model } from '../model/llama.ts';
-import { loadWithTokenizer, locatePretrained, type Pretrained } from '../model/pretrained.ts';
-import type { ChatOptions, Tokenizer } from '../model/tokenizer.ts';
+import { disposeModel, type Model } from '../model/model.ts';
 import type { TrainingState } from '../training/state.ts';
-import { checkPrompts } from './dataset.ts';
 import { checkCompletions, checkSize, type SizeOptions } from './estimate.ts';
 import type { RunPlace } from './find_run.ts';
-import { changedOptions } from './options.ts';
 import { modelOf, originOf, refuseOtherModel } from './origin.ts';
 import { createRun, type Run, type StepOptions } from './run.ts';
-import { claimRun, openRun } from './run_folder.ts';
+import { claimRun, openRun, shareRun } from './run_folder.ts';
+import { changedOptions } from './saved_options.ts';
 import { createTrainingState, type StateOptions } from './training_state.ts';
 
 /** Those of `createRunCommand` that count before the first step. */

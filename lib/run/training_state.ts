@@ -3,25 +3,19 @@ import { existsSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import * as tf from '@tensorflow/tfjs';
-import { loadCheckpoint, type SaveDtype, saveCheckpoint, tensorsToWrite } from '../model/checkpoint.ts';
+import { loadCheckpoint, type SaveDtype, saveCheckpoint, tensorsToWrite } from '../checkpoint/checkpoint.ts';
+import { refuseNotFinite } from '../checkpoint/finite.ts';
+import { readLora, readLoraSettings, writeLora } from '../checkpoint/lora_files.ts';
+import { openSafetensors, writeSafetensors } from '../checkpoint/safetensors.ts';
+import { UserError } from '../errors.ts';
+import type { JsonObject } from '../json.ts';
 import { parameterShapes } from '../model/config.ts';
-import { refuseNotFinite } from '../model/finite.ts';
-import { type JsonObject, shown } from '../model/json.ts';
-import { type Model, type Params, trainable } from '../model/llama.ts';
-import {
-  createLora,
-  LORA_TARGETS,
-  type Lora,
-  type LoraTarget,
-  readLora,
-  readLoraSettings,
-  writeLora,
-} from '../model/lora.ts';
-import { openSafetensors, writeSafetensors } from '../model/safetensors.ts';
+import { createLora, LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
+import { type Lora, type Model, type Params, trainable } from '../model/model.ts';
+import { shown } from '../text.ts';
 import { createAdamW } from '../training/adamw.ts';
 import type { TrainingState } from '../training/state.ts';
 import { type CheckpointPlace, orGoBack, readCounts, writeCounts } from './checkpoint_state.ts';
-import { UserError } from './errors.ts';
 import type { FoundRun } from './find_run.ts';
 
 const OPTIMIZER = 'optimizer.safetensors';

@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { useBackend } from '../backend/test_backend.ts';
-import { normals } from '../run/random.ts';
+import { useBackend } from '../../testing/backend.ts';
+import { normals } from '../random.ts';
 import { adamW, clipByGlobalNorm, createAdamW } from './adamw.ts';
 
 beforeAll(useBackend);

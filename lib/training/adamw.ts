@@ -1,6 +1,6 @@
 /** AdamW, and the clipping of gradients by their global norm. */
 import * as tf from '@tensorflow/tfjs';
-import type { Params } from '../model/llama.ts';
+import type { Params } from '../model/model.ts';
 import { adamWUpdate } from '../ops/adamw/adamw.ts';
 import { blockSum } from '../ops/block_sum.ts';
 

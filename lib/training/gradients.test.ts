@@ -1,12 +1,12 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, expect, test } from 'vitest';
-import { useBackend } from '../backend/test_backend.ts';
-import { loadCheckpoint } from '../model/checkpoint.ts';
-import type { Model, Params } from '../model/llama.ts';
-import { uniform } from '../run/random.ts';
+import { useBackend } from '../../testing/backend.ts';
+import { loadCheckpoint } from '../checkpoint/checkpoint.ts';
+import type { Model, Params } from '../model/model.ts';
+import { uniform } from '../random.ts';
 import { adamW, clipByGlobalNorm, createAdamW } from './adamw.ts';
 import { accumulateGradients } from './gradients.ts';
-import { microBatches, type Sequence, scoreCompletions } from './score.ts';
+import { microBatches, type Sequence, scoreCompletions } from './log_probs.ts';
 
 let model: Model;
 beforeAll(async () => {

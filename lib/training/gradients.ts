@@ -1,6 +1,6 @@
 /** Gradients by parameter name, added up over micro-batches. */
 import * as tf from '@tensorflow/tfjs';
-import { type Model, type Params, trainable } from '../model/llama.ts';
+import { type Model, type Params, trainable } from '../model/model.ts';
 
 /** Sums over the tokens of a micro-batch that are only logged, by name. */
 export type Statistics = Record<string, tf.Scalar>;

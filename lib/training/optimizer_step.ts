@@ -1,7 +1,7 @@
 /** One step of the optimizer, or none if the numbers are not numbers. */
 import * as tf from '@tensorflow/tfjs';
-import { type Params, trainable, withTrainable } from '../model/llama.ts';
-import { UserError } from '../run/errors.ts';
+import { UserError } from '../errors.ts';
+import { type Params, trainable, withTrainable } from '../model/model.ts';
 import type { TrainingState } from '../training/state.ts';
 import { type AdamWOptions, adamW, clipByGlobalNorm } from './adamw.ts';
 

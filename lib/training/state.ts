@@ -1,4 +1,4 @@
-import type { Model } from '../model/llama.ts';
+import type { Model } from '../model/model.ts';
 import type { AdamWState } from './adamw.ts';
 
 /** Policy, optimizer, and whatever is counted. Random numbers need no state: they depend on seed and step alone. */

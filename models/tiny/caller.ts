@@ -3,8 +3,9 @@
  * up, and if it does not, it may forget to close the call, leave out the end of the problem, put down something other
  * than the result, or leave out the tags.
  */
-import type { Product } from '../../data/products.ts';
-import { calculate } from '../../lib/tools/arithmetic.ts';
+
+import { calculate } from '../../lib/environments/arithmetic.ts';
+import type { Product } from '../../tasks/products/generate.ts';
 import type { Part } from './pupil.ts';
 
 /** How often the pupil does what, as probabilities. */

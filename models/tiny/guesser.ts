@@ -4,8 +4,8 @@
  * `<answer>66</answer><think>47+38=85 85-9=76 66 hm 47+38=85 85-9=76 66 hm</think>`. So the working is short or long
  * whether the answer is right or wrong, and by the time it is written the answer can no longer be mended.
  */
-import type { Choice } from '../../data/choices.ts';
-import { sumText } from '../../data/sums.ts';
+import type { Choice } from '../../tasks/choices/generate.ts';
+import { sumText } from '../../tasks/sums/generate.ts';
 
 /** How often the pupil goes over the sum once more, each time, and how often at most in all. */
 export const AGAIN = 0.45;

@@ -12,49 +12,33 @@ import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
-import { type Choice, drawChoice, taskChoices } from '../../data/choices.ts';
+import { initBackend } from '../../lib/backend/index.ts';
+import { loadCheckpoint, tensorsToWrite } from '../../lib/checkpoint/checkpoint.ts';
+import { writeSafetensors } from '../../lib/checkpoint/safetensors.ts';
+import { loadTokenizer, type Tokenizer } from '../../lib/checkpoint/tokenizer.ts';
+import { runMain } from '../../lib/cli/main.ts';
+import { examples, integer, number, parseOptions } from '../../lib/cli/options.ts';
+import { createCalculator } from '../../lib/environments/calculator.ts';
+import { converse } from '../../lib/environments/conversation.ts';
+import { createBm25, searchTool } from '../../lib/environments/search.ts';
+import { callTool, type Tool } from '../../lib/environments/tool.ts';
+import { generate } from '../../lib/generation/generate.ts';
+import { parameterShapes, readConfig } from '../../lib/model/config.ts';
+import type { Model, Params } from '../../lib/model/model.ts';
+import { normals, uniform } from '../../lib/random.ts';
+import { adamW, clipByGlobalNorm, createAdamW } from '../../lib/training/adamw.ts';
+import { accumulateGradients } from '../../lib/training/gradients.ts';
+import { microBatches, type Sequence, scoreCompletions } from '../../lib/training/log_probs.ts';
+import { scheduleFactor } from '../../lib/training/schedule.ts';
+import { type Choice, drawChoice, taskChoices } from '../../tasks/choices/generate.ts';
 import {
   type Question as Asked,
   drawEncyclopedia,
   encyclopediaWords,
   taskEncyclopedia,
-} from '../../data/encyclopedia.ts';
-import { drawProduct, type Product, taskProducts } from '../../data/products.ts';
-import { drawSum, type Sum, sumText, taskSums } from '../../data/sums.ts';
-import {
-  accumulateGradients,
-  adamW,
-  callTool,
-  clipByGlobalNorm,
-  createAdamW,
-  createBm25,
-  createCalculator,
-  examples,
-  generate,
-  initBackend,
-  integer,
-  loadCheckpoint,
-  loadTokenizer,
-  type Model,
-  microBatches,
-  normals,
-  number,
-  type Params,
-  parameterShapes,
-  parseOptions,
-  readConfig,
-  runMain,
-  type Sequence,
-  scheduleFactor,
-  scoreCompletions,
-  searchTool,
-  type Tokenizer,
-  type Tool,
-  tensorsToWrite,
-  uniform,
-  writeSafetensors,
-} from '../../lib/index.ts';
-import { converse } from '../../lib/tools/conversation.ts';
+} from '../../tasks/encyclopedia/generate.ts';
+import { drawProduct, type Product, taskProducts } from '../../tasks/products/generate.ts';
+import { drawSum, type Sum, sumText, taskSums } from '../../tasks/sums/generate.ts';
 import { answerLikeCaller, CALLER_HABITS } from './caller.ts';
 import { answerLikeGuesser } from './guesser.ts';
 import { answerLikePupil, HABITS, type Part } from './pupil.ts';

@@ -3,7 +3,7 @@
  * is in a hurry, and then forgets every carry and every borrow. It also slips now and then, skips the working, or leaves
  * the tags out. GRPO has to find by itself that carrying, and answering in the tags, is what pays.
  */
-import { type Sum, sumText } from '../../data/sums.ts';
+import { type Sum, sumText } from '../../tasks/sums/generate.ts';
 
 /** One stretch of a demonstration, and who wrote it: what a tool answered is read, not imitated. */
 export type Part = { by: 'pupil' | 'tool'; text: string };

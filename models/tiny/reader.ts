@@ -3,7 +3,7 @@
  * does not: it makes an answer up, leaves a search unfinished, answers with the first thing that it finds, or forgets
  * the tags.
  */
-import type { Question } from '../../data/encyclopedia.ts';
+import type { Question } from '../../tasks/encyclopedia/generate.ts';
 import type { Part } from './pupil.ts';
 
 /** How often the reader does what, as probabilities. */

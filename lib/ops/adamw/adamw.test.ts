@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, test } from 'vitest';
-import { useBackend } from '../../backend/test_backend.ts';
+import { useBackend } from '../../../testing/backend.ts';
 import { cases, expectSame, plainly, random, size, WITH_KERNELS } from '../comparisons.ts';
 import { adamWUpdate } from './adamw.ts';
 

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, expect, test } from 'vitest';
-import { useBackend } from '../../backend/test_backend.ts';
+import { useBackend } from '../../../testing/backend.ts';
 import { cases, expectSame, random, size } from '../comparisons.ts';
 
 beforeAll(useBackend);

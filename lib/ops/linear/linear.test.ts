@@ -1,6 +1,6 @@
 import type * as tf from '@tensorflow/tfjs';
 import { beforeAll, test } from 'vitest';
-import { useBackend } from '../../backend/test_backend.ts';
+import { useBackend } from '../../../testing/backend.ts';
 import { compareWithFormula, dot, range, row } from '../comparisons.ts';
 import { linear } from './linear.ts';
 

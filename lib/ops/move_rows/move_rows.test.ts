@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, test } from 'vitest';
-import { useBackend } from '../../backend/test_backend.ts';
-import { permutation } from '../../run/random.ts';
+import { useBackend } from '../../../testing/backend.ts';
+import { permutation } from '../../random.ts';
 import {
   cases,
   compareWithFormula,

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { useBackend } from '../../backend/test_backend.ts';
+import { useBackend } from '../../../testing/backend.ts';
 import {
   cases,
   compareWithFormula,

@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs';
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { useBackend } from '../../backend/test_backend.ts';
-import { uniform } from '../../run/random.ts';
+import { useBackend } from '../../../testing/backend.ts';
+import { uniform } from '../../random.ts';
 import { cases, random, size, WITH_KERNELS } from '../comparisons.ts';
 import { logSoftmax, sampleToken, sampleTokens, truncate } from './sample_tokens.ts';
 

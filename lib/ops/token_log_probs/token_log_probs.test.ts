@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { useBackend } from '../../backend/test_backend.ts';
-import { uniform } from '../../run/random.ts';
+import { useBackend } from '../../../testing/backend.ts';
+import { uniform } from '../../random.ts';
 import {
   cases,
   compareWithFormula,

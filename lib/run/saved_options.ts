@@ -1,0 +1,37 @@
+/** Options as a run's folder keeps them, in JSON. */
+import { isDeepStrictEqual } from 'node:util';
+
+/** Options of one call of a script: a resumed run does not take them over. */
+export const NOT_TAKEN_OVER = ['resume', 'config', 'outputDir'];
+
+/** batchSize, batch_size → batch-size */
+export function kebab(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`).replaceAll('_', '-');
+}
+
+/** A value of JSON as it is written on a command line. */
+export const asText = (value: unknown): string => {
+  const text = (item: unknown) => (typeof item === 'object' ? JSON.stringify(item) : String(item));
+  return [value].flat().map(text).join(',');
+};
+
+/**
+ * What to say of options that are not those of the run before: one line, or none.
+ * @param options.complete - whether `before` has all options: a run of an earlier version lacks those that came later
+ */
+export function changedOptions(
+  before: Record<string, unknown>,
+  now: Record<string, unknown>,
+  { complete = true } = {},
+): string[] {
+  // As they are once they were saved.
+  const saved: Record<string, unknown> = JSON.parse(JSON.stringify(now));
+  const changed = Object.entries(saved).filter(([key, value]) => {
+    const counts = !NOT_TAKEN_OVER.includes(key) && (complete || key in before);
+    return counts && !isDeepStrictEqual(value, before[key]);
+  });
+  const list = changed.map(([key, value]) => {
+    return `--${kebab(key)} ${asText(value)} (was ${key in before ? asText(before[key]) : 'not set'})`;
+  });
+  return list.length > 0 ? [`resuming with other options than before: ${list.join(', ')}`] : [];
+}
