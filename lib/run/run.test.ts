@@ -5,8 +5,9 @@ import type { Row } from './metrics.ts';
 import { createRun, type StepOptions } from './run.ts';
 import { followRun, type RunFolder } from './run_folder.ts';
 
+const signals = vi.hoisted(() => ({ pressed: false }));
 vi.mock('./interrupt.ts', () => ({
-  onInterrupt: () => ({ requested: () => false, dispose: () => {} }), // signals of this process are those of the tests
+  onInterrupt: () => ({ requested: () => signals.pressed, dispose: () => {} }), // signals of this process are those of the tests
   sayOnInterrupt: () => () => {},
 }));
 
@@ -21,14 +22,20 @@ beforeEach(() => {
 afterEach(() => void vi.restoreAllMocks());
 
 /** Takes the steps of a run that writes nothing, and returns what was logged and how often held-out questions were asked. */
-async function take(options: Partial<StepOptions> & { heldOut?: number } = {}, notes: Record<number, string> = {}) {
+async function take(
+  { stopAt, ...options }: Partial<StepOptions> & { heldOut?: number; stopAt?: number } = {},
+  notes: Record<number, string> = {},
+) {
+  signals.pressed = false;
   const [logged, answered, asked]: [Row[], Row[], number[]] = [[], [], []];
+  let reports = 0;
   const folder: RunFolder = {
     ...followRun({ experiment: 'experiment_base', folder: 'nowhere', step: 0 }),
     silent: false,
     history: () => [{ step: 0 }],
     log: (row) => void logged.push(row),
     answer: (row) => void answered.push(row),
+    report: async () => void reports++,
   };
   const state = { counters: {}, model: { params: {} } } as TrainingState;
   const context = {
@@ -48,21 +55,27 @@ async function take(options: Partial<StepOptions> & { heldOut?: number } = {}, n
     if (notes[step.number]) state.notes = [notes[step.number]];
     step.log({ reward: step.number }, [{ question: `${step.number}+1`, completion: 'x', reward: step.number }]);
     await step.evaluate(ask);
+    signals.pressed = step.number === stopAt;
   }
   const evaluated = logged.flatMap((row) => ('eval/accuracy' in row ? [row.step] : []));
-  return { asked, evaluated, answered: answered.map(({ step }) => step) };
+  return { asked, evaluated, answered: answered.map(({ step }) => step), reports };
 }
 
 it('evaluates thoroughly before the first step and after the last, and greedily on the way', async () => {
-  expect(await take({})).toEqual({ asked: [8, 0, 8], evaluated: [0, 20, 40], answered: [0, 40] });
+  expect(await take({})).toEqual({ asked: [8, 0, 8], evaluated: [0, 20, 40], answered: [0, 40], reports: 1 });
 });
 
 it('asks nothing before the first step with --no-eval-on-start', async () => {
-  expect(await take({ evalOnStart: false })).toEqual({ asked: [0, 8], evaluated: [20, 40], answered: [40] });
+  expect(await take({ evalOnStart: false })).toEqual({
+    asked: [0, 8],
+    evaluated: [20, 40],
+    answered: [40],
+    reports: 1,
+  });
 });
 
 it('never evaluates where nothing is held out, and shows no accuracy', async () => {
-  expect(await take({ heldOut: 0 })).toEqual({ asked: [], evaluated: [], answered: [] });
+  expect(await take({ heldOut: 0 })).toEqual({ asked: [], evaluated: [], answered: [], reports: 1 });
   expect(printed).toMatch(/^step 40\/40 · reward 40$/m);
 });
 
@@ -77,4 +90,11 @@ it('says what there is to say of a step, once, when it happens', async () => {
   expect(printed.match(/an update was skipped/g)).toHaveLength(1);
   expect(printed.indexOf('step 3: an update was skipped\n')).toBeLessThan(printed.indexOf('step 10/40'));
   expect(printed).toContain('step 40: another\n');
+});
+
+it('draws the curves also where Ctrl-C ends it', async () => {
+  const stopped = await take({ stopAt: 30 });
+  expect(process.exitCode).toBe(130);
+  process.exitCode = undefined;
+  expect(stopped).toEqual({ asked: [8, 0], evaluated: [0, 20], answered: [0], reports: 1 });
 });

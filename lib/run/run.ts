@@ -171,6 +171,7 @@ export function createRun(
         }
         done = number;
       }
+      if (stop && done > folder.step && done < options.maxSteps) await folder.report();
     } finally {
       bar?.stop();
       interrupt?.dispose();

@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { holds } from '../../testing/processes.ts';
 import { UserError } from '../errors.ts';
 import { ensureFolder, writeFile } from '../folders.ts';
@@ -141,9 +141,25 @@ describe('checkpoints', () => {
     expect(readdirSync(run.folder).filter((name) => /^(checkpoint|final)/.test(name))).toEqual(['checkpoint-2']);
   });
 
+  it('comes with new tables and curves once a minute', async () => {
+    const began = performance.now();
+    const now = vi.spyOn(performance, 'now').mockReturnValue(began);
+    const run = open();
+    const drawn: boolean[] = [];
+    for (const minutes of [0.5, 1.1, 2, 2.2]) {
+      rmSync(join(run.folder, 'curves.svg'), { force: true });
+      now.mockReturnValue(began + minutes * 60_000);
+      await run.saveCheckpoint(1, async () => {});
+      drawn.push(existsSync(join(run.folder, 'curves.svg')));
+    }
+    now.mockRestore();
+    expect(drawn).toEqual([false, true, false, true]);
+  });
+
   it('writes tables and curves, and the final model', async () => {
     const run = open();
     await train(run, 1, 2);
+    await run.report();
     expect(read(run, 'metrics.csv')).toBe('step,reward\n1,0.1\n2,0.2\n');
     run.log({ step: 3, reward: 1 });
     await run.report();
@@ -158,6 +174,7 @@ describe('resuming', () => {
   it('ends with the files of a run that was never interrupted', async () => {
     const whole = open({ outputDir: join(root, 'whole') });
     await train(whole, 1, 6);
+    await whole.report();
 
     const outputDir = join(root, 'killed');
     const killed = open({ outputDir });
@@ -168,6 +185,7 @@ describe('resuming', () => {
     const resumed = open({ outputDir, resume: 'latest' });
     expect(resumed).toMatchObject({ folder: outputDir, step: 4, checkpoint: join(outputDir, 'checkpoint-4') });
     await train(resumed, 5, 6);
+    await resumed.report();
     expect(readdirSync(resumed.folder)).toEqual(readdirSync(whole.folder));
     expect(resumed.id).toBe(killed.id);
     const config = (run: RunFolder) => ({ ...JSON.parse(read(run, 'config.json')), id: '', folder: '' });

@@ -35,9 +35,12 @@ export type RunFolder = {
   saveCheckpoint: (step: number, write: (dir: string) => Promise<void>, options?: { limit?: number }) => Promise<void>;
   /** Saves final_model, in place of an older one. Returns its path. */
   saveFinalModel: (write: (dir: string) => Promise<void>) => Promise<string>;
-  /** Writes metrics.csv and curves.svg, as every checkpoint does: to be called at the end. */
+  /** Writes metrics.csv and curves.svg, as a checkpoint does once a minute: to be called at the end. */
   report: () => Promise<void>;
 };
+
+/** Milliseconds until a checkpoint comes with new curves: to draw them may take longer than a step. */
+const REPORT_EVERY = 60_000;
 
 /**
  * Opens the folder of a run: a new one, `<root>/<experiment>/<time>` or `outputDir`; or that of the run to resume, from
@@ -97,10 +100,12 @@ export function openRun({
       throw mistake === undefined ? error : new UserError(`${name} is not saved: ${mistake}`);
     }
   };
+  let reported = performance.now();
   const report = async () => {
     const rows = readMetrics(metrics);
     writeFileAtomically(join(folder, 'metrics.csv'), toCsv(rows));
     writeFileAtomically(join(folder, 'curves.svg'), await curves(rows));
+    reported = performance.now();
   };
 
   try {
@@ -141,7 +146,7 @@ export function openRun({
         for (const old of others.slice(0, Math.max(0, others.length + 1 - Math.max(1, limit)))) {
           removeFolder(join(folder, `checkpoint-${old}`));
         }
-        await report();
+        if (performance.now() - reported > REPORT_EVERY) await report();
       }),
     saveFinalModel: async (fill) => {
       await write(() => save('final_model', fill));
