@@ -74,13 +74,13 @@ describe.concurrent('what a script says', () => {
     expect(code).toBe(2);
     expect(stderr).toBe(
       `error: cannot read the data set tasks/sums/train.jsonl (ENOENT): name a JSONL file
-note: this was started in ${folder}; data/ and models/ are found from ${REPOSITORY} only
+note: this was started in ${folder}; tasks/ and models/ are found from ${REPOSITORY} only
 `,
     );
   });
 
   it.each([
-    ['tasks/sums/generate.ts', /^Usage: data\/sums.ts/],
+    ['tasks/sums/generate.ts', /^Usage: tasks\/sums\/generate.ts/],
     ['bench/profile.ts', /^Usage: bench:profile .*\n\nWhere the time of one step goes/],
   ])('at --help: %s', async (script, usage) => {
     const written = () => statSync(join(REPOSITORY, 'tasks/sums/train.jsonl')).mtimeMs;

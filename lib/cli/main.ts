@@ -37,7 +37,7 @@ function elsewhere(error: unknown, folder: string): string {
   const root = existsSync(join(folder, 'package.json')) || folder === dirname(folder) ? folder : undefined;
   if (root === undefined) return elsewhere(error, dirname(folder));
   if (process.cwd() === root || !/ENOENT|no such/.test(mistakeIn(error) ?? '')) return '';
-  return `note: this was started in ${oneLine(process.cwd())}; data/ and models/ are found from ${oneLine(root)} only\n`;
+  return `note: this was started in ${oneLine(process.cwd())}; tasks/ and models/ are found from ${oneLine(root)} only\n`;
 }
 
 /** Ends the process because of an error. Node itself would also print the line that threw, which may be minified. */

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { taskChoices } from './generate.ts';
 
 const lines = (split: string): { question: string; answer: number }[] =>
-  readFileSync(`data/choices_${split}.jsonl`, 'utf8')
+  readFileSync(`tasks/choices/${split}.jsonl`, 'utf8')
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line));

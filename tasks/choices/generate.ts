@@ -7,7 +7,8 @@
  */
 import { runMain } from '../../lib/cli/main.ts';
 import { parseNoOptions } from '../../lib/cli/options.ts';
-import { drawSum, drawTask, type Sum, sumText, type Task, writeTask } from '../sums/generate.ts';
+import { drawTask, type Task, writeTask } from '../draw_task.ts';
+import { drawSum, type Sum, sumText } from '../sums/generate.ts';
 
 /** A sum, its value, and another that is 10 more or less; `text` is the question. */
 export type Choice = { terms: Sum; right: number; wrong: number; text: string };

@@ -4,7 +4,7 @@ import { uniform } from '../../lib/random.ts';
 import { drawEncyclopedia, encyclopediaWords, taskEncyclopedia } from './generate.ts';
 
 const lines = (name: string) =>
-  readFileSync(`data/${name}.jsonl`, 'utf8')
+  readFileSync(`tasks/encyclopedia/${name}.jsonl`, 'utf8')
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line));
@@ -14,10 +14,10 @@ const questions = Object.values(splits).flat();
 
 describe('the encyclopedia', () => {
   it('is what its script generates', () => {
-    expect(lines('encyclopedia')).toEqual(passages);
+    expect(lines('corpus')).toEqual(passages);
     for (const [name, questions] of Object.entries(splits)) {
       const expected = questions.map(({ question, answer, supporting }) => ({ question, answer, supporting }));
-      expect(lines(`encyclopedia_${name}`)).toEqual(expected);
+      expect(lines(name)).toEqual(expected);
     }
     expect([splits.train.length, splits.test.length]).toEqual([600, 200]);
   });

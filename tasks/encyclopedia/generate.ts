@@ -153,15 +153,15 @@ export function encyclopediaWords(): string[] {
 function main(): void {
   parseNoOptions(
     'tasks/encyclopedia/generate.ts',
-    'Writes the encyclopedia and the questions about it, data/encyclopedia*.jsonl, as they are in the repository.',
+    'Writes the encyclopedia and the questions about it, tasks/encyclopedia/*.jsonl, as they are in the repository.',
   );
   const { passages, ...splits } = taskEncyclopedia();
   const write = (name: string, items: object[]) =>
-    writeFileSync(`data/${name}.jsonl`, items.map((item) => `${JSON.stringify(item)}\n`).join(''));
-  write('encyclopedia', passages);
+    writeFileSync(`tasks/encyclopedia/${name}.jsonl`, items.map((item) => `${JSON.stringify(item)}\n`).join(''));
+  write('corpus', passages);
   for (const [split, questions] of Object.entries(splits)) {
     const lines = questions.map(({ question, answer, supporting }) => ({ question, answer, supporting }));
-    write(`encyclopedia_${split}`, lines);
+    write(split, lines);
   }
 }
 

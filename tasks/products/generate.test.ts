@@ -4,7 +4,7 @@ import { calculate } from '../../lib/environments/arithmetic.ts';
 import { taskProducts } from './generate.ts';
 
 const lines = (split: string): { question: string; answer: number }[] =>
-  readFileSync(`data/products_${split}.jsonl`, 'utf8')
+  readFileSync(`tasks/products/${split}.jsonl`, 'utf8')
     .trim()
     .split('\n')
     .map((line) => JSON.parse(line));

@@ -7,7 +7,7 @@
  */
 import { runMain } from '../../lib/cli/main.ts';
 import { parseNoOptions } from '../../lib/cli/options.ts';
-import { drawTask, type Task, writeTask } from '../sums/generate.ts';
+import { drawTask, type Task, writeTask } from '../draw_task.ts';
 
 /** An expression and its value, at least 1,000. */
 export type Product = { text: string; value: number };

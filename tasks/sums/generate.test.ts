@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { drawSum, needsCarry, sumText, taskSums } from './generate.ts';
 
-const lines = (split: string) => readFileSync(`data/sums_${split}.jsonl`, 'utf8').trim().split('\n');
+const lines = (split: string) => readFileSync(`tasks/sums/${split}.jsonl`, 'utf8').trim().split('\n');
 const question = (line: string): string => JSON.parse(line).question;
 
 describe('the sums task', () => {

@@ -4,10 +4,9 @@
  *
  *   npx tsx tasks/sums/generate.ts
  */
-import { writeFileSync } from 'node:fs';
 import { runMain } from '../../lib/cli/main.ts';
 import { parseNoOptions } from '../../lib/cli/options.ts';
-import { uniform } from '../../lib/random.ts';
+import { drawTask, type Task, writeTask } from '../draw_task.ts';
 
 /** Terms with their signs: the first is positive, `[47, 38, -9]` is `47+38-9`. */
 export type Sum = number[];
@@ -52,43 +51,6 @@ export function drawSum(random: () => number): Sum {
 
 /** @returns the sum as text: `47+38-9` */
 export const sumText = (terms: Sum): string => terms.map((term, i) => (i > 0 && term > 0 ? `+${term}` : term)).join('');
-
-/** The items of a task: the held-out ones, and those to train on. */
-export type Task<T> = { test: T[]; train: T[] };
-
-/**
- * Draws a task whose items are all different.
- * @param draw - an item from uniform numbers in [0, 1)
- * @param key - two items with the same one are the same
- * @param sizes - how many items are held out, and how many are to train on
- */
-export function drawTask<T>(
-  seed: number,
-  draw: (random: () => number) => T,
-  key: (item: T) => string,
-  sizes: { test: number; train: number },
-): Task<T> {
-  const items = new Map<string, T>();
-  for (let i = 0; items.size < sizes.test + sizes.train; i++) {
-    let number = 0;
-    const item = draw(() => uniform(seed, i, number++));
-    items.set(key(item), item);
-  }
-  const all = [...items.values()];
-  return { test: all.slice(0, sizes.test), train: all.slice(sizes.test) };
-}
-
-/** Writes `data/<name>_train.jsonl` and `data/<name>_test.jsonl`. */
-export function writeTask<T>(
-  name: string,
-  task: Task<T>,
-  line: (item: T) => { question: string; answer: number },
-): void {
-  for (const [split, items] of Object.entries(task)) {
-    const lines = items.map((item) => `${JSON.stringify(line(item))}\n`);
-    writeFileSync(`data/${name}_${split}.jsonl`, lines.join(''));
-  }
-}
 
 export const taskSums = (): Task<Sum> => drawTask(SEED, drawSum, sumText, { test: TEST_SIZE, train: TRAIN_SIZE });
 
