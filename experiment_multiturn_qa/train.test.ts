@@ -220,9 +220,9 @@ describe.concurrent('the script', () => {
 
   it.each([
     ['--corpus nowhere.jsonl', /nowhere\.jsonl \(ENOENT\): name a JSONL file/],
-    ['--corpus tasks/sums/test.jsonl', /sums_test\.jsonl:1: "title" must be a text, found nothing/],
-    ['--dataset tasks/encyclopedia/corpus.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
-    ['--eval-dataset tasks/encyclopedia/corpus.jsonl', /encyclopedia\.jsonl:1: "question" must be a text/],
+    ['--corpus tasks/sums/test.jsonl', /sums\/test\.jsonl:1: "title" must be a text, found nothing/],
+    ['--dataset tasks/encyclopedia/corpus.jsonl', /encyclopedia\/corpus\.jsonl:1: "question" must be a text/],
+    ['--eval-dataset tasks/encyclopedia/corpus.jsonl', /encyclopedia\/corpus\.jsonl:1: "question" must be a text/],
     ['--retriever bm52', /--retriever.* is invalid.*Allowed choices are bm25, embeddings|argument 'bm52' is invalid/],
     ['--top-k-passages 0', /--top-k-passages.*an integer from 1 to 1000/],
   ])('refuses %s in a sentence', async (flags, message) => {

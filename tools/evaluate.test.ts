@@ -28,7 +28,7 @@ it.each([
   [['--dataset', 'nowhere.jsonl'], /^error: cannot read the data set nowhere\.jsonl \(ENOENT\)[^\n]+\n$/],
   [['lib'], /^error: lib\/config\.json: there is no such file[^\n]+\n$/],
   [['models/tiny', 'more'], /^error: unexpected argument 'more'[^\n]+\n$/],
-  [['--max-new-tokens', '300'], /^error: data\/sums_test\.jsonl:1: the prompt has [^\n]+\n$/],
+  [['--max-new-tokens', '300'], /^error: tasks\/sums\/test\.jsonl:1: the prompt has [^\n]+\n$/],
 ])('refuses %s in a sentence', async (args, sentence) => {
   const { code, stderr } = await script(...args, '--backend', BACKEND);
   expect(stderr).toMatch(sentence);
