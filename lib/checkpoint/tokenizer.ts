@@ -3,9 +3,13 @@ import { UserError } from '../errors.ts';
 import { type JsonObject, readJsonObject, readOptionalText } from '../json.ts';
 import { CHECKPOINT_FILES } from '../model/config.ts';
 import { oneLine, shown } from '../text.ts';
-// biome-ignore format: a list to skip, not to read
 import {
-  type ChatMessage, type ChatOptions, mergeSystem, sandboxed, sandboxVariables, within,
+  type ChatMessage,
+  type ChatOptions,
+  mergeSystem,
+  sandboxed,
+  sandboxVariables,
+  within,
 } from './chat_template.ts';
 
 export type { ChatOptions };
