@@ -14,7 +14,7 @@ import { extend, lmHead, prefill } from '../lib/model/llama.ts';
 import type { Model } from '../lib/model/model.ts';
 import { tokenLogProbs } from '../lib/ops/token_log_probs/token_log_probs.ts';
 import { uniform } from '../lib/random.ts';
-import { microBatches, type Sequence, scoreCompletions } from '../lib/training/log_probs.ts';
+import { completionLogProbs, microBatches, type Sequence } from '../lib/training/log_probs.ts';
 import { median, parseBench } from './bench.ts';
 
 type Args = ReturnType<typeof parseBench>['args'];
@@ -63,12 +63,12 @@ const unshared = (sequences: Sequence[], { config }: Model): Sequence[] =>
 /** What is not computed of given completions. */
 function savingsOfScoring(model: Model, { sequences }: Drawn, args: Args): Saving[] {
   const score = (rows: Sequence[]) => {
-    const scores = tf.tidy(() => scoreCompletions(model, rows, 1));
+    const scores = tf.tidy(() => completionLogProbs(model, rows, 1));
     tf.dispose([scores.logProbs, scores.entropies]);
   };
   const gradient = () =>
     tf.tidy(() => {
-      const loss = () => tf.sum(scoreCompletions(model, sequences, 1).logProbs) as tf.Scalar;
+      const loss = () => tf.sum(completionLogProbs(model, sequences, 1).logProbs) as tf.Scalar;
       tf.engine().gradients(loss, Object.values(model.params));
     });
   const alone = unshared(sequences, model);

@@ -6,7 +6,7 @@ import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { openSafetensors } from '../lib/checkpoint/safetensors.ts';
 import { adamW, clipByGlobalNorm, createAdamW } from '../lib/training/adamw.ts';
 import { accumulateGradients } from '../lib/training/gradients.ts';
-import { scoreCompletions } from '../lib/training/log_probs.ts';
+import { completionLogProbs } from '../lib/training/log_probs.ts';
 import { distance } from '../testing/policy.ts';
 import { groupAdvantages, grpoLoss, type LossInputs, type LossOptions, statistics } from './train.ts';
 
@@ -120,7 +120,7 @@ describe("four train steps equal tiny-grpo's with torch's Adam", () => {
       for (const [name, values] of await read(`${oracle}.ref_model.safetensors`)) {
         reference.params[name] = tf.tensor(values, start.params[name].shape);
       }
-      const refLogProbs = scoreCompletions(reference, rows, 1).logProbs.dataSync();
+      const refLogProbs = completionLogProbs(reference, rows, 1).logProbs.dataSync();
       expect(distance(refLogProbs, inputs.refLogProbs.dataSync())).toBeLessThan(1e-5);
 
       let { params } = start;
@@ -128,7 +128,7 @@ describe("four train steps equal tiny-grpo's with torch's Adam", () => {
       for (const [i, step] of run.steps.entries()) {
         const { loss, gradients } = await accumulateGradients({ config: start.config, params }, [
           (current) => {
-            const { logProbs } = scoreCompletions(current, rows, 1);
+            const { logProbs } = completionLogProbs(current, rows, 1);
             const expected = grid((row) => taken(row, step.log_probs[row])).dataSync();
             expect(distance(logProbs.dataSync(), expected)).toBeLessThan(2e-5);
             return grpoLoss({ ...inputs, logProbs }, options);

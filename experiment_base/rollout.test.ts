@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
 import { mean } from '../lib/statistics.ts';
-import { scoreCompletions } from '../lib/training/log_probs.ts';
+import { completionLogProbs } from '../lib/training/log_probs.ts';
 import { TOKEN_IDS } from '../models/tiny/tokenizer.ts';
 import {
   distance,
@@ -96,7 +96,7 @@ describe('rollout', () => {
   ])('records what training recomputes: the ratio is 1 within 1e-5 (%s %s %s %s)', async (...flags) => {
     const options = optionsOf(...SMALL, ...flags.filter(Boolean));
     const rollouts = await sample(options);
-    const { logProbs } = tf.tidy(() => scoreCompletions(model, rollouts, options.temperature));
+    const { logProbs } = tf.tidy(() => completionLogProbs(model, rollouts, options.temperature));
     const ratios = rollouts.flatMap(({ oldLogProbs }, row) => {
       const now = logProbs.arraySync()[row];
       return oldLogProbs.map((old, t) => Math.exp(now[t] - old));

@@ -1,8 +1,8 @@
 /**
  * Vanilla GRPO: Group Relative Policy Optimization (Shao et al. 2024, "DeepSeekMath", section 4.1).
  *
- * Each step samples G completions of each of P prompts, scores them with a reward, and moves the policy towards those
- * that scored above the mean of their own group. There is no value network: the group is the baseline.
+ * Each step samples G completions of each of P prompts, rewards each of them, and moves the policy towards those whose
+ * reward is above the mean of their own group. There is no value network: the group is the baseline.
  *
  *   npx tsx experiment_base/train.ts             the bundled tiny model learns to carry
  *   npx tsx experiment_base/train.ts --help      all options
@@ -12,24 +12,27 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
-import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
-import { runMain } from '../lib/cli/main.ts';
-import { examples, integer, number } from '../lib/cli/options.ts';
+import { type Completion, generate } from '../lib/generation/generate.ts';
+import type { Model } from '../lib/model/model.ts';
+
+import { accumulateGradients } from '../lib/training/gradients.ts';
+import { completionLogProbs, logProbsOf, microBatches, padRows } from '../lib/training/log_probs.ts';
+import { optimizerStep } from '../lib/training/optimizer_step.ts';
+import { scheduleFactor } from '../lib/training/schedule.ts';
+import type { TrainingState } from '../lib/training/state.ts';
+
 import { sameAnswer } from '../lib/environments/answers.ts';
 import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/environments/dataset.ts';
 import { finiteReward } from '../lib/environments/reward.ts';
-import { type Completion, generate } from '../lib/generation/generate.ts';
-import type { Model } from '../lib/model/model.ts';
+
+import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, integer, number } from '../lib/cli/options.ts';
 import { permutation, uniform } from '../lib/random.ts';
 import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { startRun } from '../lib/run/start.ts';
 import { inGroups, mean, sampleStd } from '../lib/statistics.ts';
-import { accumulateGradients } from '../lib/training/gradients.ts';
-import { logProbsOf, microBatches, padRows, scoreCompletions } from '../lib/training/log_probs.ts';
-import { optimizerStep } from '../lib/training/optimizer_step.ts';
-import { scheduleFactor } from '../lib/training/schedule.ts';
-import type { TrainingState } from '../lib/training/state.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -152,10 +155,10 @@ export async function toExperience(
   reference: Model | undefined,
   options: Options,
 ): Promise<Experience[]> {
-  const rewards = rollouts.map((row) => row.reward);
+  const rewards = rollouts.map(({ reward }) => reward);
   const advantages = groupAdvantages(inGroups(rewards, options.numGenerations)).flat();
   const refLogProbs = reference ? await logProbsOf(reference, rollouts, options) : [];
-  return rollouts.map((row, i) => ({ ...row, advantage: advantages[i], refLogProbs: refLogProbs[i] }));
+  return rollouts.map((rollout, i) => ({ ...rollout, advantage: advantages[i], refLogProbs: refLogProbs[i] }));
 }
 
 /** B completions as the loss sees them, padded to T tokens. */
@@ -227,7 +230,7 @@ export function lossInputs(logProbs: tf.Tensor2D, batch: Experience[]): LossInpu
 export async function updateOnce(state: TrainingState, window: Experience[], learningRate: number, options: Options) {
   const lossOptions = { ...options, completions: window.length };
   const losses = microBatches(window, options.microBatchTokens).map((batch) => (model: Model) => {
-    const { logProbs, entropies } = scoreCompletions(model, batch, options.temperature);
+    const { logProbs, entropies } = completionLogProbs(model, batch, options.temperature);
     const inputs = lossInputs(logProbs, batch);
     return { loss: grpoLoss(inputs, lossOptions), statistics: statistics(inputs, entropies, lossOptions) };
   });
@@ -236,8 +239,7 @@ export async function updateOnce(state: TrainingState, window: Experience[], lea
 }
 
 /**
- * Trains on the experience of one step: μ passes, each over all of it in a new order, with an update for every mini-batch
- * size × accumulation steps of it.
+ * Trains on a step's experience: μ passes, each in a new order, an update every mini-batch size × accumulation steps.
  * @param step - 1 for the first
  * @returns the step's metrics: means over its updates, and over its tokens
  */
@@ -256,7 +258,7 @@ export async function update(
   for (let iteration = 0; iteration < options.numIterations; iteration++) {
     const order = permutation(experience.length, options.seed, step, iteration);
     for (let begin = 0; begin < order.length; begin += perUpdate) {
-      const window = order.slice(begin, begin + perUpdate).map((row) => experience[row]);
+      const window = order.slice(begin, begin + perUpdate).map((i) => experience[i]);
       const number = (step - 1) * perStep + results.length + 1; // since the start of the run, skipped ones too
       learningRate = options.learningRate * scheduleFactor(options.lrScheduler, number, schedule);
       results.push(await updateOnce(state, window, learningRate, options));
@@ -299,7 +301,7 @@ export async function evaluate(
     }
     return rollouts;
   };
-  const right = (rollouts: Rollout[]) => rollouts.map((row) => Number(row.right));
+  const right = (rollouts: Rollout[]) => rollouts.map(({ right }) => Number(right));
   const greedy = await ask(1, 0);
   const accuracy = { 'eval/accuracy': mean(right(greedy)) };
   const answers = greedy.slice(0, 3).map(toSample);
@@ -315,8 +317,8 @@ export type Outcome = Pick<Rollout, 'reward' | 'right' | 'completion' | 'finishR
 
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
 export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options): Record<string, number> {
-  const length = (rows: Outcome[]) => mean(rows.map(({ completion }) => completion.length));
-  const rewards = rollouts.map((row) => row.reward);
+  const length = (some: Outcome[]) => mean(some.map(({ completion }) => completion.length));
+  const rewards = rollouts.map(({ reward }) => reward);
   const groups = inGroups(rewards, numGenerations);
   return {
     reward: mean(rewards),
@@ -333,9 +335,9 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options)
 // ─── The run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** A line of completions.jsonl. */
-const toSample = ({ problem: { question, answer }, text, completion, reward, ...row }: Rollout | Experience) => ({
+const toSample = ({ problem: { question, answer }, text, completion, reward, ...rest }: Rollout | Experience) => ({
   ...{ question, answer, completion: text, tokens: completion.length, reward },
-  ...('advantage' in row ? { advantage: row.advantage } : {}),
+  ...('advantage' in rest ? { advantage: rest.advantage } : {}),
 });
 
 async function main(): Promise<void> {

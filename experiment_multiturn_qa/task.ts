@@ -94,10 +94,10 @@ export const rewardWeights = () =>
  * nobody says what the answers take).
  */
 export function callMetrics(rollouts: { calls: Call[]; problem: Problem }[]): Record<string, number> {
-  const calls = rollouts.flatMap((row) => row.calls);
-  const recalls = rollouts.flatMap((row) => {
-    const found = new Set(row.calls.flatMap(({ titles }) => titles ?? []));
-    return row.problem.supporting ? [mean(row.problem.supporting.map((title) => Number(found.has(title))))] : [];
+  const calls = rollouts.flatMap(({ calls }) => calls);
+  const recalls = rollouts.flatMap(({ problem: { supporting }, calls }) => {
+    const found = new Set(calls.flatMap(({ titles }) => titles ?? []));
+    return supporting ? [mean(supporting.map((title) => Number(found.has(title))))] : [];
   });
   return {
     'tools/call_frequency': calls.length / rollouts.length,

@@ -4,7 +4,7 @@ import { loadTokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { type Call, checkTools, resultTokens } from '../lib/environments/conversation.ts';
 import type { Tool } from '../lib/environments/tool.ts';
 import { uniform } from '../lib/random.ts';
-import { scoreCompletions } from '../lib/training/log_probs.ts';
+import { completionLogProbs } from '../lib/training/log_probs.ts';
 import { calculator, FLAGS, model, optionsOf, PROBLEMS, sample, tokenizer } from '../testing/talkative_policy.ts';
 import { isRight, REWARDS } from './task.ts';
 
@@ -39,7 +39,7 @@ describe('the ids of a conversation', () => {
     for (let seed = 0; seed < 8; seed++) {
       const options = optionsOf(`${FLAGS} --seed ${seed}`);
       const rows = await sample(options, { tools: [moody(seed)] });
-      const scores = tf.tidy(() => scoreCompletions(model, rows, 1).logProbs);
+      const scores = tf.tidy(() => completionLogProbs(model, rows, 1).logProbs);
       const logProbs = (await scores.array()) as number[][];
       scores.dispose();
       for (const [r, { completion, mask, calls, oldLogProbs, transcript, finishReason }] of rows.entries()) {

@@ -88,7 +88,7 @@ export const rewardWeights = () =>
 
 /** Calls a conversation, and the share of calls that failed (NaN if there was none). */
 export function callMetrics(rollouts: { calls: Call[] }[]): Record<string, number> {
-  const calls = rollouts.flatMap((row) => row.calls);
+  const calls = rollouts.flatMap(({ calls }) => calls);
   return {
     'tools/call_frequency': calls.length / rollouts.length,
     'tools/failure_frequency': mean(calls.map(({ ok }) => Number(!ok))),

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import * as base from '../experiment_base/train.ts';
 import { uniform } from '../lib/random.ts';
 import { createTrainingState } from '../lib/run/training_state.ts';
-import { logProbsOf, scoreCompletions } from '../lib/training/log_probs.ts';
+import { completionLogProbs, logProbsOf } from '../lib/training/log_probs.ts';
 import { BACKEND, jsonLines, NODE, results, runProcess } from '../testing/processes.ts';
 import { at, calculator, FLAGS, model, optionsOf, PROBLEMS, sample, tokenizer } from '../testing/talkative_policy.ts';
 import { type Experience, evaluate, grpoLoss, lossInputs, rolloutMetrics, updateOnce } from './train.ts';
@@ -55,7 +55,7 @@ describe('the loss', () => {
 
   it('depends on what a tool wrote through what the policy wrote after it', () => {
     const other = { ...batch[0], completion: batch[0].completion.with(4, 71) };
-    const logProbs = tf.tidy(() => scoreCompletions(model, [batch[0], other], 1).logProbs.arraySync() as number[][]);
+    const logProbs = tf.tidy(() => completionLogProbs(model, [batch[0], other], 1).logProbs.arraySync() as number[][]);
     const differs = logProbs[0].map((value, t) => value !== logProbs[1][t]);
     expect(differs.slice(0, 4)).toEqual([false, false, false, false]);
     expect(differs.slice(5)).toEqual([true, true, true, true]);
@@ -85,7 +85,7 @@ describe('the loss', () => {
   it('and its metrics, KL and entropy, leave out what a tool wrote', async () => {
     const state = await createTrainingState(copyOf(model), { tokens: 0, skipped: 0 });
     const { sums } = await updateOnce(state, batch.slice(0, 1), 0, optionsOf('--kl-coef 0.1'));
-    const { logProbs, entropies } = scoreCompletions(model, batch.slice(0, 1), 1);
+    const { logProbs, entropies } = completionLogProbs(model, batch.slice(0, 1), 1);
     const [p, h] = [logProbs.arraySync()[0], entropies.arraySync()[0]];
     const own = [...batch[0].mask.keys()].filter((t) => batch[0].mask[t] === 1);
     const sum = (of: (t: number) => number) => own.reduce((total, t) => total + of(t), 0);

@@ -15,26 +15,29 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
-import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
-import { runMain } from '../lib/cli/main.ts';
-import { examples, integer, number } from '../lib/cli/options.ts';
+import { type Completion, generate } from '../lib/generation/generate.ts';
+import type { Model } from '../lib/model/model.ts';
+
+import { accumulateGradients } from '../lib/training/gradients.ts';
+import { completionLogProbs, logProbsOf, microBatches, padRows } from '../lib/training/log_probs.ts';
+import { optimizerStep } from '../lib/training/optimizer_step.ts';
+import { scheduleFactor } from '../lib/training/schedule.ts';
+import type { TrainingState } from '../lib/training/state.ts';
+
 import { createCalculator } from '../lib/environments/calculator.ts';
 import { type Call, checkTools, converse, type Stretch, transcribe } from '../lib/environments/conversation.ts';
 import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/environments/dataset.ts';
 import type { Tool } from '../lib/environments/tool.ts';
-import { type Completion, generate } from '../lib/generation/generate.ts';
-import type { Model } from '../lib/model/model.ts';
+import { buildPrompt, callMetrics, gradeConversation, REWARDS, rewardWeights } from './task.ts';
+
+import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
+import { runMain } from '../lib/cli/main.ts';
+import { examples, integer, number } from '../lib/cli/options.ts';
 import { permutation, uniform } from '../lib/random.ts';
 import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { startRun } from '../lib/run/start.ts';
 import { inGroups, mean, sampleStd } from '../lib/statistics.ts';
-import { accumulateGradients } from '../lib/training/gradients.ts';
-import { logProbsOf, microBatches, padRows, scoreCompletions } from '../lib/training/log_probs.ts';
-import { optimizerStep } from '../lib/training/optimizer_step.ts';
-import { scheduleFactor } from '../lib/training/schedule.ts';
-import type { TrainingState } from '../lib/training/state.ts';
-import { buildPrompt, callMetrics, gradeConversation, REWARDS, rewardWeights } from './task.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -152,10 +155,10 @@ export async function toExperience(
   reference: Model | undefined,
   options: Options,
 ): Promise<Experience[]> {
-  const rewards = rollouts.map((row) => row.reward);
+  const rewards = rollouts.map(({ reward }) => reward);
   const advantages = groupAdvantages(inGroups(rewards, options.numGenerations)).flat();
   const refLogProbs = reference ? await logProbsOf(reference, rollouts, options) : [];
-  return rollouts.map((row, i) => ({ ...row, advantage: advantages[i], refLogProbs: refLogProbs[i] }));
+  return rollouts.map((rollout, i) => ({ ...rollout, advantage: advantages[i], refLogProbs: refLogProbs[i] }));
 }
 
 /** B completions as the loss sees them, padded to T tokens. */
@@ -232,7 +235,7 @@ export function lossInputs(logProbs: tf.Tensor2D, batch: Experience[]): LossInpu
 export async function updateOnce(state: TrainingState, window: Experience[], learningRate: number, options: Options) {
   const lossOptions = { ...options, completions: window.length };
   const losses = microBatches(window, options.microBatchTokens).map((batch) => (model: Model) => {
-    const { logProbs, entropies } = scoreCompletions(model, batch, options.temperature);
+    const { logProbs, entropies } = completionLogProbs(model, batch, options.temperature);
     const inputs = lossInputs(logProbs, batch);
     return { loss: grpoLoss(inputs, lossOptions), statistics: statistics(inputs, entropies, lossOptions) };
   });
@@ -241,8 +244,7 @@ export async function updateOnce(state: TrainingState, window: Experience[], lea
 }
 
 /**
- * Trains on the experience of one step: μ passes, each over all of it in a new order, with an update for every mini-batch
- * size × accumulation steps of it.
+ * Trains on a step's experience: μ passes, each in a new order, an update every mini-batch size × accumulation steps.
  * @param step - 1 for the first
  * @returns the step's metrics: means over its updates, and over its tokens
  */
@@ -261,7 +263,7 @@ export async function update(
   for (let iteration = 0; iteration < options.numIterations; iteration++) {
     const order = permutation(experience.length, options.seed, step, iteration);
     for (let begin = 0; begin < order.length; begin += perUpdate) {
-      const window = order.slice(begin, begin + perUpdate).map((row) => experience[row]);
+      const window = order.slice(begin, begin + perUpdate).map((i) => experience[i]);
       const number = (step - 1) * perStep + results.length + 1; // since the start of the run, skipped ones too
       learningRate = options.learningRate * scheduleFactor(options.lrScheduler, number, schedule);
       results.push(await updateOnce(state, window, learningRate, options));
@@ -306,7 +308,7 @@ export async function evaluate(
     }
     return rollouts;
   };
-  const right = (rollouts: Rollout[]) => rollouts.map((row) => Number(row.right));
+  const right = (rollouts: Rollout[]) => rollouts.map(({ right }) => Number(right));
   const greedy = await ask(1, 0);
   const calls = Object.entries(callMetrics(greedy)).map(([name, value]) => [`eval/${name}`, value]);
   const accuracy = { 'eval/accuracy': mean(right(greedy)), ...Object.fromEntries(calls) };
@@ -320,10 +322,10 @@ export async function evaluate(
 
 /** What the rollouts of a step say of the policy. Lengths are of what the policy wrote, without the tools' answers. */
 export function rolloutMetrics(rollouts: Rollout[], { numGenerations }: Options): Record<string, number> {
-  const length = (rows: Rollout[]) => mean(rows.map(({ mask }) => mask.reduce((sum, own) => sum + own)));
-  const rewards = rollouts.map((row) => row.reward);
+  const length = (some: Rollout[]) => mean(some.map(({ mask }) => mask.reduce((sum, own) => sum + own)));
+  const rewards = rollouts.map(({ reward }) => reward);
   const groups = inGroups(rewards, numGenerations);
-  const part = (i: number) => mean(rollouts.map((row) => row.rewards[i]));
+  const part = (i: number) => mean(rollouts.map(({ rewards }) => rewards[i]));
   return {
     reward: mean(rewards),
     reward_std: mean(groups.map(sampleStd)),
@@ -341,21 +343,11 @@ export function rolloutMetrics(rollouts: Rollout[], { numGenerations }: Options)
 // ─── The run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** A line of completions.jsonl. */
-export const toSample = ({ problem: { question, answer }, ...row }: Rollout | Experience) => {
-  const { transcript, calls, reward, rewards } = row;
+export const toSample = ({ problem: { question, answer }, transcript, calls, ...rest }: Rollout | Experience) => {
   const completion = transcript.map(({ text }) => text).join('');
-  const advantage = 'advantage' in row ? { advantage: row.advantage } : {};
-  return {
-    question,
-    answer,
-    completion,
-    tokens: row.completion.length,
-    reward,
-    rewards,
-    ...advantage,
-    transcript,
-    calls,
-  };
+  const advantage = 'advantage' in rest ? { advantage: rest.advantage } : {};
+  const graded = { reward: rest.reward, rewards: rest.rewards, ...advantage };
+  return { question, answer, completion, tokens: rest.completion.length, ...graded, transcript, calls };
 };
 
 async function main(): Promise<void> {

@@ -45,7 +45,7 @@ export { startRun } from './run/start.ts';
 export { createTrainingState } from './run/training_state.ts';
 export { inGroups, mean, sampleStd } from './statistics.ts';
 export { accumulateGradients } from './training/gradients.ts';
-export { logProbsOf, microBatches, padRows, type Sequence, scoreCompletions } from './training/log_probs.ts';
+export { completionLogProbs, logProbsOf, microBatches, padRows, type Sequence } from './training/log_probs.ts';
 export { optimizerStep } from './training/optimizer_step.ts';
 export { scheduleFactor } from './training/schedule.ts';
 export type { TrainingState } from './training/state.ts';

@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { expect } from 'vitest';
 import type { Model, Params } from '../lib/model/model.ts';
-import { padRows, type Sequence, scoreCompletions } from '../lib/training/log_probs.ts';
+import { completionLogProbs, padRows, type Sequence } from '../lib/training/log_probs.ts';
 
 export const fixtures = 'lib/model/fixtures';
 
@@ -14,7 +14,7 @@ export const worst = (actual: ArrayLike<number>, expected: ArrayLike<number>): n
 
 /** Σ weight · (−log π), the weights given for every completion token. */
 export const weightedNll = (sequences: Sequence[], weights: number[][]) => (model: Model) => {
-  const { logProbs } = scoreCompletions(model, sequences, 1);
+  const { logProbs } = completionLogProbs(model, sequences, 1);
   return tf.neg(tf.sum(tf.mul(logProbs, padRows(weights, logProbs.shape[1])))) as tf.Scalar;
 };
 

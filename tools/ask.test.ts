@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { buildPrompt } from '../experiment_base/train.ts';
 import { parseOptions } from '../lib/cli/options.ts';
-import { scoreCompletions } from '../lib/training/log_probs.ts';
+import { completionLogProbs } from '../lib/training/log_probs.ts';
 import { BACKEND, NODE, REPOSITORY } from '../testing/processes.ts';
 import { ask, createCommand } from './ask.ts';
 import { loadPolicy, type Policy } from './policy.ts';
@@ -44,7 +44,7 @@ it('shows the prompt, and of each token the log-probability that scoring gives i
   const completion = texts.flatMap((text) => tiny.tokenizer.encode(text, { addSpecialTokens: false }));
   const problem = { question: '47+38-9', answer: '', columns: {}, source: '' };
   const row = { prompt: buildPrompt(tiny.tokenizer, problem, tiny.options), completion };
-  const logProbs = await scoreCompletions(tiny.model, [row], 1).logProbs.data();
+  const logProbs = await completionLogProbs(tiny.model, [row], 1).logProbs.data();
   expect(table).toHaveLength(logProbs.length);
   for (const [i, [, logProb, percent]] of table.entries()) {
     expect(Number(logProb)).toBeCloseTo(logProbs[i], 2);

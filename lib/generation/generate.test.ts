@@ -6,7 +6,7 @@ import { logits } from '../model/llama.ts';
 import type { Model } from '../model/model.ts';
 import { logSoftmax, truncate } from '../ops/sample_tokens/sample_tokens.ts';
 import { permutation, uniform } from '../random.ts';
-import { scoreCompletions } from '../training/log_probs.ts';
+import { completionLogProbs } from '../training/log_probs.ts';
 import { type GenerateOptions, type GenerateProgress, generate } from './generate.ts';
 
 let model: Model;
@@ -115,7 +115,7 @@ describe('recorded log-probabilities', () => {
     const completions = await generate(model, prompts, 4, { ...options, ...sampling });
     const order = permutation(completions.length, 11);
     const sequences = order.map((i) => ({ prompt: prompts[Math.floor(i / 4)], completion: completions[i].tokens }));
-    const { logProbs } = scoreCompletions(model, sequences, sampling.temperature);
+    const { logProbs } = completionLogProbs(model, sequences, sampling.temperature);
     const scores = (await logProbs.array()) as number[][];
     order.forEach((i, r) => {
       completions[i].logProbs.forEach((logProb, t) => {
@@ -196,7 +196,7 @@ describe('forced tokens', () => {
       prompt: prompts[Math.floor(row / 4)],
       completion: tokens,
     }));
-    const grid = tf.tidy(() => scoreCompletions(model, sequences, 1.2).logProbs);
+    const grid = tf.tidy(() => completionLogProbs(model, sequences, 1.2).logProbs);
     const scores = (await grid.array()) as number[][];
     grid.dispose();
     for (const [row, { logProbs, mask }] of completions.entries()) {

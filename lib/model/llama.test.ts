@@ -7,7 +7,7 @@ import { loadCheckpoint } from '../checkpoint/checkpoint.ts';
 import { linear } from '../ops/linear/linear.ts';
 import { uniform } from '../random.ts';
 import { accumulateGradients } from '../training/gradients.ts';
-import { type Sequence, scoreCompletions } from '../training/log_probs.ts';
+import { completionLogProbs, type Sequence } from '../training/log_probs.ts';
 import { parameterShapes } from './config.ts';
 import type { Row } from './layout.ts';
 import { extend, keepRows, lmHead, logits, type Past, prefill } from './llama.ts';
@@ -133,7 +133,7 @@ describe('one forward pass for everything', () => {
   });
 
   const scoresOf = async (batch: Sequence[]) => {
-    const { logProbs, entropies } = scoreCompletions(model, batch, 0.8);
+    const { logProbs, entropies } = completionLogProbs(model, batch, 0.8);
     const [a, b] = [await logProbs.array(), await entropies.array()];
     return batch.map(({ completion }, r) => [...a[r].slice(0, completion.length), ...b[r].slice(0, completion.length)]);
   };
@@ -170,7 +170,7 @@ describe('one forward pass for everything', () => {
   });
 
   test('where a row has no token, its score is exactly 0', async () => {
-    const { logProbs, entropies } = scoreCompletions(model, sequences, 1);
+    const { logProbs, entropies } = completionLogProbs(model, sequences, 1);
     for (const scores of [await logProbs.array(), await entropies.array()]) {
       sequences.forEach(({ completion }, r) => {
         expect(scores[r].map((score) => score !== 0)).toEqual(scores[r].map((_, t) => t < completion.length));

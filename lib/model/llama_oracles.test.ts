@@ -10,7 +10,7 @@ import { openSafetensors } from '../checkpoint/safetensors.ts';
 import { loadTokenizer } from '../checkpoint/tokenizer.ts';
 import { generate } from '../generation/generate.ts';
 import { accumulateGradients } from '../training/gradients.ts';
-import { scoreCompletions } from '../training/log_probs.ts';
+import { completionLogProbs } from '../training/log_probs.ts';
 import { logits } from './llama.ts';
 import type { Model } from './model.ts';
 
@@ -104,7 +104,7 @@ describe.each(available)('%s, as transformers computes it', (name) => {
       expect(worst(actual.flat(), expected.slice(r * row.length + begin, (r + 1) * row.length).flat())).toBeLessThan(
         1e-4,
       );
-      const { logProbs } = scoreCompletions(model, [{ prompt: real.slice(0, 1), completion: real.slice(1) }], 1);
+      const { logProbs } = completionLogProbs(model, [{ prompt: real.slice(0, 1), completion: real.slice(1) }], 1);
       expect(worst(await logProbs.data(), scores[r].slice(begin))).toBeLessThan(1e-4);
     }
   });

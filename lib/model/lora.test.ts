@@ -11,7 +11,7 @@ import { openSafetensors, writeSafetensors } from '../checkpoint/safetensors.ts'
 import { UserError } from '../errors.ts';
 import { createTrainingState, type StateOptions } from '../run/training_state.ts';
 import { accumulateGradients } from '../training/gradients.ts';
-import { scoreCompletions } from '../training/log_probs.ts';
+import { completionLogProbs } from '../training/log_probs.ts';
 import { optimizerStep } from '../training/optimizer_step.ts';
 import { logits } from './llama.ts';
 import { createLora, LORA_TARGETS, mergeLora } from './lora.ts';
@@ -38,7 +38,7 @@ afterAll(() => {
 const settings = () => JSON.parse(readFileSync(join(ADAPTER, 'adapter_config.json'), 'utf8'));
 const sequencesOf = (ids: number[][]) => ids.map(([first, ...rest]) => ({ prompt: [first], completion: rest }));
 const meanNll = (ids: number[][]) => (model: Model) =>
-  tf.neg(tf.mean(scoreCompletions(model, sequencesOf(ids), 1).logProbs)) as tf.Scalar;
+  tf.neg(tf.mean(completionLogProbs(model, sequencesOf(ids), 1).logProbs)) as tf.Scalar;
 const norm = (values: number[]) => Math.hypot(...values);
 const distance = (a: ArrayLike<number>, b: ArrayLike<number>) =>
   norm(Array.from(a, (x, i) => x - b[i])) / norm(Array.from(b));

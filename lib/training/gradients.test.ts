@@ -6,7 +6,7 @@ import type { Model, Params } from '../model/model.ts';
 import { uniform } from '../random.ts';
 import { adamW, clipByGlobalNorm, createAdamW } from './adamw.ts';
 import { accumulateGradients } from './gradients.ts';
-import { microBatches, type Sequence, scoreCompletions } from './log_probs.ts';
+import { completionLogProbs, microBatches, type Sequence } from './log_probs.ts';
 
 let model: Model;
 beforeAll(async () => {
@@ -24,7 +24,7 @@ const tokens = rows.reduce((sum, { completion }) => sum + completion.length, 0);
 
 /** Some loss over log-probs and entropies, its normaliser that of all rows. */
 const loss = (batch: WeightedRow[]) => (model: Model) => {
-  const { logProbs, entropies } = scoreCompletions(model, batch, 0.9);
+  const { logProbs, entropies } = completionLogProbs(model, batch, 0.9);
   const weights = tf.tensor2d(batch.map(({ weight }) => [weight / tokens]));
   return tf.sum(tf.mul(tf.sub(logProbs, tf.mul(entropies, 0.1)), weights)) as tf.Scalar;
 };

@@ -4,7 +4,7 @@ import { useBackend } from '../../testing/backend.ts';
 import { loadCheckpoint } from '../checkpoint/checkpoint.ts';
 import { logits } from '../model/llama.ts';
 import { uniform } from '../random.ts';
-import { microBatches, type Sequence, scoreCompletions } from './log_probs.ts';
+import { completionLogProbs, microBatches, type Sequence } from './log_probs.ts';
 
 beforeAll(useBackend);
 
@@ -44,7 +44,7 @@ test('each token is scored by the logits before it, divided by the temperature, 
   const model = await loadCheckpoint('lib/model/fixtures/llama_mha_untied');
   const sequences = batch(5, 2, 6, 4);
   for (const temperature of [1, 0.6]) {
-    const { logProbs, entropies } = scoreCompletions(model, sequences, temperature);
+    const { logProbs, entropies } = completionLogProbs(model, sequences, temperature);
     const [scores, spread] = [await logProbs.array(), await entropies.array()];
     for (const [r, { prompt, completion }] of sequences.entries()) {
       const all = logits(model, [...prompt, ...completion]);

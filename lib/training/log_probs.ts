@@ -15,7 +15,7 @@ export type Sequence = { prompt: number[]; completion: number[] };
  * @param temperature - logits are divided by it, as they were when sampling
  * @returns `logProbs` and `entropies` (nats), each of shape (B, T), T the longest completion; 0 where there is no token
  */
-export function scoreCompletions(
+export function completionLogProbs(
   model: Model,
   sequences: Sequence[],
   temperature: number,
@@ -52,7 +52,7 @@ export async function logProbsOf(
 ): Promise<number[][]> {
   const found = new Map<Sequence, number[]>();
   for (const batch of microBatches(sequences, microBatchTokens)) {
-    const logProbs = tf.tidy(() => scoreCompletions(model, batch, temperature).logProbs);
+    const logProbs = tf.tidy(() => completionLogProbs(model, batch, temperature).logProbs);
     const rows = await logProbs.array();
     logProbs.dispose();
     for (const [i, sequence] of batch.entries()) found.set(sequence, rows[i].slice(0, sequence.completion.length));

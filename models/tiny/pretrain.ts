@@ -28,7 +28,7 @@ import type { Model, Params } from '../../lib/model/model.ts';
 import { normals, uniform } from '../../lib/random.ts';
 import { adamW, clipByGlobalNorm, createAdamW } from '../../lib/training/adamw.ts';
 import { accumulateGradients } from '../../lib/training/gradients.ts';
-import { microBatches, type Sequence, scoreCompletions } from '../../lib/training/log_probs.ts';
+import { completionLogProbs, microBatches, type Sequence } from '../../lib/training/log_probs.ts';
 import { scheduleFactor } from '../../lib/training/schedule.ts';
 import { type Choice, drawChoice, taskChoices } from '../../tasks/choices/generate.ts';
 import {
@@ -200,7 +200,7 @@ function toHomework(tokenizer: Tokenizer, { question, parts }: Demonstration): H
 
 /** Negative mean log-probability of the pupil's tokens; the question and a tool's answers are not trained on. */
 function loss(model: Model, batch: Homework[], count: number): tf.Scalar {
-  const { logProbs } = scoreCompletions(model, batch, 1);
+  const { logProbs } = completionLogProbs(model, batch, 1);
   const mask = batch.map((row) => Array.from({ length: logProbs.shape[1] }, (_, t) => row.mask[t] ?? 0));
   return tf.neg(tf.div(tf.sum(tf.mul(logProbs, tf.tensor2d(mask))), count)) as tf.Scalar;
 }
