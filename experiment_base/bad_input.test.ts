@@ -1,7 +1,8 @@
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
+import { refusal } from '../testing/mains.ts';
 import type { Ended } from '../testing/processes.ts';
 import { at, MODEL, run, SHORT } from '../testing/script.ts';
 
@@ -165,18 +166,15 @@ const BAD: [name: string, flags: () => string[], message: RegExp][] = [
   ['--config that is missing', () => ['--config', at('none.yaml')], /--config: cannot read .*none\.yaml/],
 ];
 
-describe.concurrent('bad input ends with one sentence on stderr and exit code 2', () => {
-  const expectRefusal = ({ code, stdout, stderr }: Ended, message: RegExp) => {
-    expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
-    expect(stderr).toMatch(/^error: [^\n]+\n$/);
-    expect(stderr).toMatch(message);
-  };
+vi.mock('../lib/cli/main.ts', () => import('../testing/mains.ts'));
+const refused = (...args: string[]) => refusal('experiment_base/train.ts', args);
 
+describe('bad input is refused with one sentence', () => {
   it.each(BAD)('%s', async (name, flags, message) => {
     const folder = at('refused', name);
     // --resume takes no folder that it is not told of
     const output = name.startsWith('--resume') ? [] : ['--output-dir', folder];
-    expectRefusal(await run([...SHORT, ...output, ...flags()]), message);
+    expect(await refused(...SHORT, ...output, ...flags())).toMatch(message);
     expect(existsSync(folder)).toBe(false);
   });
 
@@ -187,13 +185,13 @@ describe.concurrent('bad input ends with one sentence on stderr and exit code 2'
     mkdirSync(folder);
     writeFileSync(join(folder, 'metrics.jsonl'), '{"step":1}\n');
     const before = files(folder);
-    expectRefusal(await run([...SHORT, '--output-dir', folder]), /another holds another run.*--resume/);
+    expect(await refused(...SHORT, '--output-dir', folder)).toMatch(/another holds another run.*--resume/);
     expect(files(folder)).toEqual(before);
   });
 
   it('--output-dir that is a file, which stays as it was', async () => {
     writeFileSync(at('a file'), 'mine');
-    expectRefusal(await run([...SHORT, '--output-dir', at('a file')]), /a file is a file/);
+    expect(await refused(...SHORT, '--output-dir', at('a file'))).toMatch(/a file is a file/);
     expect(readFileSync(at('a file'), 'utf8')).toBe('mine');
   });
 
@@ -202,8 +200,22 @@ describe.concurrent('bad input ends with one sentence on stderr and exit code 2'
     mkdirSync(folder);
     writeFileSync(join(folder, 'config.json'), '{"experiment":"experiment_other","options":{}}');
     const before = files(folder);
-    expectRefusal(await run(['--resume', folder]), /holds a run of experiment_other/);
+    expect(await refused('--resume', folder)).toMatch(/holds a run of experiment_other/);
     expect(files(folder)).toEqual(before);
+  });
+});
+
+describe.concurrent('the script then ends with that sentence on stderr and exit code 2', () => {
+  const expectRefusal = ({ code, stdout, stderr }: Ended, message: RegExp) => {
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+    expect(stderr).toMatch(/^error: [^\n]+\n$/);
+    expect(stderr).toMatch(message);
+  };
+
+  it.each([BAD[0], BAD.find(([name]) => name === 'truncated weights')!])('%s', async (name, flags, message) => {
+    const folder = at('ended', name);
+    expectRefusal(await run([...SHORT, '--output-dir', folder, ...flags()]), message);
+    expect(existsSync(folder)).toBe(false);
   });
 
   const installed = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'].filter((name) => {

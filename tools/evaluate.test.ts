@@ -1,8 +1,11 @@
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { evaluate } from '../experiment_base/train.ts';
 import { loadProblems } from '../lib/environments/dataset.ts';
+import { refusal } from '../testing/mains.ts';
 import { BACKEND, NODE, runProcess } from '../testing/processes.ts';
 import { loadPolicy } from './policy.ts';
+
+vi.mock('../lib/cli/main.ts', () => import('../testing/mains.ts'));
 
 const script = (...args: string[]) => runProcess([...NODE, 'tools/evaluate.ts', ...args]);
 
@@ -25,12 +28,15 @@ it('says what the evaluation of a run would give', async () => {
 });
 
 it.each([
-  [['--dataset', 'nowhere.jsonl'], /^error: cannot read the data set nowhere\.jsonl \(ENOENT\)[^\n]+\n$/],
-  [['lib'], /^error: lib\/config\.json: there is no such file[^\n]+\n$/],
-  [['models/tiny', 'more'], /^error: unexpected argument 'more'[^\n]+\n$/],
-  [['--max-new-tokens', '300'], /^error: tasks\/sums\/test\.jsonl:1: the prompt has [^\n]+\n$/],
+  [['--dataset', 'nowhere.jsonl'], /^cannot read the data set nowhere\.jsonl \(ENOENT\)/],
+  [['lib'], /^lib\/config\.json: there is no such file/],
+  [['models/tiny', 'more'], /^unexpected argument 'more'/],
 ])('refuses %s in a sentence', async (args, sentence) => {
-  const { code, stderr } = await script(...args, '--backend', BACKEND);
-  expect(stderr).toMatch(sentence);
+  expect(await refusal('tools/evaluate.ts', [...args, '--backend', BACKEND])).toMatch(sentence);
+});
+
+it('refuses what leaves no room for an answer, in a sentence', async () => {
+  const { code, stderr } = await script('--max-new-tokens', '300', '--backend', BACKEND);
+  expect(stderr).toMatch(/^error: tasks\/sums\/test\.jsonl:1: the prompt has [^\n]+\n$/);
   expect(code).toBe(2);
 });
