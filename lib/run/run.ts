@@ -75,24 +75,19 @@ const SAMPLES = 10;
  * @param folder - where the run is written, and the step that it is at
  * @param state - what the steps change
  */
-export function createRun(
-  folder: RunFolder,
-  state: TrainingState,
-  { shown, heldOut, source, communicator }: RunContext,
-  options: StepOptions,
-): Run {
-  let bar: Progress | undefined;
+export function createRun(folder: RunFolder, state: TrainingState, context: RunContext, options: StepOptions): Run {
+  const { heldOut, source, communicator } = context;
+  let opened: Progress | undefined; // one bar for all; a rank that is silent has none
   const openBar = () => {
-    if (!folder.silent) bar ??= progress({ total: options.maxSteps, start: folder.step, every: 10 });
-    return bar;
+    if (!folder.silent) opened ??= progress({ total: options.maxSteps, start: folder.step, every: 10 });
+    return opened;
   };
-  const evaluate = (
-    ask: Ask,
-    bar: Progress,
-    { samples, advice }: { samples: number; advice?: (time: string) => string },
-  ) => ask({ samples, ...watchEvaluation(heldOut * (1 + samples), bar, { ...options, advice }) });
+  const watch = (bar: Progress, samples: number, advice?: (time: string) => string): Asking => ({
+    samples,
+    ...watchEvaluation(heldOut * (1 + samples), bar, { ...options, advice }),
+  });
 
-  const evaluateFirst = async (ask: Ask): Promise<void> => {
+  async function evaluateFirst(ask: Ask): Promise<void> {
     const isDue = !folder.checkpoint && heldOut > 0 && options.evalOnStart;
     const bar = isDue ? openBar() : undefined;
     if (!bar) return;
@@ -102,7 +97,7 @@ export function createRun(
     const advice = (time: string) =>
       `the evaluation before the first step takes up to ${time} more: --no-eval-on-start leaves it out, --eval-size asks fewer questions than ${heldOut}`;
     try {
-      const { metrics, answers } = await evaluate(ask, bar, { samples: PASS_AT, advice });
+      const { metrics, answers } = await ask(watch(bar, PASS_AT, advice));
       folder.log({ step: 0, ...metrics });
       folder.answer({ step: 0, answers });
     } catch (error) {
@@ -111,78 +106,109 @@ export function createRun(
     } finally {
       dispose();
     }
-  };
+  }
+
+  /** Begins a step: what the script is given, and what it will have noted. */
+  function beginStep(number: number, bar: Progress | undefined): { step: Step; noted: Noted } {
+    const isLast = number === options.maxSteps;
+    const evaluates = bar && heldOut > 0 && (isLast || isDue(number, options.evalSteps)) ? bar : undefined;
+    const noted: Noted = { metrics: {}, samples: [], isLogged: isDue(number, options.loggingSteps) };
+    const step: Step = {
+      number,
+      isLast,
+      began: performance.now(),
+      log: (metrics, samples = []) => {
+        Object.assign(noted.metrics, metrics);
+        noted.samples.push(...samples);
+      },
+      evaluate: async (ask) => {
+        if (!evaluates) return;
+        const { metrics, answers } = await ask(watch(evaluates, isLast ? PASS_AT : 0));
+        Object.assign(noted.metrics, metrics);
+        noted.isLogged = true;
+        if (isLast) noted.answers = answers;
+      },
+    };
+    return { step, noted };
+  }
+
+  /** Writes what a step has noted. */
+  function write(number: number, { metrics, samples, answers, isLogged }: Noted): void {
+    if (isLogged) {
+      folder.log({ step: number, ...metrics });
+      folder.sample(samples.map((sample): Row => ({ step: number, ...sample })));
+    }
+    if (answers) folder.answer({ step: number, answers });
+  }
 
   async function* steps(): AsyncGenerator<Step, void, undefined> {
     const bar = openBar();
-    const newest: Record<string, unknown> = Object.assign({}, ...folder.history());
+    const show = createDisplay(bar, folder, context, options);
     const interrupt = folder.silent ? undefined : onInterrupt();
     const isAsked = () => agree(communicator, interrupt?.requested() ?? false);
     let done = folder.step;
-    let nextSample = done;
     try {
       let stop = await isAsked();
       if (done >= options.maxSteps)
         bar?.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
       while (done < options.maxSteps && !stop) {
-        const number = done + 1;
-        const isDue = (every: number) => every > 0 && number % every === 0;
-        const isLast = number === options.maxSteps;
-        const noted = { metrics: {} as Record<string, number>, samples: [] as Sample[], answers: [] as Sample[] };
-        const evaluates = bar && heldOut > 0 && (isLast || isDue(options.evalSteps)) ? bar : undefined;
-        const began = performance.now();
-        yield {
-          number,
-          isLast,
-          began,
-          log: (metrics, samples = []) => {
-            Object.assign(noted.metrics, metrics);
-            noted.samples.push(...samples);
-          },
-          evaluate: async (ask) => {
-            if (!evaluates) return;
-            const { metrics, answers } = await evaluate(ask, evaluates, { samples: isLast ? PASS_AT : 0 });
-            Object.assign(noted.metrics, metrics);
-            noted.answers = answers;
-          },
-        };
-        for (const note of state.notes?.splice(0) ?? []) bar?.log(`step ${number}: ${note}`);
-        state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - began) / 1000;
+        const { step, noted } = beginStep(done + 1, bar);
+        yield step;
+        for (const note of state.notes?.splice(0) ?? []) bar?.log(`step ${step.number}: ${note}`);
+        state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - step.began) / 1000;
         // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
         await setImmediate();
         stop = await isAsked();
-        if (evaluates || isDue(options.loggingSteps)) {
-          folder.log({ step: number, ...noted.metrics });
-          folder.sample(noted.samples.map((sample): Row => ({ step: number, ...sample })));
-        }
-        if (evaluates && isLast) folder.answer({ step: number, answers: noted.answers });
-        if (noted.samples.length > 0 && number > nextSample) {
-          bar?.log(sampleLine(noted.samples[0]));
-          nextSample = number + options.maxSteps / SAMPLES;
-        }
-        Object.assign(newest, noted.metrics);
-        const fields = Object.entries(shown).filter(([, name]) => name in newest);
-        bar?.update(number, Object.fromEntries(fields.map(([label, name]) => [label, briefly(newest[name])])));
-        if (isLast || stop || isDue(options.saveSteps)) {
+        write(step.number, noted);
+        show(step.number, noted);
+        if (step.isLast || stop || isDue(step.number, options.saveSteps)) {
           const save = (dir: string) =>
-            saveTrainingState({ ...folder, folder: dir, step: number }, state, source.folder);
-          await folder.saveCheckpoint(number, save, { limit: options.saveTotalLimit });
+            saveTrainingState({ ...folder, folder: dir, step: step.number }, state, source.folder);
+          await folder.saveCheckpoint(step.number, save, { limit: options.saveTotalLimit });
           stop = await isAsked();
         }
-        done = number;
+        done = step.number;
       }
-      if (stop && done > folder.step && done < options.maxSteps) await folder.report();
     } finally {
       bar?.stop();
       interrupt?.dispose();
     }
     if (done >= options.maxSteps) await finishRun(folder, state, source, options);
-    else {
-      if (!folder.silent) console.log(`stopped; to continue: ${howToResume(folder)}`);
-      process.exitCode = 130;
-    }
+    else await endInterrupted(folder, done);
     await communicator.barrier(); // all leave together
   }
 
   return { folder, silent: folder.silent, evaluateFirst, steps };
+}
+
+/** What a step has noted so far. */
+type Noted = { metrics: Record<string, number>; samples: Sample[]; answers?: Sample[]; isLogged: boolean };
+
+const isDue = (number: number, every: number): boolean => every > 0 && number % every === 0;
+
+/** Shows how far the run is after each step, and now and then a sample of it. */
+function createDisplay(
+  bar: Progress | undefined,
+  folder: RunFolder,
+  { shown }: RunContext,
+  { maxSteps }: StepOptions,
+): (number: number, noted: Noted) => void {
+  const newest: Record<string, unknown> = Object.assign({}, ...folder.history());
+  let nextSample = folder.step;
+  return (number, { metrics, samples }) => {
+    if (samples.length > 0 && number > nextSample) {
+      bar?.log(sampleLine(samples[0]));
+      nextSample = number + maxSteps / SAMPLES;
+    }
+    Object.assign(newest, metrics);
+    const fields = Object.entries(shown).filter(([, name]) => name in newest);
+    bar?.update(number, Object.fromEntries(fields.map(([label, name]) => [label, briefly(newest[name])])));
+  };
+}
+
+/** After Ctrl-C: the last step is saved. */
+async function endInterrupted(folder: RunFolder, done: number): Promise<void> {
+  if (done > folder.step) await folder.report();
+  if (!folder.silent) console.log(`stopped; to continue: ${howToResume(folder)}`);
+  process.exitCode = 130;
 }
