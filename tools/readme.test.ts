@@ -3,27 +3,29 @@ import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { command as allReduce } from '../bench/all_reduce.ts';
 import { command as bench } from '../bench/bench.ts';
-import * as base from '../experiment_base/train.ts';
-import * as ddp from '../experiment_ddp/train.ts';
-import * as drgrpo from '../experiment_drgrpo/train.ts';
-import * as qa from '../experiment_multiturn_qa/train.ts';
-import * as tool from '../experiment_multiturn_tool/train.ts';
 import { command as pretrain } from '../models/tiny/pretrain.ts';
 import { createCommand as createAsk } from './ask.ts';
 import { createCommand as createCompare } from './compare.ts';
 import { createCommand as createEvaluate } from './evaluate.ts';
 import { createCommand as createNotebooks } from './notebooks.ts';
 
-const FOLDERS = [
-  '.',
-  'models/tiny',
-  'lib/model/fixtures',
-  ...readdirSync('.').filter((name) => /^experiment_|^bench$/.test(name)),
-];
+const EXPERIMENTS = readdirSync('.').filter((name) => name.startsWith('experiment_'));
+const FOLDERS = ['.', 'models/tiny', 'lib/model/fixtures', 'lib/training/fixtures', 'bench', ...EXPERIMENTS];
 const READMES = [...FOLDERS.map((folder) => join(folder, 'README.md')), 'CONTRIBUTING.md'].filter((file) =>
   existsSync(file),
 );
 const scripts = Object.keys(JSON.parse(readFileSync('package.json', 'utf8')).scripts);
+const commands = [
+  ...(await Promise.all(EXPERIMENTS.map((name) => import(`../${name}/train.ts`)))).map((it) => it.createCommand()),
+  ...[createAsk(), createCompare(), createEvaluate(), createNotebooks(), allReduce, bench, pretrain],
+] as { options: { long: string }[] }[];
+
+const SOURCES = readdirSync('.', { recursive: true, encoding: 'utf8' }).filter((path) =>
+  /^(?!node_modules|lib.dist|runs).*\.ts$/.test(path),
+);
+const words = new Set(SOURCES.flatMap((path) => readFileSync(path, 'utf8').match(/\w+/g) ?? []));
+/** What somebody has built, or is to write. */
+const NOT_HERE = /^(lib\/dist|notebooks\/executed|experiment_rloo)/;
 
 const NOTEBOOKS = readdirSync('notebooks').filter((file) => file.endsWith('.ipynb'));
 
@@ -48,17 +50,6 @@ describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])
   const text = textOf(file);
 
   it('names no option that does not exist', () => {
-    const experiments = [base, ddp, drgrpo, tool, qa].map(({ createCommand }) => createCommand());
-    const commands = [
-      ...experiments,
-      createAsk(),
-      createCompare(),
-      createEvaluate(),
-      createNotebooks(),
-      allReduce,
-      bench,
-      pretrain,
-    ];
     const known = new Set(commands.flatMap((command) => command.options.map(({ long }) => long)));
     // Of commander, sync-copies, npm, mpirun and srun.
     for (const other of [
@@ -89,4 +80,19 @@ describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])
     );
     expect(lost.map(([link]) => link)).toEqual([]);
   });
+
+  it('names no function and no path that does not exist', () => {
+    const names = [...text.matchAll(/`([a-z]+[A-Z]\w*)`/g)].map(([, name]) => name);
+    const isReadme = file.endsWith('.md'); // a notebook may name what its own cells declare
+    expect(names.filter((name) => isReadme && !words.has(name))).toEqual([]);
+    const folders = 'lib|tasks|models|bench|testing|docs|notebooks|experiment_[a-z]+';
+    const paths = [...text.matchAll(RegExp(`(?<![\\w./-])(?:${folders})/[\\w./-]+`, 'g'))].map(([path]) => path);
+    const lost = paths.filter((path) => !existsSync(path.replace(/\.$/, '')) && !NOT_HERE.test(path));
+    expect(lost).toEqual([]);
+  });
+});
+
+it('README counts the lines of the algorithm', () => {
+  const lines = readFileSync('experiment_base/train.ts', 'utf8').trimEnd().split('\n').length;
+  expect(/lines to read[^|]*\| (\d+) in one file/.exec(textOf('README.md'))?.[1]).toBe(String(lines));
 });
