@@ -3,10 +3,8 @@ import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSyn
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { quoted } from '../lib/text.ts';
-import { BACKEND, holds, lastStep, NODE, REPOSITORY, results, sleep, until } from '../testing/processes.ts';
+import { BACKEND, holds, lastStep, NODE, results, sleep, TSX, until } from '../testing/processes.ts';
 import { at, MODEL, run, SHORT, TINY } from '../testing/script.ts';
-
-const TSX = [join(REPOSITORY, 'node_modules/.bin/tsx')];
 
 const MOMENTS: Record<string, (folder: string, ended: () => boolean) => Promise<unknown>> = {
   'during start': () => sleep(150 + 600 * Math.random()),
@@ -225,6 +223,7 @@ describe.concurrent('Ctrl-C', () => {
       await until(() => lastStep(folder) >= 1, ended);
       interrupt(child);
       await until(() => noted, ended);
+      await sleep(500); // less counts as the same press
       interrupt(child);
       pressed = performance.now();
     };

@@ -7,6 +7,7 @@ import { afterAll } from 'vitest';
 
 export const REPOSITORY = join(import.meta.dirname, '..');
 export const NODE = [process.execPath, '--import', 'tsx'];
+export const TSX = [join(REPOSITORY, 'node_modules/.bin/tsx')];
 /** What scripts are run on: the backend of the tests themselves. */
 export const BACKEND = process.env.TFJS_BACKEND ?? 'wasm';
 

@@ -1,13 +1,11 @@
 /** Starting a script, and ending it well. */
-import { spawn } from 'node:child_process';
 import { existsSync, realpathSync } from 'node:fs';
-import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { inspect } from 'node:util';
-import { SAME_PRESS } from '../distributed/local.ts';
 import { mistakeIn } from '../errors.ts';
 import { oneLine } from '../text.ts';
+import { runsBelowTsx } from './below_tsx.ts';
 
 /**
  * Runs a script's `main()`, unless the script was only imported. A user's mistake ({@link mistakeIn}) ends it with its one sentence on
@@ -17,10 +15,11 @@ import { oneLine } from '../text.ts';
 export async function runMain(url: string, main: () => void | Promise<void>): Promise<void> {
   const script = process.argv[1];
   if (!script || !existsSync(script) || url !== pathToFileURL(realpathSync(script)).href) return;
-  const preflight = process.execArgv.findIndex((argument) => argument.includes('preflight.cjs'));
-  if (preflight > 0) return runBelow(process.execArgv.toSpliced(preflight - 1, 2));
-  // Below a process of runBelow: when that one is gone, nobody waits for this run any more.
-  process.once('disconnect', () => process.exit(1));
+  if (runsBelowTsx()) return;
+  // Below another process (tools/compare.ts, ./below_tsx.ts): when that one is gone, nobody waits for this one any more.
+  process.once('disconnect', () => {
+    if (process.listenerCount('disconnect') === 0) process.exit(1); // else there is something to be saved first
+  });
   process.channel?.unref();
   // Who reads the output may stop early, as `head` does, and a disk may fill: the run goes on, its folder has everything.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
@@ -47,35 +46,4 @@ function endWith(error: unknown, note = ''): void {
   process.stderr.write(`${mistake === undefined ? inspect(error) : `error: ${mistake}`}\n${note}`, () =>
     process.exit(),
   );
-}
-
-/**
- * Runs this script once more, in a process below this one. The `tsx` command kills its child with SIGKILL if that does
- * not answer Ctrl-C within 60 ms, which a process in the middle of a training step cannot. This one only waits, so it
- * can; the process below hears Ctrl-C too, and takes the time it needs.
- * @param execArgv - Node's own arguments, without tsx's hook for signals
- */
-function runBelow(execArgv: string[]): void {
-  const child = spawn(process.execPath, [...execArgv, ...process.argv.slice(1)], {
-    stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
-  });
-  // A terminal sends Ctrl-C to the process below as well, so a signal is passed on as a message, which counts once.
-  let pressed = 0;
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(signal, () => {
-      child.send(signal, () => {});
-      // The second time it is to stop at once, also in the middle of a step that lets no signal through.
-      if (pressed > 0 && performance.now() - pressed > SAME_PRESS) setTimeout(() => child.kill('SIGKILL'), SAME_PRESS);
-      pressed ||= performance.now();
-    });
-  }
-  const parent = process.ppid;
-  setInterval(() => {
-    if (process.ppid === parent) return;
-    child.kill('SIGKILL'); // tsx was killed, and can pass nothing on any more
-    process.exit(1);
-  }, 500);
-  child.on('exit', (code, signal) => {
-    process.exit(code ?? (pressed > 0 ? 130 : 128 + constants.signals[signal!]));
-  });
 }

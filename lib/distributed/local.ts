@@ -37,13 +37,14 @@ function presentDevices(): string[] {
 
 /** Connects a process that {@link launchRanks} has started. */
 export function connectLocal(): Rank {
+  process.once('disconnect', () => process.exit(1)); // the launcher is gone, and this rank is of no use to anybody
   const pipe = new Socket({ fd: PIPE, readable: true, writable: true });
   const read = reader(pipe);
   const exchange = async (kind: number, bytes: Uint8Array, sends: boolean) => {
     pipe.write(bytesOf(Uint32Array.of(kind, bytes.length)));
     if (sends) pipe.write(bytes);
     // In place: the answer comes only after the launcher has read all that was sent.
-    if (!(await read(bytes))) process.exit(1); // the launcher is gone, and this rank is of no use to anybody
+    if (!(await read(bytes))) process.exit(1); // the launcher is gone
   };
   const rank = Number(process.env.GRPO_RANK);
   return {
@@ -148,6 +149,8 @@ export async function launchRanks(size: number, { stopped: patience = 30 } = {})
     pressed ||= performance.now();
   };
   for (const signal of ['SIGINT', 'SIGTERM', 'message']) process.on(signal, passOn);
+  // What started this process is gone. That counts as Ctrl-C the first time, but never as the second.
+  process.on('disconnect', () => pressed > 0 || passOn());
   process.channel?.unref(); // listening for messages must not keep this process alive
   const failure = await untilAllEnd(ranks, patience);
   for (const rank of ranks) rank.kill('SIGKILL');
