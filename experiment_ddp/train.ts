@@ -383,7 +383,7 @@ async function main(communicator: Communicator): Promise<void> {
   for await (const step of run.steps()) {
     const problems = itemsOfStep(train, step.number, options).slice(begin, end);
     const draw: Draw = (problem, ...token) => uniform(options.seed, step.number, begin + problem, ...token);
-    const rollouts = problems.length > 0 ? await rollout(state.model, tokenizer, problems, draw, options) : [];
+    const rollouts = await rollout(state.model, tokenizer, problems, draw, options);
     const experience = await toExperience(rollouts, reference, options);
     const outcomes = await gatherOutcomes(communicator, amongAll(rollouts, place));
     const sampled = performance.now();

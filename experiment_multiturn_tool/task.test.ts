@@ -6,7 +6,7 @@ import type { Tool } from '../lib/environments/tool.ts';
 import { uniform } from '../lib/random.ts';
 import { completionLogProbs } from '../lib/training/log_probs.ts';
 import { calculator, FLAGS, model, optionsOf, PROBLEMS, sample, tokenizer } from '../testing/talkative_policy.ts';
-import { isRight, REWARDS } from './task.ts';
+import { buildPrompt, isRight, REWARDS } from './task.ts';
 
 /** A tool that answers, to whatever it is asked, 0 to 20 random characters, tags among them, or fails. */
 const moody = (seed: number): Tool => {
@@ -209,4 +209,15 @@ describe('the rewards, in a table of 36 conversations', () => {
     }
     expect(new Set(sampled.map(({ reward }) => reward)).size).toBeGreaterThan(1);
   });
+});
+
+it('the prompt of an empty system prompt begins with the tools', () => {
+  const seen: string[] = [];
+  const chat = (messages: { content: string }[]) => {
+    seen.push(messages[0].content);
+    return [1];
+  };
+  const listening = { ...tokenizer, chat };
+  buildPrompt(listening, PROBLEMS[0], [calculator], { systemPrompt: '' });
+  expect(seen[0]).toMatch(/^calc: /);
 });

@@ -23,7 +23,7 @@ export function buildPrompt(
   tools: Tool[],
   { systemPrompt = SYSTEM_PROMPT }: { systemPrompt?: string | undefined },
 ): number[] {
-  const system = { role: 'system', content: `${systemPrompt}\n${describeTools(tools)}` };
+  const system = { role: 'system', content: [systemPrompt, describeTools(tools)].filter(Boolean).join('\n') };
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 

@@ -20,6 +20,9 @@ import { createPolicyCommand, loadPolicy, type Policy } from './policy.ts';
 /** Tokens of an answer where neither the command line nor a run says how many, and the model has room for them. */
 const ROOM = 256;
 
+/** Parses a temperature, of which 0 is greedy. */
+const temperature = (text: string): number => (text.trim() === '0' ? 0 : number({ min: 0.001, max: 1000 })(text));
+
 export const createCommand = () =>
   createPolicyCommand('ask')
     .argument('[question...]', 'without one: a question a line, from the terminal or a pipe')
@@ -33,7 +36,7 @@ export const createCommand = () =>
       ),
     )
     .option('--max-new-tokens <n>', 'tokens an answer may have', integer({ min: 1 }))
-    .option('--temperature <x>', '0: greedy (default: 0 for one answer, 1 for more)', number({ min: 0 }))
+    .option('--temperature <x>', '0: greedy (default: 0 for one answer, 1 for more)', temperature)
     .optionsGroup('Answers:')
     .option('--samples <n>', 'answers to each question', integer({ min: 1, max: 1024 }), 1)
     .option('--answer <text>', 'the right one: says the reward of each answer')

@@ -11,7 +11,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
@@ -153,7 +153,10 @@ type Run = { label: string; seed: number; folder: string };
 /** Starts a run, or continues one that has been started before; its output is added to the log beside its folder. */
 function start({ label, seed, folder }: Run, comparison: Comparison): { child: ChildProcess; log: string } {
   const [script, options] = callOf(label, comparison.runOptions);
-  const fresh = [...options, '--seed', seed, '--max-steps', comparison.maxSteps, '--output-dir', folder].map(String);
+  // Also those that begin on another day are prompted as the first ones: some chat templates tell the date.
+  const date = statSync(join(comparison.folder, 'compare.json')).mtime.toLocaleDateString('sv-SE');
+  const own = ['--seed', seed, '--max-steps', comparison.maxSteps, '--output-dir', folder].map(String);
+  const fresh = ['--template-date', date, ...options, ...own];
   const words = existsSync(join(folder, 'config.json')) ? ['--resume', folder] : fresh;
   mkdirSync(dirname(folder), { recursive: true });
   const log = `${folder}.log`;

@@ -222,6 +222,7 @@ function verdict([first, ...others]: string[], runs: FinishedRun[][]): string {
   const clauses = others.map((other, i) => {
     const { mean, half } = intervalOfSeeds(accuracies[i + 1].map((accuracy, s) => accuracy - accuracies[0][s]));
     const size = `${Math.abs(mean).toFixed(1)}${half === undefined ? '' : ` ± ${half.toFixed(1)}`} points`;
+    if (half === undefined && Math.abs(mean) < 0.05) return `${other} equals ${first}`;
     const difference = `${size} ${mean < 0 ? 'below' : 'above'} ${first}`;
     if (half === undefined) return `${other} is ${difference}, which may be chance`;
     if (Math.abs(mean) > half) return `${other} is ${difference}, more than chance explains`;

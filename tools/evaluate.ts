@@ -21,13 +21,18 @@ export const createCommand = () =>
       examples('npm run evaluate', 'npm run evaluate -- runs/experiment_base/<time> --dataset my_test.jsonl'),
     )
     .option('--max-new-tokens <n>', 'tokens an answer may have', integer({ min: 1 }))
-    .option('--temperature <x>', 'of the samples', number({ above: 0 }))
+    .option('--temperature <x>', 'of the samples', number({ min: 0.001, max: 1000 }))
     .optionsGroup('Questions:')
     .option('--dataset <file>', 'JSONL with "question" and "answer" a line', 'tasks/sums/test.jsonl')
     .option('--question-column <name>', 'the column that holds the question', 'question')
     .option('--answer-column <name>', 'the column that holds the answer', 'answer')
     .option('--eval-size <n>', 'the first so many (default: all)', integer({ min: 1 }))
-    .option('--samples <n>', 'samples of each besides the greedy answer, for pass@n (0: none)', integer({ min: 0 }), 8);
+    .option(
+      '--samples <n>',
+      'samples of each besides the greedy answer, for pass@n (0: none)',
+      integer({ min: 0, max: 1024 }),
+      8,
+    );
 
 async function main(): Promise<void> {
   const command = createCommand();

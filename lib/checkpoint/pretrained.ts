@@ -38,7 +38,10 @@ export async function locatePretrained(name: string, options: { base?: string } 
   const isOnHub = typeof revision === 'string' && !existsSync(base);
   const below = await locate(isOnHub ? `${base}@${revision}` : base).catch((error) => {
     if (!(error instanceof UserError)) throw error;
-    throw new UserError(`${file}: "base_model_name_or_path": ${error.message}`);
+    const message = error.message.replace(/\.$/, '');
+    throw new UserError(
+      `${file}: "base_model_name_or_path": ${message}; if that model was moved, write there where it is now`,
+    );
   });
   return { ...below, adapter: place };
 }

@@ -31,7 +31,11 @@ export const createRunCommand = (experiment: string, { modelName = 'models/tiny'
     .optionsGroup('Model:')
     .option('--model-name <name>', 'Llama or Qwen: a folder, or owner/name[@revision] on the hub', modelName)
     .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), 0)
-    .option('--lora-alpha <x>', 'its output is scaled by alpha / rank (default: twice the rank)', number({ above: 0 }))
+    .option(
+      '--lora-alpha <x>',
+      'its output is scaled by alpha / rank (default: twice the rank)',
+      number({ min: 1e-6, max: 1e6 }),
+    )
     .option(
       '--lora-target <names>',
       'the projections that get one, or all-linear (default: all)',

@@ -92,3 +92,8 @@ describe('readJsonLines', () => {
     expect(mistake(write('{1e400: 1}'))).toMatch(/not valid JSON/);
   });
 });
+
+it('reads a text of millions of quotes beside a number that it looks at twice', () => {
+  const text = '"'.repeat(3_000_000);
+  expect(read(write(`${JSON.stringify({ text, rate: 1e-7 })}\n`))[0]).toMatchObject({ rate: 1e-7 });
+});

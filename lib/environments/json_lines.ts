@@ -91,7 +91,7 @@ function parseAt(source: string, text: string, advice: string): unknown {
 }
 
 /** Numbers of JSON, and its texts, so that what looks like a number in them is left alone. */
-const TEXT_OR_NUMBER = /"(?:[^"\\]+|\\.)*"|-?\d[\d.eE+-]*/g;
+const TEXT_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
 
 /**
  * Parses JSON. A number that a double cannot hold, as 9007199254740993 or 1e400, becomes the text that stands there.

@@ -7,8 +7,8 @@ import { isObject } from '../json.ts';
 import { shown } from '../text.ts';
 import { isOrigin, type Origin } from './origin.ts';
 
-/** Where a run is to be found: `resume` is a run's folder, one of its checkpoints, or `latest`. */
-export type RunPlace = { experiment: string; outputDir?: string /** the folder of all runs */; root?: string };
+/** Where the runs of an experiment are: in `outputDir`, or below `root`, the folder of all runs. */
+export type RunPlace = { experiment: string; outputDir?: string; root?: string };
 
 /** A run that was started before. */
 export type FoundRun = {

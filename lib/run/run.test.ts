@@ -58,15 +58,21 @@ async function take(
     signals.pressed = step.number === stopAt;
   }
   const evaluated = logged.flatMap((row) => ('eval/accuracy' in row ? [row.step] : []));
-  return { asked, evaluated, answered: answered.map(({ step }) => step), reports };
+  return {
+    asked,
+    evaluated,
+    logged: logged.map(({ step }) => step),
+    answered: answered.map(({ step }) => step),
+    reports,
+  };
 }
 
 it('evaluates thoroughly before the first step and after the last, and greedily on the way', async () => {
-  expect(await take({})).toEqual({ asked: [8, 0, 8], evaluated: [0, 20, 40], answered: [0, 40], reports: 1 });
+  expect(await take({})).toMatchObject({ asked: [8, 0, 8], evaluated: [0, 20, 40], answered: [0, 40], reports: 1 });
 });
 
 it('asks nothing before the first step with --no-eval-on-start', async () => {
-  expect(await take({ evalOnStart: false })).toEqual({
+  expect(await take({ evalOnStart: false })).toMatchObject({
     asked: [0, 8],
     evaluated: [20, 40],
     answered: [40],
@@ -75,8 +81,12 @@ it('asks nothing before the first step with --no-eval-on-start', async () => {
 });
 
 it('never evaluates where nothing is held out, and shows no accuracy', async () => {
-  expect(await take({ heldOut: 0 })).toEqual({ asked: [], evaluated: [], answered: [], reports: 1 });
+  expect(await take({ heldOut: 0 })).toMatchObject({ asked: [], evaluated: [], answered: [], reports: 1 });
   expect(printed).toMatch(/^step 40\/40 · reward 40$/m);
+});
+
+it('logs the last step, however seldom it logs', async () => {
+  expect((await take({ heldOut: 0, maxSteps: 3, loggingSteps: 100 })).logged).toEqual([3]);
 });
 
 it('shows a sample every tenth of the run', async () => {
@@ -96,5 +106,5 @@ it('draws the curves also where Ctrl-C ends it', async () => {
   const stopped = await take({ stopAt: 30 });
   expect(process.exitCode).toBe(130);
   process.exitCode = undefined;
-  expect(stopped).toEqual({ asked: [8, 0], evaluated: [0, 20], answered: [0], reports: 1 });
+  expect(stopped).toMatchObject({ asked: [8, 0], evaluated: [0, 20], answered: [0], reports: 1 });
 });

@@ -112,7 +112,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
   function beginStep(number: number, bar: Progress | undefined): { step: Step; noted: Noted } {
     const isLast = number === options.maxSteps;
     const evaluates = bar && heldOut > 0 && (isLast || isDue(number, options.evalSteps)) ? bar : undefined;
-    const noted: Noted = { metrics: {}, samples: [], isLogged: isDue(number, options.loggingSteps) };
+    const noted: Noted = { metrics: {}, samples: [], isLogged: isLast || isDue(number, options.loggingSteps) };
     const step: Step = {
       number,
       isLast,

@@ -5,6 +5,7 @@ import type { ChatOptions, Tokenizer } from '../checkpoint/tokenizer.ts';
 import { type Communicator, fromRankZero, soloCommunicator } from '../distributed/communicator.ts';
 import { broadcastState } from '../distributed/state.ts';
 import { checkPrompts } from '../environments/dataset.ts';
+import { UserError } from '../errors.ts';
 import { readConfig } from '../model/config.ts';
 import { disposeModel, type Model } from '../model/model.ts';
 import type { TrainingState } from '../training/state.ts';
@@ -71,6 +72,11 @@ export async function startRun<Problem, Options extends StartOptions>(
 ): Promise<Started> {
   checkCompletions(options);
   const communicator = task.communicator ?? soloCommunicator();
+  if (communicator.size > options.batchSize) {
+    throw new UserError(
+      `${communicator.size} ranks share the ${options.batchSize} prompts of a step: start at most as many, or raise --batch-size`,
+    );
+  }
   const backend = await initBackend(options.backend, options);
   const place = { experiment, ...options };
   const resumed = communicator.rank === 0 && options.resume ? claimRun(options.resume, place) : undefined;

@@ -81,7 +81,8 @@ export async function createTrainingState(
     const saved = String(lora.settings.base_model_name_or_path);
     const isMoved = isAbsolute(saved) && !existsSync(saved);
     const wanted = { ...(resumed.origin || isMoved ? {} : baseOf(initial)), ...options };
-    refuseOtherAdapter(checkpoint, lora, wanted, 'leave the option out, or start a new run');
+    const advice = resumed.origin ? 'leave the option out' : `leave the option out, or pass --model-name ${saved}`;
+    refuseOtherAdapter(checkpoint, lora, wanted, `${advice}, or start a new run`);
     lora.settings = above(initial, lora.settings);
   }
   const params = lora ? copy(initial.params) : await readPolicy(place, initial);
