@@ -27,6 +27,12 @@ test('what a prompt is made of is fixed at the start, and a resumed run keeps it
   expect(parse('--resume', folder)).toEqual({ ...options, resume: folder });
 });
 
+test('a run from when the data sets lay elsewhere goes on with them where they are now', () => {
+  const options = { dataset: 'data/sums_train.jsonl', evalDataset: 'data/mine_test.jsonl' };
+  writeFileSync(join(folder, 'config.json'), JSON.stringify({ experiment: 'experiment_x', options }));
+  expect(parse('--resume', folder)).toMatchObject({ ...options, dataset: 'tasks/sums/train.jsonl' });
+});
+
 test.each([
   ['--chat-template-kwargs', '[1]', /it must be a JSON object, as \{"enable_thinking": false\}/],
   ['--chat-template-kwargs', '{thinking: false}', /it must be a JSON object/],

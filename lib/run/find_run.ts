@@ -6,6 +6,7 @@ import { replacedOf } from '../folders.ts';
 import { isObject } from '../json.ts';
 import { shown } from '../text.ts';
 import { isOrigin, type Origin } from './origin.ts';
+import { withTasks } from './saved_options.ts';
 
 /** Where the runs of an experiment are: in `outputDir`, or below `root`, the folder of all runs. */
 export type RunPlace = { experiment: string; outputDir?: string; root?: string };
@@ -50,7 +51,8 @@ export function findRun(resume: string, { experiment, outputDir, root = 'runs' }
   if (config.experiment !== experiment) {
     throw new UserError(`--resume: ${folder} holds a run of ${config.experiment}, not of ${experiment}`);
   }
-  const { id, folder: formerFolder, origin, options } = config;
+  const { id, folder: formerFolder, origin } = config;
+  const options = withTasks(config.options);
   for (const [key, value] of Object.entries({ id, folder: formerFolder })) {
     if (value === undefined || typeof value === 'string') continue;
     throw new UserError(`${file}: "${key}" must be a text, found ${shown(value)}`);

@@ -4,6 +4,19 @@ import { isDeepStrictEqual } from 'node:util';
 /** Options of one call of a script: a resumed run does not take them over. */
 export const NOT_TAKEN_OVER = ['resume', 'config', 'outputDir'];
 
+/** The options of a run, with the bundled data sets where they are now: runs of earlier versions name files in data/. */
+export const withTasks = (options: Record<string, unknown>): Record<string, unknown> =>
+  Object.fromEntries(
+    Object.entries(options).map(([key, value]) => [
+      key,
+      typeof value !== 'string'
+        ? value
+        : value
+            .replace(/^data\/encyclopedia\.jsonl$/, 'tasks/encyclopedia/corpus.jsonl')
+            .replace(/^data\/(sums|products|choices|encyclopedia)_(train|test)\.jsonl$/, 'tasks/$1/$2.jsonl'),
+    ]),
+  );
+
 /** batchSize, batch_size → batch-size */
 export function kebab(key: string): string {
   return key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`).replaceAll('_', '-');
