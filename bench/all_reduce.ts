@@ -3,7 +3,7 @@
  * parameters. (Copying gradients out of tensors and back comes on top.) The largest takes 2 GB in each rank.
  *
  *   npm run bench:all-reduce -- --nproc 2
- *   mpirun -np 2 npx tsx bench/all_reduce.ts
+ *   mpirun -np 2 node --import tsx bench/all_reduce.ts
  */
 import { Command } from '@commander-js/extra-typings';
 import { examples, integer, parseOptions } from '../lib/cli/options.ts';

@@ -2,7 +2,7 @@
  * Writes a checkpoint with random weights in the shape of a model that people train, to measure with: nothing is fetched,
  * and nothing sensible is ever said by it.
  *
- *   npx tsx bench/random_model.ts SmolLM2-135M runs/SmolLM2-135M
+ *   node --import tsx bench/random_model.ts SmolLM2-135M runs/SmolLM2-135M
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -4,8 +4,8 @@
  * Each step samples G completions of each of P prompts, rewards each of them, and moves the policy towards those whose
  * reward is above the mean of their own group. There is no value network: the group is the baseline.
  *
- *   npx tsx experiment_base/train.ts             the bundled tiny model learns to carry
- *   npx tsx experiment_base/train.ts --help      all options
+ *   node --import tsx experiment_base/train.ts             the bundled tiny model learns to carry
+ *   node --import tsx experiment_base/train.ts --help      all options
  *
  * What is simplified: the reward is a rule, not a trained model; sampling and training take turns in one process; the
  * reference policy, where there is one (--kl-coef above 0), stays the initial policy for the whole run.
@@ -48,8 +48,8 @@ export const createCommand = () =>
     .addHelpText(
       'after',
       examples(
-        `npx tsx ${EXPERIMENT}/train.ts --num-generations 4 --max-steps 50`,
-        `npx tsx ${EXPERIMENT}/train.ts --resume latest`,
+        `node --import tsx ${EXPERIMENT}/train.ts --num-generations 4 --max-steps 50`,
+        `node --import tsx ${EXPERIMENT}/train.ts --resume latest`,
       ),
     )
     .optionsGroup('GRPO:')

@@ -247,7 +247,7 @@ describe.concurrent('Ctrl-C', () => {
       code: 130,
       stderr: expect.stringMatching(/^finishing this step.*$/),
     });
-    expect(stdout).toContain(`npx tsx experiment_ddp/train.ts --resume '${folder}'\n`);
+    expect(stdout).toContain(`node --import tsx experiment_ddp/train.ts --resume '${folder}'\n`);
     const step = lastStep(folder);
     expect(readdirSync(folder)).toContain(`checkpoint-${step}`);
     const on = ['--resume', folder, ...nproc(3), '--max-steps', String(step + 1)];

@@ -7,9 +7,9 @@
  *
  * Differs from experiment_base/train.ts in: EXPERIMENT, createCommand, gatherOutcomes, updateOnce, update, main.
  *
- *   npx tsx experiment_ddp/train.ts --nproc 2                       two processes of this machine
- *   mpirun -np 8 --hostfile hosts npx tsx experiment_ddp/train.ts   several machines
- *   npx tsx experiment_ddp/train.ts --help                          all options
+ *   node --import tsx experiment_ddp/train.ts --nproc 2                       two processes of this machine
+ *   mpirun -np 8 --hostfile hosts node --import tsx experiment_ddp/train.ts   several machines
+ *   node --import tsx experiment_ddp/train.ts --help                          all options
  */
 import * as tf from '@tensorflow/tfjs';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
@@ -50,7 +50,7 @@ const DEFAULTS = { dataset: SUMS.train, maxSteps: 200, evalSteps: 25, maxNewToke
 export const createCommand = () =>
   createRunCommand(EXPERIMENT, DEFAULTS)
     .description('Data-parallel GRPO. Without options it trains the bundled tiny model on sums.')
-    .addHelpText('after', examples(`npx tsx ${EXPERIMENT}/train.ts --nproc 2 --max-steps 50`))
+    .addHelpText('after', examples(`node --import tsx ${EXPERIMENT}/train.ts --nproc 2 --max-steps 50`))
     .optionsGroup('Ranks:')
     .option('--nproc <n>', 'ranks on this machine (below mpirun or srun: as many as it starts)', integer({ min: 1 }), 2)
     .option('--check-sync-steps <n>', "compare all ranks' weights, and at the end (0: never)", integer({ min: 0 }), 25)

@@ -8,9 +8,9 @@
  * Differs from experiment_base/train.ts in: EXPERIMENT, createCommand, normalizations, Normalization,
  * groupAdvantages, toExperience, LossOptions, grpoLoss.
  *
- *   npx tsx experiment_drgrpo/train.ts                         Dr. GRPO
- *   npx tsx experiment_drgrpo/train.ts --critic-type grpo      as experiment_base
- *   npx tsx experiment_drgrpo/train.ts --help                  all options
+ *   node --import tsx experiment_drgrpo/train.ts                         Dr. GRPO
+ *   node --import tsx experiment_drgrpo/train.ts --critic-type grpo      as experiment_base
+ *   node --import tsx experiment_drgrpo/train.ts --help                  all options
  *
  * What is simplified: as in experiment_base.
  */
@@ -50,7 +50,7 @@ const DEFAULTS = { dataset: SUMS.train, maxSteps: 200, evalSteps: 25, maxNewToke
 export const createCommand = () =>
   createRunCommand(EXPERIMENT, DEFAULTS)
     .description('Dr. GRPO. Without options it trains the bundled tiny model on sums.')
-    .addHelpText('after', examples(`npx tsx ${EXPERIMENT}/train.ts --critic-type grpo --max-steps 50`))
+    .addHelpText('after', examples(`node --import tsx ${EXPERIMENT}/train.ts --critic-type grpo --max-steps 50`))
     .optionsGroup('Dr. GRPO:')
     .addOption(
       new Option('--critic-type <name>', 'sets the two below').choices(['grpo', 'drgrpo']).default('drgrpo' as const),

@@ -5,8 +5,8 @@
  * Differs from experiment_multiturn_tool/train.ts in: EXPERIMENT, PRODUCTS, COUNTRY, DEFAULTS, createCommand,
  * toSample, main.
  *
- *   npx tsx experiment_multiturn_qa/train.ts             a tiny model learns to search, to read, and to search again
- *   npx tsx experiment_multiturn_qa/train.ts --help      all options
+ *   node --import tsx experiment_multiturn_qa/train.ts             it learns to search, to read, and to search again
+ *   node --import tsx experiment_multiturn_qa/train.ts --help      all options
  *
  * What is simplified: as in experiment_multiturn_tool, of which this is the loop; only the tool, the questions and what
  * counts as right are others (the setting is that of Search-R1, Jin et al. 2025).

@@ -7,8 +7,8 @@
  * SYSTEM_PROMPT, buildPrompt, verdict, reward.
  * The last four are the task's, which is in task.ts.
  *
- *   npx tsx experiment_multiturn_tool/train.ts             a tiny model learns to ask the calculator, and to believe it
- *   npx tsx experiment_multiturn_tool/train.ts --help      all options
+ *   node --import tsx experiment_multiturn_tool/train.ts             it learns to ask the calculator, and to believe it
+ *   node --import tsx experiment_multiturn_tool/train.ts --help      all options
  *
  * What is simplified: as in experiment_base; and all rows of a batch wait while a tool is at work. The tool's answer goes
  * into the assistant's own text, between tags (as in Search-R1, Jin et al. 2025), not into a message of its own.

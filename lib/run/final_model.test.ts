@@ -53,7 +53,7 @@ describe('final_model of a bfloat16 checkpoint', () => {
 
   test('is bfloat16, and what that costs is said, with the remedy', async () => {
     expect(await finish({ change: 2 ** -10 })).toMatch(
-      /^final_model has 16-bit weights: rounding took away 100 % of what training changed .*, after the last evaluation; to store all of it: npx tsx .* --resume \S+ --save-dtype float32$/,
+      /^final_model has 16-bit weights: rounding took away 100 % of what training changed .*, after the last evaluation; to store all of it: node --import tsx .* --resume \S+ --save-dtype float32$/,
     );
     expect(await dtypesSaved()).toEqual(['bfloat16', 'BF16']);
   });

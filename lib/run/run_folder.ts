@@ -264,4 +264,4 @@ function cannotWrite(folder: string, error: unknown): unknown {
 
 /** The command that continues a run. */
 export const howToResume = ({ experiment, folder }: Pick<RunFolder, 'experiment' | 'folder'>): string =>
-  `npx tsx ${experiment}/train.ts --resume ${quoted(folder)}`;
+  `node --import tsx ${experiment}/train.ts --resume ${quoted(folder)}`;

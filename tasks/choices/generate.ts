@@ -3,7 +3,7 @@
  * to choose from, such as `47+38-9:66,76`. Who does not work it out can guess, and is right half of the time. No
  * question of one file is in the other.
  *
- *   npx tsx tasks/choices/generate.ts
+ *   node --import tsx tasks/choices/generate.ts
  */
 import { runMain } from '../../lib/cli/main.ts';
 import { parseNoOptions } from '../../lib/cli/options.ts';

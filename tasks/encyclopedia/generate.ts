@@ -4,7 +4,7 @@
  * answered by one passage, the others by two: the first names what to look up next. Nobody can know the answers by heart,
  * and what is learnt by heart about the one country in training is of no use in the other, which is held out.
  *
- *   npx tsx tasks/encyclopedia/generate.ts
+ *   node --import tsx tasks/encyclopedia/generate.ts
  */
 import { writeFileSync } from 'node:fs';
 import { runMain } from '../../lib/cli/main.ts';

@@ -3,7 +3,7 @@
  * products and large numbers such as `473*86+9120`, too large to be worked out by heart. No question of one file is in
  * the other.
  *
- *   npx tsx tasks/products/generate.ts
+ *   node --import tsx tasks/products/generate.ts
  */
 import { runMain } from '../../lib/cli/main.ts';
 import { parseNoOptions } from '../../lib/cli/options.ts';

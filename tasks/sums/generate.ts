@@ -2,7 +2,7 @@
  * Writes the arithmetic task: `tasks/sums/train.jsonl` and `tasks/sums/test.jsonl`, sums and differences of two or three
  * terms such as `47+38-9`. No question of one file is in the other.
  *
- *   npx tsx tasks/sums/generate.ts
+ *   node --import tsx tasks/sums/generate.ts
  */
 import { runMain } from '../../lib/cli/main.ts';
 import { parseNoOptions } from '../../lib/cli/options.ts';
