@@ -53,6 +53,7 @@ describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])
     const known = new Set(commands.flatMap((command) => command.options.map(({ long }) => long)));
     // Of commander, sync-copies, npm, mpirun and srun.
     for (const other of [
+      '--import', // of Node
       '--help',
       '--check',
       '--write', // of Biome
