@@ -228,7 +228,7 @@ async function runAll(comparison: Comparison, runs: Run[]): Promise<boolean> {
     finished.add(run);
     steps.set(run, maxSteps);
     show();
-    const accuracy = result.rows.at(-1)!['eval/accuracy'];
+    const accuracy = result.entries.at(-1)!['eval/accuracy'];
     const came = typeof accuracy === 'number' ? `held-out accuracy ${(100 * accuracy).toFixed(1)} %` : 'finished';
     bar.log(`${name}: ${came}, ${(result.seconds / 60).toFixed(1)} minutes`);
     if (runs.some((other) => other.seed === run.seed && !finished.has(other))) return;

@@ -3,7 +3,7 @@
 import { compiled, stdtri } from 'cephes';
 import type { TopLevelSpec } from 'vega-lite';
 import { draw, PANELS, type Panel, smoothing } from '../lib/run/curves.ts';
-import type { Row } from '../lib/run/metrics.ts';
+import type { LogEntry } from '../lib/run/metrics.ts';
 import { mean } from '../lib/statistics.ts';
 
 await compiled; // WebAssembly
@@ -64,10 +64,10 @@ const SHOWN = [
 ];
 
 /** What the panels show: those whose metric occurs. */
-function chartsOf(variants: string[], runs: Row[][][]): Chart[] {
-  const steps = Math.max(...runs.flat().map((rows) => rows.at(-1)!.step));
+function chartsOf(variants: string[], runs: LogEntry[][][]): Chart[] {
+  const steps = Math.max(...runs.flat().map((entries) => entries.at(-1)!.step));
   const charts = SHOWN.map((panel) => {
-    const smooth = runs.map((ofVariant) => ofVariant.map((rows) => smoothed(panel.metric, rows)));
+    const smooth = runs.map((ofVariant) => ofVariant.map((entries) => smoothed(panel.metric, entries)));
     const points = variants.flatMap((variant, v) => curve(smooth[v], variant, v / variants.length));
     const seeds = variants.flatMap((variant, v) =>
       smooth[v].flatMap((values, seed) => [...values].map(([step, value]) => ({ variant, seed, step, value }))),
@@ -97,12 +97,12 @@ function curve(smooth: Map<number, number>[], variant: string, shift: number): P
 }
 
 /** A run's metric by step: a moving average over logged steps, unless it is an evaluation. */
-function smoothed(metric: string, run: Row[]): Map<number, number> {
-  const rows = run.filter((row) => metric in row);
-  const half = metric.startsWith('eval/') ? 0 : smoothing(rows.length);
+function smoothed(metric: string, run: LogEntry[]): Map<number, number> {
+  const entries = run.filter((entry) => metric in entry);
+  const half = metric.startsWith('eval/') ? 0 : smoothing(entries.length);
   return new Map(
-    rows.flatMap(({ step }, i): [number, number][] => {
-      const near = numbers(rows.slice(Math.max(0, i - half), i + half + 1).map((row) => row[metric]));
+    entries.flatMap(({ step }, i): [number, number][] => {
+      const near = numbers(entries.slice(Math.max(0, i - half), i + half + 1).map((entry) => entry[metric]));
       return near.length > 0 ? [[step, mean(near)]] : [];
     }),
   );
@@ -276,7 +276,7 @@ export const COLOURS = [
  */
 export async function drawComparison(
   variants: string[],
-  runs: Row[][][],
+  runs: LogEntry[][][],
 ): Promise<{ sheet: string; panels: string[]; keys: string[] }> {
   const charts = chartsOf(variants, runs);
   const drawAlone = async (label: string, chart: View, size = {}) => {

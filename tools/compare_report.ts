@@ -7,7 +7,7 @@ import { readJsonLines } from '../lib/environments/json_lines.ts';
 import { writeFileAtomically } from '../lib/folders.ts';
 import { isObject, readJsonObject } from '../lib/json.ts';
 import { smoothing } from '../lib/run/curves.ts';
-import { type Row, readMetrics } from '../lib/run/metrics.ts';
+import { type LogEntry, readMetrics } from '../lib/run/metrics.ts';
 import { mean } from '../lib/statistics.ts';
 import { quoted } from '../lib/text.ts';
 import { COLOURS, drawComparison, FEWEST_SEEDS, intervalOfSeeds, numbers } from './compare_curves.ts';
@@ -25,8 +25,8 @@ export type Comparison = {
   runOptions: string[];
 };
 
-/** A finished run: its options, one row a logged step, the first group of each, and the seconds that training took. */
-export type FinishedRun = { options: Record<string, unknown>; rows: Row[]; samples: Sample[]; seconds: number };
+/** A finished run: its options, one entry a logged step, the first group of each, and the seconds that training took. */
+export type FinishedRun = { options: Record<string, unknown>; entries: LogEntry[]; samples: Sample[]; seconds: number };
 type Sample = { step: number; question: string; answer: string; completion: string; tokens: number; reward: number };
 
 /** Where the run of a variant with a seed is. Different variants have different folders, whatever their options hold. */
@@ -35,13 +35,13 @@ export const runFolder = (folder: string, variant: string, seed: number): string
 
 /** Reads a run; undefined if it has not been finished. */
 export async function readRun(folder: string, maxSteps: number): Promise<FinishedRun | undefined> {
-  const rows = readMetrics(join(folder, 'metrics.jsonl'));
-  if (!existsSync(join(folder, 'final_model')) || (rows.at(-1)?.step ?? -1) < maxSteps) return undefined;
+  const entries = readMetrics(join(folder, 'metrics.jsonl'));
+  if (!existsSync(join(folder, 'final_model')) || (entries.at(-1)?.step ?? -1) < maxSteps) return undefined;
   const { options } = (await readJsonObject(join(folder, 'config.json'))) as Pick<FinishedRun, 'options'>;
   const state = await readJsonObject(join(folder, `checkpoint-${maxSteps}`, 'training_state.json'));
   const samples = readJsonLines(join(folder, 'completions.jsonl'), (line) => line as Sample);
   const counters = isObject(state?.counters) ? state.counters : state; // runs of earlier versions have them at the top
-  return { options, rows, samples, seconds: Number(counters?.seconds ?? Number.NaN) };
+  return { options, entries, samples, seconds: Number(counters?.seconds ?? Number.NaN) };
 }
 
 /**
@@ -57,7 +57,7 @@ export async function writeReport(comparison: Comparison): Promise<void> {
   const runs = variants.map((_, v) => finished.map((seed) => seed.runs[v]));
   const { sheet, panels, keys } = await drawComparison(
     variants,
-    runs.map((ofVariant) => ofVariant.map(({ rows }) => rows)),
+    runs.map((ofVariant) => ofVariant.map(({ entries }) => entries)),
   );
   const blocks = describe(comparison, { seeds: finished.map(({ seed }) => seed), runs });
   const legend = variants.map((variant, v) => `<span>${keys[v]}${escapeText(variant)}</span>`).join('\n');
@@ -73,12 +73,12 @@ export async function writeReport(comparison: Comparison): Promise<void> {
 type Quantity = { name: string; digits: number; of: (run: FinishedRun) => number };
 
 function quantities(maxSteps: number): Quantity[] {
-  const final = (metric: string, run: FinishedRun) => 100 * Number(run.rows.at(-1)![metric] ?? Number.NaN);
-  const late = (metric: string, { rows }: FinishedRun) => {
-    return mean(numbers(rows.filter(({ step }) => step > 0.9 * maxSteps).map((row) => row[metric])));
+  const final = (metric: string, run: FinishedRun) => 100 * Number(run.entries.at(-1)![metric] ?? Number.NaN);
+  const late = (metric: string, { entries }: FinishedRun) => {
+    return mean(numbers(entries.filter(({ step }) => step > 0.9 * maxSteps).map((entry) => entry[metric])));
   };
-  const speed = ({ rows }: FinishedRun) => {
-    const sorted = numbers(rows.map((row) => row.tokens_per_second)).sort((a, b) => a - b);
+  const speed = ({ entries }: FinishedRun) => {
+    const sorted = numbers(entries.map((entry) => entry.tokens_per_second)).sort((a, b) => a - b);
     return mean([sorted[(sorted.length - 1) >> 1], sorted[sorted.length >> 1]]);
   };
   return [
@@ -98,10 +98,10 @@ function quantities(maxSteps: number): Quantity[] {
     {
       name: 'wrong minus right answers, tokens, mean over all steps',
       digits: 1,
-      of: ({ rows }) => {
+      of: ({ entries }) => {
         const both = ['wrong', 'right'].map((kind) => `completions/mean_${kind}_length`);
-        const pairs = rows
-          .map((row) => numbers(both.map((metric) => row[metric])))
+        const pairs = entries
+          .map((entry) => numbers(both.map((metric) => entry[metric])))
           .filter(({ length }) => length === 2);
         return mean(pairs.map(([wrong, right]) => wrong - right));
       },
@@ -147,7 +147,7 @@ export const escapeText = (text: string): string =>
 function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; runs: FinishedRun[][] }): Block[] {
   const { variants, seeds: planned, maxSteps, jobs } = comparison;
   const [first, ...others] = variants.map(escapeText);
-  const half = smoothing(runs[0][0].rows.filter((row) => 'reward' in row).length);
+  const half = smoothing(runs[0][0].entries.filter((entry) => 'reward' in entry).length);
   const several = seeds.length > 1;
   const sure = seeds.length >= FEWEST_SEEDS;
   const rows = quantities(maxSteps).filter(({ of }) => runs.flat().some((run) => Number.isFinite(of(run))));
@@ -216,7 +216,9 @@ function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; ru
 
 /** What the comparison has shown, in a sentence: of the greedy accuracy on held-out questions. */
 function verdict([first, ...others]: string[], runs: FinishedRun[][]): string {
-  const accuracies = runs.map((ofVariant) => ofVariant.map(({ rows }) => 100 * Number(rows.at(-1)!['eval/accuracy'])));
+  const accuracies = runs.map((ofVariant) =>
+    ofVariant.map(({ entries }) => 100 * Number(entries.at(-1)!['eval/accuracy'])),
+  );
   if (!accuracies.flat().every(Number.isFinite)) return 'No held-out questions were asked of all: see the tables.';
   const seeds = `${runs[0].length} ${runs[0].length === 1 ? 'seed' : 'seeds'}`;
   const clauses = others.map((other, i) => {

@@ -1,5 +1,5 @@
 import type { TopLevelSpec } from 'vega-lite';
-import type { Row } from './metrics.ts';
+import type { LogEntry } from './metrics.ts';
 
 /** A small chart of one metric against the step. */
 export type Panel = {
@@ -45,7 +45,7 @@ export const PANELS: Panel[] = [
 ];
 
 const COLUMNS = 2;
-/** Of a panel, and between the panels: where they are drawn, not their labels, so that they stand below each other. */
+/** Pixels: the width of a panel, and the gaps between panels, without their labels. */
 const [WIDTH, GAP] = [340, { row: 72, column: 76 }];
 /** From this many points on, a curve is drawn pale below its moving average. */
 const SMOOTH_FROM = 40;
@@ -55,11 +55,11 @@ export const smoothing = (points: number): number => (points >= SMOOTH_FROM ? Ma
 
 /**
  * Draws the metrics of a run as small charts over the same steps. Metrics that do not occur have no chart.
- * @param rows - one row a step, as `readMetrics` gives them
+ * @param entries - one entry a step, as `readMetrics` gives them
  * @returns an SVG document
  */
-export async function curves(rows: Row[]): Promise<string> {
-  return draw(specification(rows));
+export async function curves(entries: LogEntry[]): Promise<string> {
+  return draw(specification(entries));
 }
 
 /** How charts look: what a specification in the language of Vega-Lite begins with. */
@@ -91,13 +91,13 @@ export async function draw(specification: TopLevelSpec): Promise<string> {
 }
 
 /** The charts in the language of Vega-Lite. */
-function specification(rows: Row[]): TopLevelSpec {
-  const charts = PANELS.map((panel) => ({ panel, points: points(rows, panel.metric) })).filter(
+function specification(entries: LogEntry[]): TopLevelSpec {
+  const charts = PANELS.map((panel) => ({ panel, points: points(entries, panel.metric) })).filter(
     (c) => c.points.length > 0,
   );
   const steps: [number, number] = [
-    Math.min(0, ...rows.map((row) => row.step)),
-    Math.max(1, ...rows.map((row) => row.step)),
+    Math.min(0, ...entries.map((entry) => entry.step)),
+    Math.max(1, ...entries.map((entry) => entry.step)),
   ];
   const drawn = charts.map(({ panel, points }, i) => {
     // With an odd number the first one takes a whole row, so that none is left alone at the bottom.
@@ -113,8 +113,8 @@ function specification(rows: Row[]): TopLevelSpec {
 type Chart = Extract<TopLevelSpec, { concat: unknown }>['concat'][number];
 type Point = { step: number; value: number };
 
-function points(rows: Row[], metric: string): Point[] {
-  return rows.flatMap(({ step, [metric]: value }) => (typeof value === 'number' ? [{ step, value }] : []));
+function points(entries: LogEntry[], metric: string): Point[] {
+  return entries.flatMap(({ step, [metric]: value }) => (typeof value === 'number' ? [{ step, value }] : []));
 }
 
 function chart(

@@ -1,7 +1,7 @@
-/** What there is to see while held-out questions are asked, and of what was answered. */
+/** What is shown while held-out questions are asked, and of their answers. */
 import type { GenerateOptions } from '../generation/generate.ts';
 import { oneLine } from '../text.ts';
-import type { Row } from './metrics.ts';
+import type { LogEntry } from './metrics.ts';
 import { briefly, duration, type Progress, remaining } from './progress.ts';
 
 /** What an evaluation passes on to each `generate`, so that it can be watched. */
@@ -68,10 +68,10 @@ export const sampleLine = ({ question, completion, reward }: Sample): string =>
 /**
  * What was answered at the first and at the last of some steps, as lines to print; only at the last, if the questions are
  * others than at the first.
- * @param rows - of {@link Sample}s, `answers`, those of a step each
+ * @param entries - of {@link Sample}s, `answers`, those of a step each
  */
-export function answerLines(rows: Row[]): string[] {
-  const asked = rows.map(({ step, answers }) => ({ step, answers: answers as Sample[] }));
+export function answerLines(entries: LogEntry[]): string[] {
+  const asked = entries.map(({ step, answers }) => ({ step, answers: answers as Sample[] }));
   const last = asked.at(-1);
   if (!last || last.step === 0) return [];
   const questions = (answers: Sample[]) => JSON.stringify(answers.map(({ question }) => question));

@@ -33,8 +33,8 @@ export async function finishRun(
     adapter ? writeLora(folder, adapter) : saveCheckpoint(folder, { source, params }, { dtype }),
   );
   await run.report();
-  const rows = run.history();
-  const [before, after] = [rows.find(({ step }) => step === 0), rows.at(-1)!];
+  const entries = run.history();
+  const [before, after] = [entries.find(({ step }) => step === 0), entries.at(-1)!];
   for (const name of Object.keys(after).filter((name) => name.startsWith('eval/'))) {
     console.log(`${name}: ${before && name in before ? `${briefly(before[name])} → ` : ''}${briefly(after[name])}`);
   }

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { UserError } from '../errors.ts';
-import { appendRows, dropRowsAfter, readMetrics, toCsv } from './metrics.ts';
+import { appendEntries, dropEntriesAfter, readMetrics, toCsv } from './metrics.ts';
 
 let folder: string;
 let file: string;
@@ -13,9 +13,9 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
-it('writes a JSON line a row, with null for what JSON does not have', () => {
-  appendRows(file, [{ step: 1, loss: 0.5 }]);
-  appendRows(file, [
+it('writes a JSON line an entry, with null for what JSON does not have', () => {
+  appendEntries(file, [{ step: 1, loss: 0.5 }]);
+  appendEntries(file, [
     { step: 2, loss: Number.NaN },
     { step: 3, loss: Number.NEGATIVE_INFINITY, note: 'a\nb' },
   ]);
@@ -28,27 +28,27 @@ it('takes back what came after a step, and a torn line, and leaves the rest byte
   // Not as we would write it: 1.0 and the blank must survive.
   const kept = '{"step": 1, "loss": 1.0}\n{"step":2}\n{"step":2,"eval/accuracy":0.5}\n';
   appendFileSync(file, `${kept}{"step":3}\n{"step":4,"lo`);
-  dropRowsAfter(file, 2);
+  dropEntriesAfter(file, 2);
   expect(readFileSync(file, 'utf8')).toBe(kept);
-  dropRowsAfter(file, -1);
+  dropEntriesAfter(file, -1);
   expect(readFileSync(file, 'utf8')).toBe('');
-  dropRowsAfter(join(folder, 'absent.jsonl'), 2);
+  dropEntriesAfter(join(folder, 'absent.jsonl'), 2);
 });
 
 it('drops a torn line even of a step that is kept', () => {
   appendFileSync(file, '{"step":1}\n{"step":1,"x":2}');
-  dropRowsAfter(file, 5);
+  dropEntriesAfter(file, 5);
   expect(readFileSync(file, 'utf8')).toBe('{"step":1}\n');
 });
 
-it.each(['{"step":1', '[]', 'null', '{"loss":1}'])('names the line that is not a row: %s', (line) => {
+it.each(['{"step":1', '[]', 'null', '{"loss":1}'])('names the line that is not an entry: %s', (line) => {
   appendFileSync(file, `{"step":0}\n${line}\n{"step":2}\n`);
   expect(() => readMetrics(file)).toThrow(UserError);
   expect(() => readMetrics(file)).toThrow(`${file}:2: expected a JSON object with a "step", found ${line}`);
 });
 
 it('puts the lines of one step together', () => {
-  appendRows(file, [
+  appendEntries(file, [
     { step: 0, 'eval/accuracy': 0.1 },
     { step: 1, reward: 0.5 },
     { step: 1, 'eval/accuracy': 0.2 },

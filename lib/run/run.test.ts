@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { soloCommunicator } from '../distributed/communicator.ts';
 import type { TrainingState } from '../training/state.ts';
-import type { Row } from './metrics.ts';
+import type { LogEntry } from './metrics.ts';
 import { createRun, type StepOptions } from './run.ts';
 import { followRun, type RunFolder } from './run_folder.ts';
 
@@ -27,14 +27,14 @@ async function take(
   notes: Record<number, string> = {},
 ) {
   signals.pressed = false;
-  const [logged, answered, asked]: [Row[], Row[], number[]] = [[], [], []];
+  const [logged, answered, asked]: [LogEntry[], LogEntry[], number[]] = [[], [], []];
   let reports = 0;
   const folder: RunFolder = {
     ...followRun({ experiment: 'experiment_base', folder: 'nowhere', step: 0 }),
     silent: false,
     history: () => [{ step: 0 }],
-    log: (row) => void logged.push(row),
-    answer: (row) => void answered.push(row),
+    log: (entry) => void logged.push(entry),
+    answer: (entry) => void answered.push(entry),
     report: async () => void reports++,
   };
   const state = { counters: {}, model: { params: {} } } as TrainingState;
@@ -57,7 +57,7 @@ async function take(
     await step.evaluate(ask);
     signals.pressed = step.number === stopAt;
   }
-  const evaluated = logged.flatMap((row) => ('eval/accuracy' in row ? [row.step] : []));
+  const evaluated = logged.flatMap((entry) => ('eval/accuracy' in entry ? [entry.step] : []));
   return {
     asked,
     evaluated,

@@ -6,7 +6,7 @@ import type { TrainingState } from '../training/state.ts';
 import { type Asking, type Evaluation, type Sample, sampleLine, watchEvaluation } from './evaluation.ts';
 import { type FinalModelOptions, finishRun } from './final_model.ts';
 import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
-import type { Row } from './metrics.ts';
+import type { LogEntry } from './metrics.ts';
 import { briefly, type Progress, progress } from './progress.ts';
 import { howToResume, type RunFolder } from './run_folder.ts';
 import { saveTrainingState } from './training_state.ts';
@@ -136,7 +136,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
   function write(number: number, { metrics, samples, answers, isLogged }: Noted): void {
     if (isLogged) {
       folder.log({ step: number, ...metrics });
-      folder.sample(samples.map((sample): Row => ({ step: number, ...sample })));
+      folder.sample(samples.map((sample): LogEntry => ({ step: number, ...sample })));
     }
     if (answers) folder.answer({ step: number, answers });
   }

@@ -8,7 +8,7 @@ import { quoted } from '../text.ts';
 import { curves } from './curves.ts';
 import { checkpointSteps, type FoundRun, findRun, type RunPlace, readJson } from './find_run.ts';
 import { isLock, lockFolder } from './lock.ts';
-import { appendRows, dropRowsAfter, type Row, readMetrics, toCsv } from './metrics.ts';
+import { appendEntries, dropEntriesAfter, type LogEntry, readMetrics, toCsv } from './metrics.ts';
 import type { Origin } from './origin.ts';
 
 /** The folder of a run that is under way. */
@@ -22,15 +22,15 @@ export type RunFolder = {
   /** Whether another process writes this run: nothing is written, shown or said here. */
   silent: boolean;
   /** Adds a line to metrics.jsonl. What belongs to step n is logged before the checkpoint of step n is saved. */
-  log: (metrics: Row) => void;
-  /** What was logged so far, as one row a step. */
-  history: () => Row[];
+  log: (metrics: LogEntry) => void;
+  /** What was logged so far, as one entry a step. */
+  history: () => LogEntry[];
   /** Adds lines to completions.jsonl, under the same rule. */
-  sample: (rows: Row[]) => void;
+  sample: (entries: LogEntry[]) => void;
   /** Adds a line to answers.jsonl, under the same rule. */
-  answer: (row: Row) => void;
+  answer: (entry: LogEntry) => void;
   /** The lines of answers.jsonl. */
-  answers: () => Row[];
+  answers: () => LogEntry[];
   /** Saves checkpoint-<step> with the files that `write` puts into `dir`, then removes all but the newest `limit`. */
   saveCheckpoint: (step: number, write: (dir: string) => Promise<void>, options?: { limit?: number }) => Promise<void>;
   /** Saves final_model, in place of an older one. Returns its path. */
@@ -73,10 +73,10 @@ export function openRun({
         : `--resume ${join(folder, `checkpoint-${last}`)} goes on from the last checkpoint`;
     return new UserError(`${mistake}; ${advice}`);
   };
-  const append = (file: string, rows: Row[]) => {
+  const append = (file: string, entries: LogEntry[]) => {
     stillOurs();
     try {
-      appendRows(file, rows, { create: !begun.has(file) });
+      appendEntries(file, entries, { create: !begun.has(file) });
     } catch (error) {
       throw ending(error);
     }
@@ -102,9 +102,9 @@ export function openRun({
   };
   let reported = performance.now();
   const report = async () => {
-    const rows = readMetrics(metrics);
-    writeFileAtomically(join(folder, 'metrics.csv'), toCsv(rows));
-    writeFileAtomically(join(folder, 'curves.svg'), await curves(rows));
+    const entries = readMetrics(metrics);
+    writeFileAtomically(join(folder, 'metrics.csv'), toCsv(entries));
+    writeFileAtomically(join(folder, 'curves.svg'), await curves(entries));
     reported = performance.now();
   };
 
@@ -115,7 +115,7 @@ export function openRun({
         if (later > step) removeFolder(join(folder, `checkpoint-${later}`));
       }
       // Without a checkpoint the run starts again, and logs what it does before step 1 again.
-      for (const file of [metrics, completions, answers]) dropRowsAfter(file, checkpoint === undefined ? -1 : step);
+      for (const file of [metrics, completions, answers]) dropEntriesAfter(file, checkpoint === undefined ? -1 : step);
     }
     const { experiment } = place;
     const config = { experiment, id, folder: resolve(folder), node: process.versions.node, origin, options };
@@ -133,10 +133,10 @@ export function openRun({
     checkpoint,
     step,
     silent: false,
-    log: (row) => append(metrics, [row]),
+    log: (entry) => append(metrics, [entry]),
     history: () => readMetrics(metrics),
-    sample: (rows) => append(completions, rows),
-    answer: (row) => append(answers, [row]),
+    sample: (entries) => append(completions, entries),
+    answer: (entry) => append(answers, [entry]),
     answers: () => readMetrics(answers),
     saveCheckpoint: (at, fill, { limit = Number.POSITIVE_INFINITY } = {}) =>
       write(async () => {

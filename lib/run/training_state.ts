@@ -133,7 +133,7 @@ async function readPolicy(place: CheckpointPlace, { config }: Initial): Promise<
   throw new UserError(`${place.folder} holds another kind of model than --model-name: leave that out`);
 }
 
-/** Options that are about an adapter, where there is none, or about a whole model, where none is saved. */
+/** Refuses options about an adapter where there is none, and about a whole model where only an adapter is saved. */
 function refuseIdleOptions({ lora }: Model, options: LoraOptions): void {
   if (lora || options.loraRank) {
     const { saveDtype = 'auto', mergeAdapter } = options;
@@ -151,7 +151,7 @@ function refuseIdleOptions({ lora }: Model, options: LoraOptions): void {
   if (given) throw new UserError(`--${given[0]} is about an adapter, and there is none: pass --lora-rank as well`);
 }
 
-/** An adapter is what it is: options that say otherwise would be ignored. `advice` says what to do instead. */
+/** Refuses options that differ from the settings of an existing adapter. `advice` says what to do instead. */
 function refuseOtherAdapter(
   where: string,
   { settings }: Lora,
