@@ -17,8 +17,8 @@ describe.concurrent('bench', () => {
   test('times the parts of a step', async () => {
     const { code, stdout, stderr } = await run('bench', 'models/tiny', ...SMALL, '--json');
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-    const { rollout_s, score_s, train_s, step_s, gemm_peak_share } = JSON.parse(stdout);
-    expect(rollout_s + score_s + train_s).toBeCloseTo(step_s, 5);
+    const { rollout_s, log_probs_s, train_s, step_s, gemm_peak_share } = JSON.parse(stdout);
+    expect(rollout_s + log_probs_s + train_s).toBeCloseTo(step_s, 5);
     expect(gemm_peak_share).toBeGreaterThan(0);
     expect(gemm_peak_share).toBeLessThan(1);
   });
@@ -27,7 +27,7 @@ describe.concurrent('bench', () => {
     const flags = [...SMALL, '--group', '1', '--kl-coef', '0', '--lora-rank', '2', '--json'];
     const { code, stdout, stderr } = await run('bench', ...flags);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-    expect(JSON.parse(stdout).score_s).toBeLessThan(0.01);
+    expect(JSON.parse(stdout).log_probs_s).toBeLessThan(0.01);
   });
 
   test('a peer that cannot run ends it with one sentence', async () => {

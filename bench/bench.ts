@@ -1,5 +1,5 @@
 /**
- * Times one GRPO step (sampling, scoring under a reference, training) on completions of a fixed length, so that every
+ * Times one GRPO step (sampling, log-probs under a reference, training) on completions of a fixed length, so that every
  * implementation does the same work.
  *
  *   npm run bench -- models/tiny --prompts 16 --group 8 --prompt-len 24 --new-tokens 48 --threads 2
@@ -62,9 +62,9 @@ type Arguments = ReturnType<typeof command.opts>;
 const LEARNING_RATE = 1e-6;
 
 /** Seconds of the parts of one step. */
-type Times = { rollout_s: number; score_s: number; train_s: number; step_s: number };
+type Times = { rollout_s: number; log_probs_s: number; train_s: number; step_s: number };
 
-export const PARTS = ['rollout_s', 'score_s', 'train_s', 'step_s'] as const;
+export const PARTS = ['rollout_s', 'log_probs_s', 'train_s', 'step_s'] as const;
 
 /** @param onPart - called at the end of each part */
 export async function createStep(
@@ -113,20 +113,20 @@ export async function createStep(
       };
     });
     // Alone, a completion has no group to be compared with: its reward stands for its advantage.
-    const alone = rollouts.map((row): Experience => ({ ...row, advantage: row.reward }));
+    const alone = rollouts.map((rollout): Experience => ({ ...rollout, advantage: rollout.reward }));
     const compared = { ...options, numGenerations: args.group };
     const experience =
       args.group > 1 ? await toExperience(rollouts, args.klCoef > 0 ? reference : undefined, compared) : alone;
-    const scored = performance.now();
-    onPart('score_s');
+    const referred = performance.now();
+    onPart('log_probs_s');
     const order = permutation(experience.length, 3, step);
     for (let begin = 0; begin < order.length; begin += args.minibatch) {
-      const window = order.slice(begin, begin + args.minibatch).map((row) => experience[row]);
+      const window = order.slice(begin, begin + args.minibatch).map((i) => experience[i]);
       await updateOnce(state, window, LEARNING_RATE, options);
     }
     const ended = performance.now();
     onPart('train_s');
-    const seconds = [sampled - began, scored - sampled, ended - scored, ended - began].map((ms) => ms / 1000);
+    const seconds = [sampled - began, referred - sampled, ended - referred, ended - began].map((ms) => ms / 1000);
     return Object.fromEntries(PARTS.map((part, i) => [part, seconds[i]])) as Times;
   };
 }

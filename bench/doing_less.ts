@@ -61,10 +61,10 @@ const unshared = (sequences: Sequence[], { config }: Model): Sequence[] =>
   }));
 
 /** What is not computed of given completions. */
-function savingsOfScoring(model: Model, { sequences }: Drawn, args: Args): Saving[] {
-  const score = (rows: Sequence[]) => {
-    const scores = tf.tidy(() => completionLogProbs(model, rows, 1));
-    tf.dispose([scores.logProbs, scores.entropies]);
+function savingsOfLogProbs(model: Model, { sequences }: Drawn, args: Args): Saving[] {
+  const compute = (batch: Sequence[]) => {
+    const { logProbs, entropies } = tf.tidy(() => completionLogProbs(model, batch, 1));
+    tf.dispose([logProbs, entropies]);
   };
   const gradient = () =>
     tf.tidy(() => {
@@ -77,13 +77,13 @@ function savingsOfScoring(model: Model, { sequences }: Drawn, args: Args): Savin
     const size = Math.max(1, Math.floor(args.microBatchTokens / args.newTokens));
     return Array.from({ length: Math.ceil(rows.length / size) }, (_, i) => rows.slice(i * size, (i + 1) * size));
   };
-  const all = () => microBatches(sequences, args.microBatchTokens).forEach(score);
-  const sorted = () => microBatches(shuffled, args.microBatchTokens).forEach(score);
+  const all = () => microBatches(sequences, args.microBatchTokens).forEach(compute);
+  const sorted = () => microBatches(shuffled, args.microBatchTokens).forEach(compute);
   return [
-    { name: 'prompts are run once a group: scoring', as: () => score(sequences), undone: () => score(alone) },
-    { name: 'old log-probs are recorded (else: scoring)', as: () => {}, undone: all },
-    { name: 'micro-batches by prompt and length', as: sorted, undone: () => inOrder(shuffled).forEach(score) },
-    { name: 'no gradient in scoring', as: () => score(sequences), undone: gradient },
+    { name: 'prompts are run once a group: log-probs', as: () => compute(sequences), undone: () => compute(alone) },
+    { name: 'old log-probs are recorded (else: computed)', as: () => {}, undone: all },
+    { name: 'micro-batches by prompt and length', as: sorted, undone: () => inOrder(shuffled).forEach(compute) },
+    { name: 'log-probs without a gradient', as: () => compute(sequences), undone: gradient },
     savingOfEntropy(model, sequences),
   ];
 }
@@ -107,7 +107,10 @@ async function main(): Promise<void> {
   const model = await loadCheckpoint(checkpoint);
   console.log(`${'seconds, medians'.padEnd(44)}  as it is    undone     ratio`);
   const drawn = drawSequences(model.config.vocabSize, args);
-  for (const { name, ...ways } of [...savingsOfSampling(model, drawn, args), ...savingsOfScoring(model, drawn, args)]) {
+  for (const { name, ...ways } of [
+    ...savingsOfSampling(model, drawn, args),
+    ...savingsOfLogProbs(model, drawn, args),
+  ]) {
     const seconds = { as: [] as number[], undone: [] as number[] };
     for (let i = 0; i <= args.repeats; i++) {
       for (const way of ['as', 'undone'] as const) {

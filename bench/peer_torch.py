@@ -117,7 +117,7 @@ def log_probs(model, tokens, prompt_len):
 
 
 def step(policy, reference, optimizer, args):
-    """Seconds of sampling, scoring (old and reference) and training."""
+    """Seconds of sampling, log-probs (old and reference) and training."""
     times = [time.perf_counter()]
     prompts = torch.randint(3, policy.config["vocab_size"], (args.prompts, args.prompt_len))
     tokens = sample(policy, prompts.repeat_interleave(args.group, 0), args.new_tokens)
@@ -156,7 +156,7 @@ def main():
     policy, reference = Llama(args.checkpoint), Llama(args.checkpoint)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
     times = [step(policy, reference, optimizer, args) for _ in range(args.repeats + 1)][1:]
-    names = ["rollout_s", "score_s", "train_s", "step_s"]
+    names = ["rollout_s", "log_probs_s", "train_s", "step_s"]
     result = {name: statistics.median(column) for name, column in zip(names, zip(*times))}
     result["torch"] = torch.__version__
     print(json.dumps(result) if args.json else result)

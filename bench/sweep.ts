@@ -21,7 +21,7 @@ const SWEEPS: { option: string; title: string; values: number[] }[] = [
 
 type Point = { sweep: string; value: number; part: string; seconds: number };
 
-const PARTS = { rollout_s: 'sampling', score_s: 'scoring', train_s: 'training' };
+const PARTS = { rollout_s: 'sampling', log_probs_s: 'log-probs', train_s: 'training' };
 
 /**
  * Prints a table a sweep, and draws them.
@@ -34,7 +34,7 @@ export async function sweep(checkpoint: string, flags: string[], file: string): 
   const points: Point[] = [];
   try {
     for (const { option, title, values } of SWEEPS) {
-      console.log(`\n${title}\n${'value'.padStart(8)}   sampling   scoring  training   step, s   tokens/s`);
+      console.log(`\n${title}\n${'value'.padStart(8)}   sampling log-probs  training   step, s   tokens/s`);
       for (const value of values) {
         const model = option === 'width' ? join(folder, `${value}`) : checkpoint;
         if (option === 'width') await writeRandomModel(`width-${value}`, model);

@@ -1,4 +1,4 @@
-/** Of no values it is NaN. */
+/** The mean; of no values, NaN. */
 export const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** Sample standard deviation, n − 1. */

@@ -16,7 +16,7 @@ type Dawn = {
   create(options: string[]): { requestAdapter(options: object): Promise<Adapter | null> };
   globals: object;
 };
-/** What Dawn calls its ways to a GPU; OpenGL and Direct3D 11 lack what the kernels need. */
+/** Dawn's backends that can be used here, by its names; OpenGL and Direct3D 11 lack what the kernels need. */
 const APIS = ['vulkan', 'metal', 'd3d12'];
 
 /** A GPU as Dawn lists it. */
@@ -62,7 +62,7 @@ export function chooseGpu(gpus: Gpu[], gpu?: string): Gpu {
   );
 }
 
-/** Whether a GPU is none, but a driver that computes on the CPU. */
+/** Whether this is no GPU but a driver that computes on the CPU. */
 export const isSoftware = ({ name }: Gpu): boolean => /swiftshader|llvmpipe|lavapipe|basic render/i.test(name);
 
 /** @throws {UserError} if the package is not installed */

@@ -99,7 +99,7 @@ export function describeDevice(
   return `the CPU: ${gpus[index] ?? gpus[0]} is there, but CUDA libraries are missing, as TF_CPP_MIN_LOG_LEVEL=0 shows`;
 }
 
-/** The words of TensorFlow's allocators, of CUDA's, and of C++. */
+/** How TensorFlow, CUDA and C++ say that memory is full. */
 const OUT_OF_MEMORY = /OOM when allocating|TF_Status: 8\b|resource.exhausted|out.of.memory|bad_alloc/i;
 
 /** TensorFlow says in its own words, over several lines, that memory is full: here in one sentence that says what to do. */

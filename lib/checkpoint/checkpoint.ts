@@ -22,7 +22,7 @@ const HEAD = 'lm_head.weight';
 const COMPANIONS =
   /^(generation_config\.json|tokenizer.*\.json|tokenizer\.model|vocab\.json|merges\.txt|special_tokens_map\.json|added_tokens\.json|chat_template\.(jinja|json))$/;
 
-/** Those of them, and config.json, that are read here. */
+/** The files besides the weights that are read here. */
 const READ = /^((generation_)?config|tokenizer(_config)?|special_tokens_map)\.json$|^chat_template\.jinja$/;
 
 /** PyTorch's names of the dtypes. */

@@ -12,7 +12,7 @@ import { HUB_URL } from '@huggingface/hub';
 import { UserError } from '../errors.ts';
 import { cut, oneLine, shown } from '../text.ts';
 
-/** What is waited for, and what is taken: no answer of a hub is to be without an end. */
+/** Limits of time and size, so that no answer of a hub goes on for ever. */
 export type HubLimits = {
   /** Milliseconds until a question must be answered, and in which a file must grow by `minBytes`. */
   patience: number;
@@ -253,7 +253,7 @@ function refusal({ name, id, revision, endpoint, token }: Repo, { status, header
   return `${name}: there is no such folder, and ${endpoint} has no such model (it answered ${status}); ${advice}.`;
 }
 
-/** Rethrows what is no refusal of the hub as {@link Unreachable}. */
+/** Rethrows errors as {@link Unreachable}, unless they are a refusal of the hub. */
 export function asUnreachable(error: unknown): never {
   throw error instanceof UserError || error instanceof Unreachable ? error : new Unreachable(reasonOf(error));
 }

@@ -3,7 +3,7 @@ import { UserError } from '../errors.ts';
 import { shown } from '../text.ts';
 import type { FloatDtype } from './half_precision.ts';
 
-/** From here on, a value is infinite once it is rounded to the dtype. */
+/** The smallest magnitude that becomes infinite when it is rounded to the dtype. */
 const TOO_LARGE: Record<FloatDtype, number> = { F32: Infinity, BF16: (2 - 2 ** -8) * 2 ** 127, F16: 65_520 };
 
 /**

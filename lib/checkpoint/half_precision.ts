@@ -60,7 +60,7 @@ export function float32ToF16(values: Float32Array): Uint16Array {
   return stored;
 }
 
-/** What is left of values that are stored in a dtype. */
+/** Values as they are read back after having been stored in a dtype. */
 export function rounded(values: Float32Array, dtype: FloatDtype): Float32Array {
   if (dtype === 'F32') return values;
   return dtype === 'BF16' ? bf16ToFloat32(float32ToBf16(values)) : f16ToFloat32(float32ToF16(values));

@@ -25,7 +25,7 @@ import {
 /** `owner/name` or `name`, perhaps with `@revision`. Each becomes part of a path, so none may be `..`. */
 const HUB_ID = /^(?!.*(?:--|\.\.))((?:\w[\w.-]*\/)?\w[\w.-]*)(?:@(\w[\w./-]*))?$/;
 const COMMIT = /^[0-9a-f]{40}$/;
-/** Of a file's content: what Git calls it, or SHA-256. */
+/** The hash of a file's content: Git's name for it (SHA-1), or SHA-256. */
 const HASH = /^([0-9a-f]{40}|[0-9a-f]{64})$/;
 const SMALL_FILES =
   /^((adapter_|generation_)?config|tokenizer[\w.-]*|special_tokens_map|added_tokens|chat_template)\.json$|^chat_template\.jinja$/;
@@ -227,8 +227,8 @@ async function listCommit(repo: Repo, revision: string): Promise<HubFile[]> {
 }
 
 /**
- * For one question to functions of the library, however many pages its answer has. They get no token: they would send it along
- * wherever the hub's answers point.
+ * Options with which functions of the library ask one question, limited in time and size over all pages of the answer. The
+ * library gets no token, which it would send to wherever the hub's answers point; `request` adds it for the endpoint.
  */
 function requestOptions(repo: Repo) {
   const { patience, maxAnswer } = repo.limits;

@@ -75,7 +75,7 @@ export async function readLora(folder: string, config: LlamaConfig): Promise<Lor
   return { params, scale, settings };
 }
 
-/** Settings that may say something: they are read here, or change neither what an adapter computes nor its training. */
+/** Settings that may have any value: they are read here, or change neither what an adapter computes nor its training. */
 const SUPPORTED = [
   ...['peft_type', 'base_model_name_or_path', 'revision', 'r', 'lora_alpha', 'task_type', 'inference_mode'],
   ...['target_modules', 'exclude_modules', 'layers_to_transform', 'layers_pattern'], // the file has those tensors only
@@ -83,10 +83,10 @@ const SUPPORTED = [
   ...['megatron_core', 'loftq_config', 'eva_config', 'corda_config', 'qalora_group_size'],
 ];
 
-/** Other ways to start an adapter change the weights below it, too, or freeze a part of it. */
+/** Accepted values of `init_lora_weights`: others change the weights below the adapter, too, or freeze a part of it. */
 const INITIALIZATIONS: unknown[] = [true, 'gaussian', 'eva', 'orthogonal'];
 
-/** What a setting may be. Of one that is not known here, nothing but an empty value is of no consequence. */
+/** Whether a setting may have this value. One that is not known here must be empty: then it changes nothing. */
 function isSupported(key: string, value: unknown): boolean {
   if ((value ?? false) === false || SUPPORTED.includes(key)) return true;
   if (key === 'bias') return value === 'none';

@@ -11,7 +11,7 @@ import { cut, mistakeInName, oneLine, shown } from '../text.ts';
  */
 export type Limits = { min?: number; max?: number; above?: number; below?: number };
 
-/** More of anything than a run can use. */
+/** The largest number that an option takes, unless it says otherwise. */
 const MAX = 1e7;
 
 /**

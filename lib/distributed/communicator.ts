@@ -79,7 +79,7 @@ export async function sumByName(
   { rank, size, allReduceSum }: Communicator,
   own: Record<string, number>,
 ): Promise<Record<string, number>> {
-  // First the names, which are the same on all ranks that have any: those of each rank in a row of its own.
+  // First the names, which are the same on all ranks that have any: those of each rank in a place of its own.
   const text = [...JSON.stringify(Object.keys(own))].map((letter) => letter.charCodeAt(0));
   const lengths = new Float32Array(size);
   lengths[rank] = text.length;

@@ -1,4 +1,4 @@
-/** Tensors as one row of numbers, as they travel between ranks. */
+/** Tensors as one list of numbers, as they travel between ranks. */
 import * as tf from '@tensorflow/tfjs';
 import type { Params } from '../model/model.ts';
 import type { Communicator } from './communicator.ts';
@@ -18,7 +18,7 @@ export async function flatten(tensors: Params): Promise<Float32Array> {
 }
 
 /**
- * New tensors from the row of numbers that {@link flatten} makes of others.
+ * New tensors from the list of numbers that {@link flatten} makes of others.
  * @param like - their names and shapes; these tensors may have been disposed of
  */
 export function unflatten(flat: Float32Array, like: Params): Params {
@@ -31,7 +31,7 @@ export function unflatten(flat: Float32Array, like: Params): Params {
 }
 
 /**
- * Adds up tensors over all ranks: they travel as one row of numbers, in a few buckets. Disposes of this rank's own.
+ * Adds up tensors over all ranks: they travel as one list of numbers, in a few buckets. Disposes of this rank's own.
  * @returns the sums, the same on every rank
  */
 export async function allReduceTensors({ allReduceSum }: Communicator, own: Params): Promise<Params> {

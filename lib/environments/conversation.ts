@@ -17,7 +17,7 @@ export type Stretch = { by: 'policy' | 'tool'; text: string };
 const CALL = /<tool:([\w-]+)>(.*?)<\/tool>/s;
 const ANSWER = /<answer>(.*?)<\/answer>/s;
 
-/** Those of `--max-turns` and its like. */
+/** Limits of a conversation: seconds of a call, turns, tokens of a turn, and tokens of a tool's answer. */
 export type ConversationOptions = {
   toolTimeout: number;
   maxTurns: number;

@@ -9,7 +9,7 @@ import { readJsonLines } from './json_lines.ts';
 /** A question and what it should be answered with; all that stands on their line, for rewards; and which line that is. */
 export type Problem = { question: string; answer: string; columns: JsonObject; source: string };
 
-/** Of `--question-column` and `--answer-column`. */
+/** Which columns hold question and answer: `--question-column` and `--answer-column`. */
 export type ColumnNames = { questionColumn?: string; answerColumn?: string };
 
 /**

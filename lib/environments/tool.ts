@@ -25,7 +25,7 @@ export type Tool = {
   call: (args: never, signal: AbortSignal) => Promise<ToolResult>;
 };
 
-/** What no policy reads to its end is not kept: characters of an answer, of an error and of a title; titles. */
+/** How much of an answer is kept: characters of its text, of an error and of a title, and the number of titles. */
 const MOST = { answer: 10_000, error: 200, title: 1000, titles: 100 };
 
 const cut = (text: string, most: number) => (text.length > most ? `${text.slice(0, most)} [cut]` : text);

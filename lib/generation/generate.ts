@@ -9,7 +9,7 @@ import { linear } from '../ops/linear/linear.ts';
 import { type SamplingOptions, sampleTokens } from '../ops/sample_tokens/sample_tokens.ts';
 
 /**
- * What one row said: token ids (the end-of-sequence token included, if it came), and how likely each was. `mask` is 1 on
+ * One completion: token ids (the end-of-sequence token included, if it came), and the log-prob of each. `mask` is 1 on
  * tokens that the policy chose, 0 on forced ones, whose log-probability is not known and stands as 0.
  */
 export type Completion = { tokens: number[]; logProbs: number[]; mask: number[]; finishReason: 'stop' | 'length' };

@@ -8,7 +8,7 @@ import { normals, uniform } from '../random.ts';
 import type { WasmBackend } from './wasm_backend.ts';
 import { WASM_KERNELS } from './wasm_kernels.ts';
 
-/** Of rounding: of one side against its formula; of both, of sums over up to 1,240 numbers, against each other. */
+/** Tolerances for rounding: of one side against the formula; of two sums of up to 1,240 numbers against each other. */
 const [TOLERANCE, TOLERANCE_OF_BOTH] = [1e-5, 3e-5];
 
 let draws = 0;

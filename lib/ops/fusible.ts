@@ -6,7 +6,7 @@ type Definition<Inputs, Attributes extends object[], Outputs> = (inputs: Inputs,
 /** What kernels of this name take and give, on whatever backend they are registered. */
 export type Kernel<Inputs extends tf.Tensor[], Attributes extends object[], Outputs extends tf.Tensor[]> = {
   readonly kernelName: string;
-  /** That of the current backend, if it has one. */
+  /** The kernel of the current backend, if it has one. */
   find(): Definition<Inputs, Attributes, Outputs> | undefined;
 };
 

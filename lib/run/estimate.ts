@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
 import { type LlamaConfig, parameterShapes } from '../model/config.ts';
 
-/** Those that say how much a step computes and holds. */
+/** The options that say how much a step computes and holds. */
 export type SizeOptions = {
   batchSize: number;
   numGenerations: number;

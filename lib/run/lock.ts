@@ -99,7 +99,7 @@ function isGone({ pid, start, space, host }: Owner): boolean {
 
 const UNKNOWN = 'unknown';
 
-/** What tells a process from all others: Linux says when it started, and in which container's numbers it is counted. */
+/** What identifies a process: its number, and on Linux when it started and the namespace (container) of that number. */
 function describe(pid: number): Owner {
   const read = <T>(from: () => T, otherwise: T): T => {
     try {

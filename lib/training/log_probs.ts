@@ -32,9 +32,9 @@ export function completionLogProbs(
     prompts.map((prompt) => prompt.slice(0, -1)),
   );
   const { hidden } = extend(model, prefix, undefined, { rows, tokens: inputs });
-  const scores = tokenLogProbs(hidden, lmHead(model), targets, { temperature, frozenHead: model.lora !== undefined });
+  const packed = tokenLogProbs(hidden, lmHead(model), targets, { temperature, frozenHead: model.lora !== undefined });
   const [logProbs, entropies] = unpack(
-    scores,
+    packed,
     rows.map(({ length }) => length),
   );
   return { logProbs, entropies };
@@ -82,7 +82,7 @@ function unpack(values: tf.Tensor2D, lengths: number[]): [tf.Tensor2D, tf.Tensor
 }
 
 /**
- * Splits rows into micro-batches that fit in memory. Rows of one prompt stay together where they can, and prompts
+ * Splits completions into micro-batches that fit in memory. Those of one prompt stay together where they can, and prompts
  * whose completions are about as long stand side by side, so that little of a micro-batch is padding.
  * @param maxTokens - padded tokens (rows × longest completion) that a micro-batch may hold
  */

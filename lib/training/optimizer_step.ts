@@ -1,4 +1,4 @@
-/** One step of the optimizer, or none if the numbers are not numbers. */
+/** One step of the optimizer, which is skipped if the loss or the gradient is not finite. */
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
 import { type Params, trainable, withTrainable } from '../model/model.ts';
@@ -33,7 +33,7 @@ export async function optimizerStep(
   return { loss, norm, finite };
 }
 
-/** Rewards and the log-probs of sampling are finite, or the step would have ended before: what is left is this. */
+/** Why an update was skipped. Rewards and the sampler's log-probs are finite: they were checked before. */
 const causeOf = (loss: number, norm: number): string =>
   Number.isFinite(loss)
     ? `the gradient overflows, its norm is ${norm}`
