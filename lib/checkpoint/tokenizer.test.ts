@@ -79,6 +79,15 @@ test('applies the chat template, and adds no second BOS', async () => {
   expect(tokenizer.chat(messages, { addGenerationPrompt: false })).toEqual(ids('<bos>', '<user>', '1', '+', '2'));
 });
 
+test('the chat template knows the special tokens', async () => {
+  const chat_template = '{{ bos_token }}{{ eos_token }}{{ 1 if pad_token is defined else 0 }}';
+  const tokenizer = await load({ bos_token: { content: '<bos>' }, eos_token: '<eos>', pad_token: null, chat_template });
+  expect(tokenizer.decode(tokenizer.chat([{ role: 'user', content: '' }]))).toBe('<bos><eos>0');
+  await expect(load({ eos_token: { id: 1 } })).rejects.toThrow(
+    /the tokenizer's eos_token must be a text, found {"id":1}/,
+  );
+});
+
 test('takes the chat template from chat_template.jinja too', async () => {
   await writeFile(join(folder, 'chat_template.jinja'), template);
   const tokenizer = await load({ bos_token: '<bos>' });

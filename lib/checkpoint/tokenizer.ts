@@ -1,6 +1,8 @@
 import { join } from 'node:path';
+import { Template } from '@huggingface/jinja';
+import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { UserError } from '../errors.ts';
-import { type JsonObject, readJsonObject, readOptionalText } from '../json.ts';
+import { isObject, type JsonObject, readJsonObject, readOptionalText } from '../json.ts';
 import { CHECKPOINT_FILES } from '../model/config.ts';
 import { oneLine, shown } from '../text.ts';
 import {
@@ -55,15 +57,12 @@ export async function loadTokenizer(folder: string, chatOptions: ChatOptions = {
   if (!json) throw new UserError(`${file}: there is no such file; a checkpoint folder holds ${CHECKPOINT_FILES}.`);
   const config = await readTokenizerConfig(folder);
   const variables: JsonObject = JSON.parse(chatOptions.chatTemplateKwargs ?? '{}');
+  const specialTokens = specialTokensOf(folder, config);
   refuseIdleOptions(folder, config.chat_template, variables, chatOptions);
 
-  // Imported when needed: it loads native libraries (for images and ONNX, of no use here), which takes a while.
-  const { PreTrainedTokenizer } = await import('@huggingface/transformers').catch((error: Error) => {
-    throw new UserError(`@huggingface/transformers, which reads tokenizers, cannot be loaded: ${error.message}`);
-  });
   const create = (json: JsonObject) => {
     try {
-      return new PreTrainedTokenizer(json, config);
+      return new HuggingFaceTokenizer(json, config);
     } catch (error) {
       throw new UserError(`${file}: not a tokenizer that can be used here: ${(error as Error).message}`);
     }
@@ -78,7 +77,7 @@ export async function loadTokenizer(folder: string, chatOptions: ChatOptions = {
   const encode: Tokenizer['encode'] = (text, { addSpecialTokens = true, splitSpecialTokens = false } = {}) => {
     if (splitSpecialTokens) plain ??= create(withoutAddedTokens(json));
     const [encoder, add_special_tokens] = splitSpecialTokens ? [plain!, false] : [tokenizer, addSpecialTokens];
-    const ids: (number | undefined)[] = encoder.encode(text, { add_special_tokens });
+    const ids: (number | undefined)[] = encoder.encode(text, { add_special_tokens }).ids;
     const unknown = ids.findIndex((id) => id === undefined || !knownIds.has(id));
     if (unknown === -1) return ids as number[];
     const token = encoder.tokenize(text, { add_special_tokens })[unknown];
@@ -92,14 +91,15 @@ export async function loadTokenizer(folder: string, chatOptions: ChatOptions = {
     const isClosed = own.length > 0 && own.at(-1) !== eosTokenId && ids.at(-1) === eosTokenId;
     return isClosed ? ids.slice(0, -1) : ids;
   };
+  let template: Template | undefined;
   const render = (messages: ChatMessage[], addGenerationPrompt: boolean): string => {
     try {
-      return tokenizer.apply_chat_template(messages, {
+      template ??= new Template(sandboxed(defaultTemplate(config.chat_template)));
+      return template.render({
+        ...{ messages, add_generation_prompt: addGenerationPrompt, tools: null, documents: null },
+        ...specialTokens,
         ...variables,
         ...sandboxVariables(chatOptions),
-        chat_template: sandboxed(tokenizer.get_chat_template()),
-        tokenize: false as const,
-        add_generation_prompt: addGenerationPrompt,
       });
     } catch (error) {
       const hasSystem = messages.some(({ role }) => role === 'system');
@@ -134,6 +134,24 @@ export async function loadTokenizer(folder: string, chatOptions: ChatOptions = {
     eosTokenId,
     padTokenId: idOf(config.pad_token),
   };
+}
+
+/** The template to use: where there is a list of named ones, the one that is called "default". */
+function defaultTemplate(template: unknown): unknown {
+  if (!Array.isArray(template)) return template;
+  const found = template.filter(isObject).findLast(({ name }) => name === 'default');
+  if (found) return found.template;
+  throw new Error('there are multiple chat templates with no default');
+}
+
+const SPECIAL_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'];
+
+/** Special tokens by the names that chat templates know them by. */
+function specialTokensOf(folder: string, config: JsonObject): JsonObject {
+  const tokens = SPECIAL_TOKENS.flatMap((name) => (config[name] ? [[name, config[name]] as const] : []));
+  const wrong = tokens.find(([, token]) => typeof token !== 'string');
+  if (wrong) throw new UserError(`${folder}: the tokenizer's ${wrong[0]} must be a text, found ${shown(wrong[1])}`);
+  return Object.fromEntries(tokens);
 }
 
 /** Options that the chat template would ignore. */
