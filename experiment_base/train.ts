@@ -312,7 +312,7 @@ export async function evaluate(
   return { metrics, answers };
 }
 
-/** What rollouts came to. */
+/** What metrics need of a rollout. */
 export type Outcome = Pick<Rollout, 'reward' | 'right' | 'completion' | 'finishReason'>;
 
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */

@@ -26,20 +26,23 @@ export type ConversationOptions = {
 };
 
 /**
- * The tools' side of all conversations of a batch: `react` is asked after each token that a row has sampled. A row
+ * The tools' side of all conversations of a batch: `react` is asked after each token that was sampled. A conversation
  * goes on after a call that worked; it ends with an answer, a call that failed, or a budget that is spent.
  * @param tools - what the policy may call
- * @returns `calls`, those of each row so far, and `react`, for `generate`
+ * @returns `calls`, those of each conversation so far, and `react`, for `generate`
  */
 export function converse(
   tokenizer: Tokenizer,
   tools: Tool[],
   { rows, ...options }: ConversationOptions & { rows: number },
-): { calls: Call[][]; react: (row: number, completion: Pick<Completion, 'tokens'>) => Promise<Reaction | undefined> } {
+): {
+  calls: Call[][];
+  react: (place: number, completion: Pick<Completion, 'tokens'>) => Promise<Reaction | undefined>;
+} {
   const calls = Array.from({ length: rows }, (): Call[] => []);
-  const begins = calls.map(() => 0); // where each row's turn begins among its tokens
-  const react = async (row: number, { tokens }: Pick<Completion, 'tokens'>): Promise<Reaction | undefined> => {
-    const turn = tokens.slice(begins[row]);
+  const begins = calls.map(() => 0); // where each one's turn begins among its tokens
+  const react = async (place: number, { tokens }: Pick<Completion, 'tokens'>): Promise<Reaction | undefined> => {
+    const turn = tokens.slice(begins[place]);
     const isLong = turn.length >= options.maxTurnTokens;
     // What closes an answer or a call ends in ">": most tokens need no second look.
     if (!isLong && !tokenizer.decode(turn.slice(-1)).includes('>')) return undefined;
@@ -47,15 +50,15 @@ export function converse(
     if (ANSWER.test(text)) return { finish: 'stop' };
     const [, name, body] = CALL.exec(text) ?? [];
     if (name === undefined) return isLong ? { finish: 'length' } : undefined;
-    if (calls[row].length + 1 >= options.maxTurns) return { finish: 'length' };
+    if (calls[place].length + 1 >= options.maxTurns) return { finish: 'length' };
     const tool = tools.find((tool) => tool.name === name);
     const result = tool
       ? await callTool(tool, body, options)
       : { ok: false, text: `error: there is no tool "${name}"` };
-    calls[row].push({ tool: name, body, ...result });
+    calls[place].push({ tool: name, body, ...result });
     if (!result.ok) return { finish: 'stop' };
     const force = resultTokens(tokenizer, result.text, options);
-    begins[row] = tokens.length + force.length;
+    begins[place] = tokens.length + force.length;
     return { force };
   };
   return { calls, react };

@@ -14,29 +14,29 @@ import { type SamplingOptions, sampleTokens } from '../ops/sample_tokens/sample_
  */
 export type Completion = { tokens: number[]; logProbs: number[]; mask: number[]; finishReason: 'stop' | 'length' };
 
-/** What happens to a row after a token of its own: tokens that are fed next, in place of sampled ones, or its end. */
+/** What follows a token that was sampled: tokens that are fed next, in place of sampled ones, or the end. */
 export type Reaction = { force: number[] } | { finish: Completion['finishReason'] };
 
-/** How far a batch of `rows` is: token positions done, tokens sampled so far, rows still going. */
+/** How far a batch of `rows` completions is: token positions done, tokens sampled so far, completions still going. */
 export type GenerateProgress = { rows: number; positions: number; sampled: number; alive: number };
 
 export type GenerateOptions = SamplingOptions & {
   maxNewTokens: number;
-  /** A row ends with any of these; none for completions of a fixed length. */
+  /** A completion ends with any of these; none for completions of a fixed length. */
   eosTokenIds: number[];
-  /** The uniform random number in [0, 1) of a row (its index in the result) at a position of its completion. */
-  random: (row: number, position: number) => number;
+  /** The uniform random number in [0, 1) of a completion (its place in the result) at a position in it. */
+  random: (place: number, position: number) => number;
   /**
-   * Called after each token that a row has sampled, unless that ended it; `completion` is what the row has said so far.
-   * All rows wait for the slowest answer.
+   * Called after each token that was sampled, unless that ended the completion, which is given as it is so far. All others
+   * wait for the slowest answer.
    */
-  react?: (row: number, completion: Completion) => Reaction | undefined | Promise<Reaction | undefined>;
+  react?: (place: number, completion: Completion) => Reaction | undefined | Promise<Reaction | undefined>;
   /** Called after each token position. */
   onProgress?: (progress: GenerateProgress) => void;
 };
 
 /**
- * Samples completions of each prompt. A row's draws depend on `random` alone, not on the batch it shares.
+ * Samples completions of each prompt. What is drawn for one depends on `random` alone, not on the batch that it is in.
  * @param prompts - P lists of at least one token id
  * @param count - completions of each prompt (G)
  * @returns P · G completions: those of prompt 0 first
@@ -58,42 +58,42 @@ export async function generate(
   let prefix: Prefix | undefined = tf.tidy(() => prefill(model, inputs));
   let past: Past | undefined;
   let rows: Row[] = completions.map((_, i) => ({ prompt: Math.floor(i / count), length: 1 }));
-  let batch = completions.map((_, i) => i); // the completion of each row
+  let batch = completions.map((_, i) => i); // the place of each row's completion: rows leave the batch, places stay
   const ended = completions.map(() => false);
   let tokens = rows.map(({ prompt }) => prompts[prompt].at(-1)!);
-  const forced: number[][] = completions.map(() => []); // what each row is still to be fed
+  const forced: number[][] = completions.map(() => []); // what each is still to be fed
   let sampled = 0;
   try {
     for (let [position, alive] = [0, batch.length]; position < maxNewTokens && alive > 0; position++) {
-      const due = batch.map((row) => forced[row].shift());
-      const idle = batch.map((row, i) => ended[row] || due[i] !== undefined);
-      const uniforms = Float64Array.from(batch, (row, i) => (idle[i] ? 0 : random(row, position)));
+      const due = batch.map((place) => forced[place].shift());
+      const idle = batch.map((place, i) => ended[place] || due[i] !== undefined);
+      const uniforms = Float64Array.from(batch, (place, i) => (idle[i] ? 0 : random(place, position)));
       const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens }));
       tf.dispose(past?.layers);
       past = own;
       const drawn = await sampleRows(model, hidden, uniforms, options).finally(() => hidden.dispose());
-      tokens = batch.map((row, i) => {
-        if (ended[row]) return tokens[i];
+      tokens = batch.map((place, i) => {
+        if (ended[place]) return tokens[i];
         const { token, logProb } = due[i] === undefined ? drawn[i] : { token: due[i], logProb: 0 };
         if (!Number.isFinite(logProb)) throw new UserError(NOT_FINITE);
-        const { tokens: own, logProbs, mask } = completions[row];
+        const { tokens: own, logProbs, mask } = completions[place];
         own.push(token);
         logProbs.push(logProb);
         mask.push(due[i] === undefined ? 1 : 0);
         sampled += mask[position];
         return token;
       });
-      const reactTo = async (row: number, i: number) => {
+      const reactTo = async (place: number, i: number) => {
         // A forced token ends nothing: a tool's answer may hold any token.
         if (idle[i]) return;
-        const reaction = isEnd(tokens[i]) ? ({ finish: 'stop' } as const) : await react?.(row, completions[row]);
-        if (reaction && 'force' in reaction) forced[row] = [...reaction.force];
+        const reaction = isEnd(tokens[i]) ? ({ finish: 'stop' } as const) : await react?.(place, completions[place]);
+        if (reaction && 'force' in reaction) forced[place] = [...reaction.force];
         if (!reaction || !('finish' in reaction)) return;
-        ended[row] = true;
-        completions[row].finishReason = reaction.finish;
+        ended[place] = true;
+        completions[place].finishReason = reaction.finish;
       };
       await Promise.all(batch.map(reactTo));
-      const keep = batch.flatMap((row, i) => (ended[row] ? [] : [i]));
+      const keep = batch.flatMap((place, i) => (ended[place] ? [] : [i]));
       alive = keep.length;
       // Narrowing copies all keys and values: it waits until enough rows have ended to be worth it.
       if (alive > 0 && alive <= (1 - LEAVING) * batch.length) {
