@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import ts from 'typescript';
 import { afterAll, describe, expect, it, test, vi } from 'vitest';
 import { NODE, runProcess } from '../testing/processes.ts';
-import { execute, mistakeInNotebook, type Notebook } from './notebooks.ts';
+import { execute, executeAll, mistakeInNotebook, type Notebook } from './notebooks.ts';
 
 const LATEST = ts.ScriptTarget.Latest;
 const files = readdirSync('notebooks').filter((file) => file.endsWith('.ipynb'));
@@ -104,13 +104,34 @@ test.skipIf(process.platform === 'win32')(
 
 test.skipIf(process.platform === 'win32')(
   'an executed notebook is written where it is asked for, not over the committed one',
-  () => {
+  async () => {
     // nbconvert's: … --output-dir <scratch> <file>
     const python = program('python', 'for word; do scratch=$file; file=$word; done; cp "$file" "$scratch"');
     const committed = readFileSync('notebooks/ddp.ipynb', 'utf8');
     vi.spyOn(console, 'log').mockImplementation(() => {});
-    execute(python, 'ddp', join(temp, 'executed'));
+    await execute(python, 'ddp', join(temp, 'executed'));
     expect(JSON.parse(readFileSync(join(temp, 'executed', 'ddp.ipynb'), 'utf8'))).toEqual(JSON.parse(committed));
     expect(readFileSync('notebooks/ddp.ipynb', 'utf8')).toBe(committed);
+  },
+);
+
+test.skipIf(process.platform === 'win32')(
+  'two notebooks are executed side by side; after a mistake none is begun, and what is under way is finished',
+  async () => {
+    const python = program(
+      'python',
+      `for word; do scratch=$file; file=$word; done
+      touch ${temp}/begun-$$
+      for try in $(seq 100); do [ $(ls ${temp}/begun-* | wc -l) -ge 2 ] && break; sleep .05; done
+      [ $(ls ${temp}/begun-* | wc -l) -eq 2 ] || exit 3
+      case $file in *base*) echo it broke >&2; exit 1;; esac
+      sleep .2; cp "$file" "$scratch"`,
+    );
+    vi.spyOn(console, 'log').mockImplementation(() => {});
+    vi.spyOn(console, 'error').mockImplementation(() => {});
+    const folder = join(temp, 'side-by-side');
+    const message = 'notebooks/base.ipynb could not be executed: it broke';
+    await expect(executeAll(python, ['base', 'ddp', 'drgrpo'], folder)).rejects.toThrow(message);
+    expect(readdirSync(folder)).toEqual(['ddp.ipynb']);
   },
 );

@@ -12,6 +12,7 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { delimiter, isAbsolute, join, resolve } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { Command } from '@commander-js/extra-typings';
 import { runMain } from '../lib/cli/main.ts';
 import { examples, parseOptions } from '../lib/cli/options.ts';
@@ -20,6 +21,8 @@ import { UserError } from '../lib/errors.ts';
 const FOLDER = 'notebooks';
 const OWN_JUPYTER = join(FOLDER, '.jupyter');
 const EXECUTED = join(FOLDER, 'executed');
+/** Notebooks that are executed at a time. */
+const SIDE_BY_SIDE = 2;
 
 /** Debian's and Homebrew's Python let nothing be installed but into a virtual environment: it is looked for here. */
 const [VENV, VENV_BIN] = ['.venv', join('.venv', process.platform === 'win32' ? 'Scripts' : 'bin')];
@@ -130,26 +133,29 @@ function findPython(): string {
 }
 
 /** Runs a notebook from top to bottom and writes it with its outputs into a folder, unless there is a mistake. */
-export function execute(python: string, name: string, folder: string): void {
+export async function execute(python: string, name: string, folder: string): Promise<void> {
   const began = performance.now();
   const scratch = mkdtempSync(join(tmpdir(), 'notebook-'));
   const file = join(FOLDER, `${name}.ipynb`);
   console.log(`${file} …`);
   const options = ['--ExecutePreprocessor.kernel_name=tslab', '--ExecutePreprocessor.timeout=1800'];
+  const convert = async () => {
+    const nbconvert = spawn(
+      python,
+      // biome-ignore format: one command line
+      ['-m', 'nbconvert', '--to', 'notebook', '--execute', '--allow-errors', ...options,
+      '--ExecutePreprocessor.record_timing=False', '--output-dir', scratch, file],
+      { env: environment(), stdio: ['ignore', 'ignore', 'pipe'] },
+    );
+    const [stderr, [status]] = await Promise.all([text(nbconvert.stderr), once(nbconvert, 'close')]);
+    return { status, stderr };
+  };
   try {
-    const convert = () =>
-      spawnSync(
-        python,
-        // biome-ignore format: one command line
-        ['-m', 'nbconvert', '--to', 'notebook', '--execute', '--allow-errors', ...options,
-        '--ExecutePreprocessor.record_timing=False', '--output-dir', scratch, file],
-        { env: environment(), encoding: 'utf8' },
-      );
-    let { status, stderr } = convert();
+    let { status, stderr } = await convert();
     if (stderr.includes('Kernel died')) {
       // Another program may have taken the ports that Jupyter chose for it: seen where several kernels start at once.
       console.error(`${stderr}\n${file}: the kernel died; once more`);
-      ({ status, stderr } = convert());
+      ({ status, stderr } = await convert());
     }
     if (status !== 0) {
       console.error(stderr); // what the kernel said at its end, if it has died
@@ -169,6 +175,22 @@ export function execute(python: string, name: string, folder: string): void {
   } finally {
     rmSync(scratch, { recursive: true });
   }
+}
+
+/**
+ * Executes notebooks, a few side by side. After a mistake those that are under way are finished, and no other is begun.
+ * @throws {UserError} for the first mistake
+ */
+export async function executeAll(python: string, names: string[], folder: string): Promise<void> {
+  const waiting = [...names];
+  const mistakes: unknown[] = [];
+  const work = async () => {
+    for (let name = waiting.shift(); name !== undefined && mistakes.length === 0; name = waiting.shift()) {
+      await execute(python, name, folder).catch((error) => mistakes.push(error));
+    }
+  };
+  await Promise.all(Array.from({ length: SIDE_BY_SIDE }, work));
+  if (mistakes.length > 0) throw mistakes[0];
 }
 
 export const createCommand = () =>
@@ -207,8 +229,7 @@ async function main(): Promise<void> {
   const names = options.only ?? all;
   const unknown = names.find((name) => !all.includes(name));
   if (unknown !== undefined) throw new UserError(`there is no notebook "${unknown}": there are ${all.join(', ')}`);
-  const python = findPython();
-  for (const name of names) execute(python, name, options.inPlace ? FOLDER : EXECUTED);
+  await executeAll(findPython(), names, options.inPlace ? FOLDER : EXECUTED);
 }
 
 await runMain(import.meta.url, main);
