@@ -15,7 +15,7 @@ export {
   soloCommunicator,
   sumByName,
 } from './distributed/communicator.ts';
-export { allReduceTensors, flatten, unflatten } from './distributed/flatten.ts';
+export { allReduceTensors } from './distributed/flatten.ts';
 export { checkInSync } from './distributed/state.ts';
 export { exactMatch, normalizeAnswer, sameAnswer } from './environments/answers.ts';
 export { createCalculator } from './environments/calculator.ts';
@@ -33,10 +33,10 @@ export { checkCorpus, loadCorpus, loadQuestions, type Passage, type Question } f
 export { itemsOfStep, loadProblems, loadSplits, type Problem } from './environments/dataset.ts';
 export { readJsonLines } from './environments/json_lines.ts';
 export { finiteReward } from './environments/reward.ts';
-export { createBm25, createRetriever, RETRIEVERS, searchTool } from './environments/search.ts';
-export { callTool, type Tool, type ToolResult } from './environments/tool.ts';
-export { type Completion, generate, type Reaction } from './generation/generate.ts';
-export { disposeModel, type Model, type Params, trainable } from './model/model.ts';
+export { createBm25, createEmbeddings, createRetriever, RETRIEVERS, searchTool } from './environments/search.ts';
+export { callTool, type Tool } from './environments/tool.ts';
+export { type Completion, generate } from './generation/generate.ts';
+export { disposeModel, type Model, trainable } from './model/model.ts';
 export { normals, permutation, uniform } from './random.ts';
 export { curves, draw, STYLE } from './run/curves.ts';
 export type { Asking, Evaluation } from './run/evaluation.ts';
@@ -45,7 +45,7 @@ export { startRun } from './run/start.ts';
 export { createTrainingState } from './run/training_state.ts';
 export { inGroups, mean, sampleStd } from './statistics.ts';
 export { accumulateGradients } from './training/gradients.ts';
-export { completionLogProbs, logProbsOf, microBatches, padRows, type Sequence } from './training/log_probs.ts';
+export { completionLogProbs, logProbsOf, microBatches, padRows } from './training/log_probs.ts';
 export { optimizerStep } from './training/optimizer_step.ts';
 export { scheduleFactor } from './training/schedule.ts';
 export type { TrainingState } from './training/state.ts';
