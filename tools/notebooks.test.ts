@@ -47,6 +47,23 @@ describe.each(files)('notebooks/%s', (file) => {
   });
 });
 
+/** What a file or a cell does within its `for await`, statement by statement. */
+function loopOf(code: string): string[] {
+  const find = (node: ts.Node): ts.Statement | undefined =>
+    ts.isForOfStatement(node) && node.awaitModifier ? node.statement : ts.forEachChild(node, find);
+  const loop = find(ts.createSourceFile('code.ts', code, LATEST, true)) as ts.Block | undefined;
+  return loop?.statements.map((statement) => statement.getText().replace(/\s+/g, ' ')) ?? [];
+}
+
+test.each(files.filter((file) => file !== 'compare.ipynb'))('notebooks/%s has the loop of its script', (file) => {
+  const { cells } = JSON.parse(readFileSync(`notebooks/${file}`, 'utf8')) as Notebook;
+  const code = cells.filter(({ cell_type }) => cell_type === 'code').map(({ source = [] }) => [source].flat().join(''));
+  const script = loopOf(readFileSync(`experiment_${file.replace('.ipynb', '')}/train.ts`, 'utf8'));
+  expect(script.length).toBeGreaterThan(5);
+  // A notebook may look on, as it draws curves.
+  expect(code.flatMap(loopOf).filter((statement) => script.includes(statement))).toEqual(script);
+});
+
 test('a mistake is what is on stderr, where the kernel reports it', () => {
   const cell = (name: string) => ({
     cell_type: 'code',
