@@ -14,7 +14,8 @@ const FOLDERS = ['.', 'models/tiny', 'lib/model/fixtures', 'lib/training/fixture
 const READMES = [...FOLDERS.map((folder) => join(folder, 'README.md')), 'CONTRIBUTING.md'].filter((file) =>
   existsSync(file),
 );
-const scripts = Object.keys(JSON.parse(readFileSync('package.json', 'utf8')).scripts);
+const calls: Record<string, string> = JSON.parse(readFileSync('package.json', 'utf8')).scripts;
+const scripts = Object.keys(calls);
 const commands = [
   ...(await Promise.all(EXPERIMENTS.map((name) => import(`../${name}/train.ts`)))).map((it) => it.createCommand()),
   ...[createAsk(), createCompare(), createEvaluate(), createNotebooks(), allReduce, bench, pretrain],
@@ -96,4 +97,10 @@ describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])
 it('README counts the lines of the algorithm', () => {
   const lines = readFileSync('experiment_base/train.ts', 'utf8').trimEnd().split('\n').length;
   expect(/lines to read[^|]*\| (\d+) in one file/.exec(textOf('README.md'))?.[1]).toBe(String(lines));
+});
+
+it('package.json calls no file that does not exist', () => {
+  const files = Object.values(calls).flatMap((call) => call.match(/[\w./]+\.m?[jt]s(on)?\b/g) ?? []);
+  expect(files.length).toBeGreaterThan(10);
+  expect(files.filter((file) => !existsSync(file))).toEqual([]);
 });
