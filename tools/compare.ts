@@ -98,11 +98,9 @@ async function readComparison(argv: string[]): Promise<Comparison & { resumed: b
   const lone = argv.indexOf('--');
   const [line, given] = lone < 0 ? [argv] : [argv.slice(0, lone), argv.slice(lone + 1)];
   let saved: (Saved & { file: string }) | undefined;
-  const { resume, outputDir, experiments, ...options } = parseOptions(createCommand(), line, {
-    saved: ({ resume }) => {
-      saved = resume === undefined ? undefined : readSaved(resume);
-      return saved;
-    },
+  const { resume, outputDir, experiments, ...options } = parseLine(line, (resume) => {
+    saved = resume === undefined ? undefined : readSaved(resume);
+    return saved;
   });
   const runOptions = given ?? saved?.runOptions ?? [];
   const { file, ...before } = saved ?? {};
@@ -115,6 +113,16 @@ async function readComparison(argv: string[]): Promise<Comparison & { resumed: b
   for (const label of experiments) await checkRunOptions(label, runOptions);
   const folder = resume ?? outputDir ?? join('runs', `compare-${timestamp(new Date())}`);
   return { folder, variants: experiments, ...options, runOptions, resumed: resume !== undefined };
+}
+
+/** The comparison's own options; who forgets the lone `--` before those of the runs is told. */
+function parseLine(line: string[], saved: (resume: string | undefined) => (Saved & { file: string }) | undefined) {
+  try {
+    return parseOptions(createCommand(), line, { saved: ({ resume }) => saved(resume) });
+  } catch (error) {
+    if (!(error instanceof UserError) || !error.message.startsWith('unknown option')) throw error;
+    throw new UserError(`${error.message}; an option of the runs goes after a lone --, as in -- --eval-size 50`);
+  }
 }
 
 function readSaved(folder: string): Saved & { file: string } {

@@ -1,7 +1,11 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, it, vi } from 'vitest';
 import { evaluate } from '../experiment_base/train.ts';
 import { loadProblems } from '../lib/environments/dataset.ts';
 import { refusal } from '../testing/mains.ts';
+import { writeTestData } from '../testing/model.ts';
 import { BACKEND, NODE, runProcess } from '../testing/processes.ts';
 import { loadPolicy } from './policy.ts';
 
@@ -25,6 +29,30 @@ it('says what the evaluation of a run would give', async () => {
     `pass@4: ${any}: at least one sample is right`,
     '',
   ]);
+});
+
+it('asks a run what it has held out itself, and refuses a checkpoint that is damaged', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'evaluate-'));
+  const data = join(folder, 'data.jsonl');
+  writeTestData(data, 12);
+  const flags = `--dataset ${data} --eval-size 5 --max-steps 1 --batch-size 2 --num-generations 2 --backend ${BACKEND}`;
+  const trained = await runProcess([
+    ...[...NODE, 'experiment_base/train.ts', ...flags.split(' ')],
+    ...['--output-dir', join(folder, 'run')],
+  ]);
+  const { code, stdout } = await script(join(folder, 'run'), '--backend', BACKEND, '--samples', '0');
+  expect({ code, trained: trained.code }).toEqual({ code: 0, trained: 0 });
+  expect(stdout).toContain('5 problems of those that the run held out\n');
+  const accuracy = /eval\/accuracy: .*→ ([\d.]+)/.exec(trained.stdout)?.[1];
+  expect(stdout).toContain(`greedy: ${(100 * Number(accuracy)).toFixed(1)} %`);
+
+  const checkpoint = join(folder, 'run/checkpoint-1');
+  const bytes = readFileSync(join(checkpoint, 'model.safetensors'));
+  bytes[bytes.length >> 1] ^= 1;
+  writeFileSync(join(checkpoint, 'model.safetensors'), bytes);
+  const damaged = await script(checkpoint, '--backend', BACKEND);
+  expect(damaged).toMatchObject({ code: 2, stderr: expect.stringMatching(/^error: .*model\.safetensors is damaged/) });
+  rmSync(folder, { recursive: true });
 });
 
 it.each([

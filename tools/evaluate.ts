@@ -8,10 +8,12 @@
 import { buildPrompt, evaluate } from '../experiment_base/train.ts';
 import { runMain } from '../lib/cli/main.ts';
 import { examples, integer, number, parseOptions } from '../lib/cli/options.ts';
-import { checkPrompts, loadProblems } from '../lib/environments/dataset.ts';
+import { checkPrompts, loadProblems, loadSplits } from '../lib/environments/dataset.ts';
 import { watchEvaluation } from '../lib/run/evaluation.ts';
 import { progress } from '../lib/run/progress.ts';
 import { createPolicyCommand, loadPolicy } from './policy.ts';
+
+const SUMS = { train: 'tasks/sums/train.jsonl', test: 'tasks/sums/test.jsonl' };
 
 export const createCommand = () =>
   createPolicyCommand('evaluate')
@@ -23,10 +25,13 @@ export const createCommand = () =>
     .option('--max-new-tokens <n>', 'tokens an answer may have', integer({ min: 1 }))
     .option('--temperature <x>', 'of the samples', number({ min: 0.001, max: 1000 }))
     .optionsGroup('Questions:')
-    .option('--dataset <file>', 'JSONL with "question" and "answer" a line', 'tasks/sums/test.jsonl')
-    .option('--question-column <name>', 'the column that holds the question', 'question')
-    .option('--answer-column <name>', 'the column that holds the answer', 'answer')
-    .option('--eval-size <n>', 'the first so many (default: all)', integer({ min: 1 }))
+    .option(
+      '--dataset <file>',
+      "JSONL with a question and an answer a line (default: a run's held-out ones, else the sums)",
+    )
+    .option('--question-column <name>', 'the column that holds the question')
+    .option('--answer-column <name>', 'the column that holds the answer')
+    .option('--eval-size <n>', 'the first so many (default: all, of a run as many as it asked)', integer({ min: 1 }))
     .option(
       '--samples <n>',
       'samples of each besides the greedy answer, for pass@n (0: none)',
@@ -36,16 +41,20 @@ export const createCommand = () =>
 
 async function main(): Promise<void> {
   const command = createCommand();
-  const { dataset, samples, evalSize, ...given } = parseOptions(command);
+  const { samples, ...given } = parseOptions(command);
   const [name] = command.processedArgs;
-  const problems = loadProblems(dataset, given).slice(0, evalSize);
-  const { model, tokenizer, options } = await loadPolicy(name, given);
+  const { dataset, evalSize } = given;
+  const asked = dataset === undefined ? undefined : loadProblems(dataset, given).slice(0, evalSize);
+  const { model, tokenizer, options, isFromRun } = await loadPolicy(name, given);
+  // Without a data set: what the run held out, or else the sums.
+  const heldOut = () => (isFromRun ? loadSplits(loadProblems, options, SUMS).test : loadProblems(SUMS.test));
+  const problems = asked ?? heldOut().slice(0, evalSize);
   const prompts = problems.map((problem) => ({
     prompt: buildPrompt(tokenizer, problem, options),
     source: problem.source,
   }));
   checkPrompts(prompts, model.config, options);
-  console.log(`${problems.length} problems of ${dataset}`);
+  console.log(`${problems.length} problems of ${dataset ?? (isFromRun ? 'those that the run held out' : SUMS.test)}`);
 
   const bar = progress({ total: 0 });
   try {

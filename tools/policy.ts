@@ -8,6 +8,7 @@ import { loadWithTokenizer, type Pretrained } from '../lib/checkpoint/pretrained
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { integer, number, parseOptions } from '../lib/cli/options.ts';
 import { readJsonObject } from '../lib/json.ts';
+import { findCheckpoints } from '../lib/run/find_run.ts';
 
 /** Options of a run that say how its prompts are made: the same here. */
 const PROMPT = ['systemPrompt', 'mergeSystemPrompt', 'chatTemplateKwargs'];
@@ -34,12 +35,13 @@ export type Policy = { model: Pretrained; tokenizer: Tokenizer; options: Options
 
 /**
  * Loads a model for questions, and says what it is.
- * @param name - a `--model-name`, or a run's folder, which stands for its final_model
+ * @param name - a `--model-name`, or a run's folder, which stands for its final_model, or else its newest checkpoint
  * @param given - what the command line says
  * @throws {UserError} if it cannot be used
  */
 export async function loadPolicy(name: string, given: Pick<Options, 'backend'> & Partial<Options>): Promise<Policy> {
-  const folder = existsSync(join(name, 'final_model')) ? join(name, 'final_model') : name;
+  const newest = existsSync(join(name, 'config.json')) ? [...findCheckpoints(name).values()].at(-1) : undefined;
+  const folder = existsSync(join(name, 'final_model')) ? join(name, 'final_model') : (newest ?? name);
   const run = await runOf(folder);
   const before = parseOptions(createTrainCommand(), ['node', 'train.ts'], { saved: () => run });
   const options = { ...before, ...given };

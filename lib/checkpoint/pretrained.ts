@@ -6,6 +6,7 @@ import type { Model } from '../model/model.ts';
 import { shown } from '../text.ts';
 import { type Checkpoint, loadCheckpoint } from './checkpoint.ts';
 import { endTokens } from './end_tokens.ts';
+import { refuseDamagedModel } from './hashed_files.ts';
 import { resolveModel } from './hub.ts';
 import { ADAPTER_CONFIG, readLora, readLoraSettings } from './lora_files.ts';
 import { type ChatOptions, loadTokenizer, type Tokenizer } from './tokenizer.ts';
@@ -58,6 +59,7 @@ async function locate(name: string): Promise<ModelPlace> {
  */
 export async function loadPretrained(name: string, options: { base?: string } = {}): Promise<Pretrained> {
   const { adapter, ...place } = await locatePretrained(name, options);
+  for (const { folder } of adapter ? [place, adapter] : [place]) await refuseDamagedModel(folder);
   const checkpoint = await loadCheckpoint(place.folder);
   if (!adapter) return { ...checkpoint, ...place };
   return { ...checkpoint, ...place, lora: await readLora(adapter.folder, checkpoint.config) };

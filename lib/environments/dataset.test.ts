@@ -30,9 +30,9 @@ describe('loadProblems', () => {
   ])('the answer of %s is %s', (json, answer) => expect(answerIn(json)).toBe(answer));
 
   it.each([
-    ['""', /data.jsonl:1: "answer" must not be empty, found ""$/],
-    ['" \\n"', /:1: "answer" must not be empty, found " \\n"$/],
-    ['"so\\n#### "', /:1: "answer" must not be empty, found /],
+    ['""', /data.jsonl:1: "answer" must not be empty, also after "####", found ""$/],
+    ['" \\n"', /:1: "answer" must not be empty, also after "####", found " \\n"$/],
+    ['"so\\n#### "', /:1: "answer" must not be empty, also after "####", found /],
     [
       '"so\\n72"',
       /:1: "answer" must be the final answer alone, on one line, found "so\\n72": .*--answer-column.*#### 72/,

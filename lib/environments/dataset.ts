@@ -29,7 +29,7 @@ export function loadProblems(
     if (typeof answer !== 'string' && typeof answer !== 'number')
       throw new Error(`"${answerColumn}" must be a text or a number, ${found}`);
     const final = finalAnswer(String(answer));
-    if (final === '') throw new Error(`"${answerColumn}" must not be empty, ${found}`);
+    if (final === '') throw new Error(`"${answerColumn}" must not be empty, also after "####", ${found}`);
     if (/[\r\n]/.test(final)) {
       throw new Error(
         `"${answerColumn}" must be the final answer alone, on one line, ${found}: name a column that is with --answer-column, or end it with a line such as "#### 72", as GSM8K does`,
@@ -39,7 +39,7 @@ export function loadProblems(
   });
 }
 
-/** What follows #### on the last line, where it does. */
+/** What follows #### on the last line, where there is one. */
 const finalAnswer = (answer: string): string => {
   const text = answer.trim();
   return (/(?:^|\n)####([^\n]*)$/.exec(text)?.[1] ?? text).trim();

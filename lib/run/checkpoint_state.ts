@@ -1,14 +1,13 @@
 /** training_state.json: what a checkpoint is, what was counted, and hashes by which damage is noticed. */
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { refuseDamaged, TRAINING_STATE } from '../checkpoint/hashed_files.ts';
 import { mistakeIn, UserError } from '../errors.ts';
 import { writeFile } from '../folders.ts';
+import { hashFile, hashJson } from '../hashes.ts';
 import type { JsonObject } from '../json.ts';
 import { readJsonObject } from '../json.ts';
 import { findCheckpoints } from './find_run.ts';
-import { hashFile, hashJson } from './hashes.ts';
-
-const FILE = 'training_state.json';
 
 /** Which checkpoint it is, and where. Runs of earlier versions have no `id`. */
 export type CheckpointPlace = { folder: string; experiment: string; id?: string; step: number };
@@ -23,7 +22,10 @@ export async function writeCounts({ folder, experiment, id, step }: CheckpointPl
   const files: Record<string, string> = {};
   for (const name of await readdir(folder)) files[name] = await hashFile(join(folder, name));
   const content: Written = { experiment, run: id, step, ...counts, files };
-  await writeFile(join(folder, FILE), `${JSON.stringify({ ...content, sha256: hashJson(content) }, null, 2)}\n`);
+  await writeFile(
+    join(folder, TRAINING_STATE),
+    `${JSON.stringify({ ...content, sha256: hashJson(content) }, null, 2)}\n`,
+  );
 }
 
 /**
@@ -53,9 +55,9 @@ export async function orGoBack<T>(place: CheckpointPlace, read: () => Promise<T>
  */
 export async function readCounts(place: CheckpointPlace): Promise<Counts & { hashed: boolean }> {
   const { folder } = place;
-  const file = join(folder, FILE);
+  const file = join(folder, TRAINING_STATE);
   const saved = await readJsonObject(file);
-  if (!saved) throw new UserError(`${folder} has no ${FILE}, with which every checkpoint ends`);
+  if (!saved) throw new UserError(`${folder} has no ${TRAINING_STATE}, with which every checkpoint ends`);
   // Where a run has an id, each of its checkpoints has hashes.
   if (isUnhashed(saved) && place.id === undefined) {
     const { optimizer_step, ...counters } = saved;
@@ -68,15 +70,11 @@ export async function readCounts(place: CheckpointPlace): Promise<Counts & { has
   if (experiment !== place.experiment) throw new UserError(`${folder} belongs to a run of ${experiment}`);
   if (run !== place.id) throw new UserError(`${folder} belongs to another run`);
   if (step !== place.step) throw new UserError(`${folder} is the checkpoint of step ${step}, under another name`);
-  const found = (await readdir(folder)).filter((name) => name !== FILE);
-  for (const [name, hash] of Object.entries(files)) {
+  const found = (await readdir(folder)).filter((name) => name !== TRAINING_STATE);
+  for (const name of Object.keys(files)) {
     if (!found.includes(name)) throw new UserError(`${join(folder, name)} is missing`);
-    if ((await hashFile(join(folder, name))) !== hash) {
-      throw new UserError(
-        `${join(folder, name)} is damaged, or not of this checkpoint: its SHA-256 is not that in ${FILE}`,
-      );
-    }
   }
+  await refuseDamaged(folder, files);
   const added = found.find((name) => /\.(json|safetensors)$/.test(name) && !Object.hasOwn(files, name));
   if (added !== undefined) throw new UserError(`${join(folder, added)} is not of this checkpoint: remove it`);
   return { optimizer_step, counters, hashed: true };

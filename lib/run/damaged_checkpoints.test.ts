@@ -11,8 +11,8 @@ import { DAMAGES, type Draw, LAST, pick } from '../../testing/damage.ts';
 import { writeTestData, writeTestModel } from '../../testing/model.ts';
 import { dispose, fingerprint, STEPS, start, train } from '../../testing/runs.ts';
 import { UserError } from '../errors.ts';
+import { hashFile } from '../hashes.ts';
 import { uniform } from '../random.ts';
-import { hashFile } from './hashes.ts';
 import { isLock } from './lock.ts';
 
 const SEED = 7;

@@ -30,9 +30,13 @@ function readLines(file: string): { text: string; entry: LogEntry }[] {
     });
 }
 
-/** Takes back every line that belongs to a step after `step`, and a torn last line. */
+/** Takes back every line that belongs to a step after `step`, and a torn last line; warns if that was not after it. */
 export function dropEntriesAfter(file: string, step: number): void {
   if (!existsSync(file)) return;
+  const torn = /"step":(\d+)[^\n]*$/.exec(readFileSync(file, 'utf8'))?.[1];
+  if (torn !== undefined && Number(torn) <= step) {
+    console.warn(`${file} is damaged: its last line, of step ${torn}, is cut off and left out`);
+  }
   const kept = readLines(file).filter(({ entry }) => entry.step <= step);
   const text = kept.map((line) => `${line.text}\n`).join('');
   if (text !== readFileSync(file, 'utf8')) writeFileAtomically(file, text);

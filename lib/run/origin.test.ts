@@ -6,7 +6,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } 
 import { writeTestData, writeTestModel } from '../../testing/model.ts';
 import { dispose, fingerprint, STEPS, start, train } from '../../testing/runs.ts';
 import { UserError } from '../errors.ts';
-import { hashFile } from './hashes.ts';
+import { hashFile } from '../hashes.ts';
 import { changedOptions } from './saved_options.ts';
 
 let root: string;

@@ -5,8 +5,8 @@ import { filesOf } from '../checkpoint/checkpoint.ts';
 import { ADAPTER_FILES } from '../checkpoint/lora_files.ts';
 import type { Located, ModelPlace } from '../checkpoint/pretrained.ts';
 import { UserError } from '../errors.ts';
+import { hashFile } from '../hashes.ts';
 import { isObject } from '../json.ts';
-import { hashFile } from './hashes.ts';
 
 /** What is known of the run that is to be resumed. */
 type StartedFrom = { folder: string; formerFolder?: string; origin?: Origin; options: Record<string, unknown> };

@@ -80,6 +80,11 @@ export async function startRun<Problem, Options extends StartOptions>(
   const backend = await initBackend(options.backend, options);
   const place = { experiment, ...options };
   const resumed = communicator.rank === 0 && options.resume ? claimRun(options.resume, place) : undefined;
+  if (resumed && resumed.step > options.maxSteps) {
+    throw new UserError(
+      `--max-steps ${options.maxSteps} is less than the ${resumed.step} steps that ${resumed.folder} has made: pass at least as many, or resume an earlier checkpoint`,
+    );
+  }
   const named = await fromRankZero(communicator, () => modelOf(resumed, options.modelName));
   // If it must be fetched, then once.
   const located = await fromRankZero(communicator, () => locatePretrained(named.name, named));
