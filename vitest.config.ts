@@ -9,5 +9,6 @@ export default defineConfig({
     maxWorkers: '100%', // of the cores: left to itself, vitest keeps one of two for whoever edits meanwhile
     // Ends what hangs, nothing else: many tests wait for their turn to start processes. What must be quick measures itself.
     testTimeout: 1_200_000,
+    hookTimeout: 1_200_000,
   },
 });

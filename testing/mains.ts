@@ -1,6 +1,6 @@
 /**
- * Stands in for lib/cli/main.ts, for tests of what scripts refuse: their main() runs in the process of the test, where one
- * of its own would take seconds. What `runMain` itself makes of an error, sentence and exit code, is tested beside it.
+ * Stands in for lib/cli/main.ts, for tests in whose process scripts run, where one of their own would take seconds. What
+ * `runMain` itself makes of an error, sentence and exit code, is tested beside it.
  *
  *   vi.mock('../lib/cli/main.ts', () => import('../testing/mains.ts'));
  */
@@ -17,27 +17,37 @@ export function runMain(url: string, main: Main): void {
   mains.set(url, main);
 }
 
-/** Expects that a script says nothing with this command line but that it was mistaken. @returns the sentence */
-export async function refusal(script: string, args: string[]): Promise<string> {
+/** Runs a script with this command line. @param said - takes what it prints, call by call */
+export async function runScript(script: string, args: string[], said: unknown[] = []): Promise<void> {
   const { href } = pathToFileURL(join(REPOSITORY, script));
   await import(href);
   const { argv } = process;
-  const said = [
+  const spies = [
     vi.spyOn(process.stdout, 'write').mockReturnValue(true),
     vi.spyOn(process.stderr, 'write').mockReturnValue(true),
     vi.spyOn(console, 'log').mockReturnValue(),
+    vi.spyOn(console, 'error').mockReturnValue(),
   ];
   process.argv = [process.execPath, script, ...args];
   try {
     await mains.get(href)!();
+  } finally {
+    process.argv = argv;
+    said.push(...spies.flatMap<unknown>(({ mock }) => mock.calls));
+    for (const spy of spies) spy.mockRestore();
+  }
+}
+
+/** Expects that a script says nothing with this command line but that it was mistaken. @returns the sentence */
+export async function refusal(script: string, args: string[]): Promise<string> {
+  const said: unknown[] = [];
+  try {
+    await runScript(script, args, said);
   } catch (error) {
     const sentence = mistakeIn(error);
     if (sentence === undefined) throw error;
-    expect(said.flatMap<unknown>(({ mock }) => mock.calls)).toEqual([]);
+    expect(said).toEqual([]);
     return sentence;
-  } finally {
-    process.argv = argv;
-    for (const spy of said) spy.mockRestore();
   }
   throw new Error(`${script} refused nothing`);
 }

@@ -52,7 +52,7 @@ export async function accumulateGradients(
 /** Adds up statistics by name, in double precision, and disposes of them. */
 async function addUp(parts: Statistics[]): Promise<Record<string, number>> {
   const sums: Record<string, number> = {};
-  for (const part of parts) {
+  for (const part of parts.filter((part) => Object.keys(part).length > 0)) {
     // Read together: each reading by itself may wait for the device.
     const stacked = tf.stack(Object.values(part));
     const values = await stacked.data();
