@@ -11,6 +11,9 @@ export const TSX = [join(REPOSITORY, 'node_modules/.bin/tsx')];
 /** What scripts are run on: the backend of the tests themselves. */
 export const BACKEND = process.env.TFJS_BACKEND ?? 'wasm';
 
+/** How often what must hold whatever the moment is tried. */
+export const REPEATS = Number(process.env.REPEATS ?? 1);
+
 /** What TensorFlow's newer libraries say at their start, whatever the log level. */
 const NOISE = /^(WARNING: All log messages before absl|I\d{4} ).*\n/gm;
 

@@ -17,7 +17,7 @@ function script(name: string, body: string): string {
     `import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { runRanks } from ${from('lib/cli/ranks.ts')};
 import { agree } from ${from('lib/distributed/communicator.ts')};
-import { onInterrupt } from ${from('lib/run/interrupt.ts')};
+import { onInterrupt, sayOnInterrupt } from ${from('lib/run/interrupt.ts')};
 await runRanks(import.meta.url, async (ranks) => {${body}}, () => Number(process.argv[2]));`,
   );
   return file;
@@ -63,6 +63,7 @@ describe.concurrent('below tsx', () => {
     'training.mts',
     `
     const interrupt = ranks.rank === 0 ? onInterrupt() : undefined;
+    await ranks.barrier(); // all have started
     if (interrupt) console.log('working');
     do {
       for (const began = Date.now(); Date.now() - began < 300; ); // a step, which lets no event through
@@ -75,13 +76,40 @@ describe.concurrent('below tsx', () => {
   for (const ranks of [1, 2]) {
     it.each(MOMENTS)(`${ranks} rank(s) finish the step and save after %s`, async (_, meddle, end) => {
       const { code, signal, stdout, stderr } = await run(training, ranks, meddle);
-      expect({ end: code ?? signal, stdout }).toEqual({ end, stdout: 'working\nsaved\n' });
-      expect(stderr.trim()).toMatch(/^finishing this step.*$/);
+      expect({ end: code ?? signal, stdout, stderr: stderr.trim() }).toEqual({
+        ...{ end, stdout: 'working\nsaved\n' },
+        stderr: expect.stringMatching(/^finishing this step.*$/),
+      });
     });
   }
 
   it('a script that has nothing to save ends with tsx', async () => {
     const waiting = script('waiting.mts', `console.log('working'); await sleep(600_000); console.log('in vain');`);
     expect(await run(waiting, 1, MOMENTS[2][1])).toMatchObject({ stdout: 'working\n', stderr: '' });
+  });
+
+  it('Ctrl-C before anything can be saved ends all with a word', async () => {
+    const begun = script(
+      'begun.mts',
+      `sayOnInterrupt('nothing is saved yet'); console.log('working'); await sleep(600_000);`,
+    );
+    const { code, stderr } = await run(begun, 1, (tsx) => process.kill(-tsx, 'SIGINT'));
+    expect({ code, stderr }).toEqual({ code: 130, stderr: '\nnothing is saved yet\n' });
+  });
+
+  it('Ctrl-C pressed twice ends all at once, in the middle of a step', async () => {
+    const endless = script(
+      'endless.mts',
+      `
+      const interrupt = onInterrupt();
+      console.log('working');
+      while (!interrupt.requested()) await setImmediate();
+      for (;;);`,
+    );
+    const { code, stderr } = await run(endless, 1, (tsx) => {
+      process.kill(-tsx, 'SIGINT');
+      setTimeout(() => process.kill(-tsx, 'SIGINT'), 600);
+    });
+    expect({ code, stderr: stderr.trim() }).toEqual({ code: 130, stderr: expect.stringMatching(/^finishing.*$/) });
   });
 });
