@@ -18,6 +18,10 @@ export function shown(value: unknown): string {
   return oneLine(json.length <= 120 ? json : `${json.slice(0, 120)}…`);
 }
 
+/** The beginning of a text that has more than `width` characters. */
+export const beginning = (text: string, width: number): string =>
+  text.length <= width ? text : `${text.slice(0, width - 1)}…`;
+
 /** A text of at most `limit` characters: of a longer one, the beginning and (what to do, in messages) the end. */
 export function cut(text: string, limit: number): string {
   if (text.length <= limit) return text;

@@ -1,6 +1,6 @@
 /** What is shown while held-out questions are asked, and of their answers. */
 import type { GenerateOptions } from '../generation/generate.ts';
-import { oneLine } from '../text.ts';
+import { beginning, oneLine } from '../text.ts';
 import type { LogEntry } from './metrics.ts';
 import { briefly, duration, type Progress, remaining } from './progress.ts';
 
@@ -56,10 +56,8 @@ export type Sample = Record<string, unknown>;
 const lineWidth = () => (process.stdout.columns || 120) - 1;
 
 /** A text on one line, cut where that ends. */
-function cut(text: string, width = lineWidth()): string {
-  const line = oneLine(text.trimEnd().replace(/[\t\r\n]+/g, ' '));
-  return line.length <= width ? line : `${line.slice(0, width - 1)}…`;
-}
+const cut = (text: string, width = lineWidth()): string =>
+  beginning(oneLine(text.trimEnd().replace(/[\t\r\n]+/g, ' ')), width);
 
 /** A sample on one line: its reward, the question, of which a long one leaves room for what was answered, and that. */
 export const sampleLine = ({ question, completion, reward }: Sample): string =>

@@ -1,4 +1,5 @@
 import { MultiBar } from 'cli-progress';
+import { beginning } from '../text.ts';
 
 /** Milliseconds after which a line is due, however few steps were made. */
 const LONG_SILENCE = 30_000;
@@ -93,7 +94,7 @@ function showBar(timeLeft: TimeLeft, { total, start, stream }: Shown): Progress 
     stream,
     format: (_, { progress }, { text }: { text: string }) => {
       const size = total > 0 ? Math.min(WIDE, room() - text.length - 1) : 0;
-      if (size < NARROW) return text.length <= room() ? text : `${text.slice(0, room() - 1)}…`;
+      if (size < NARROW) return beginning(text, room());
       const done = Math.round(progress * size);
       return `${'█'.repeat(done)}${'░'.repeat(size - done)} ${text}`;
     },
