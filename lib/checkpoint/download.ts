@@ -10,6 +10,7 @@ import type { ReadableStream } from 'node:stream/web';
 import { setTimeout as pause } from 'node:timers/promises';
 import { HUB_URL } from '@huggingface/hub';
 import { UserError } from '../errors.ts';
+import { isRunning } from '../machine.ts';
 import { cut, oneLine, shown } from '../text.ts';
 
 /** Limits of time and size, so that no answer of a hub goes on for ever. */
@@ -153,14 +154,6 @@ async function claimPartial(blob: string): Promise<string> {
   }
   await (await open(partial, 'a')).close();
   return partial;
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
 }
 
 /** Fetches what is missing of a file. Each byte goes to its own place, so that two who do so do no harm. */

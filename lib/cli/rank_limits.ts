@@ -1,18 +1,16 @@
 /** How many ranks a machine is asked for, before any is started. */
 import { existsSync, readdirSync } from 'node:fs';
-import { availableParallelism, totalmem } from 'node:os';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { openSafetensors } from '../checkpoint/safetensors.ts';
 import { UserError } from '../errors.ts';
+import { machineMemory } from '../machine.ts';
 
 /** Bytes that a rank takes before it has a model: Node, the backend, the data. */
 const RANK_BYTES = 200e6;
 
 /** The machine's cores and bytes of memory; those of the container, where that is smaller. */
-const machine = () => {
-  const limit = process.constrainedMemory();
-  return { cores: availableParallelism(), memory: limit > 0 ? Math.min(limit, totalmem()) : totalmem() };
-};
+const machine = () => ({ cores: availableParallelism(), memory: machineMemory() });
 
 /**
  * Checks the number of ranks of one machine, and says so if they are more than its cores.

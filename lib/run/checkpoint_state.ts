@@ -5,8 +5,7 @@ import { refuseDamaged, TRAINING_STATE } from '../checkpoint/hashed_files.ts';
 import { mistakeIn, UserError } from '../errors.ts';
 import { writeFile } from '../folders.ts';
 import { hashFile, hashJson } from '../hashes.ts';
-import type { JsonObject } from '../json.ts';
-import { readJsonObject } from '../json.ts';
+import { type JsonObject, readJsonObject } from '../json.ts';
 import { findCheckpoints } from './find_run.ts';
 
 /** Which checkpoint it is, and where. Runs of earlier versions have no `id`. */

@@ -1,7 +1,7 @@
 /** What a run's options ask of the model and of this machine, estimated before anything large is loaded. */
-import { totalmem } from 'node:os';
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
+import { machineMemory } from '../machine.ts';
 import { type LlamaConfig, parameterShapes } from '../model/config.ts';
 
 /** The options that say how much a step computes and holds. */
@@ -113,7 +113,7 @@ function notesOn({ batchSize, numGenerations, ...options }: SizeOptions): string
 
 /** A GPU does not say how much memory it has: there, nothing is refused. */
 function memoryForTensors(): number {
-  const machine = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  const machine = machineMemory();
   if (tf.getBackend() === 'wasm') return Math.min(machine, WASM_MEMORY);
   return tf.getBackend() === 'cpu' ? machine : Number.POSITIVE_INFINITY;
 }

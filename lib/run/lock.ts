@@ -12,6 +12,7 @@ import {
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { UserError } from '../errors.ts';
+import { isRunning } from '../machine.ts';
 
 // Each process that wants the folder puts an empty file into it, whose name says who it is, and only then looks for those
 // of others: of two, the later one is sure to see the earlier. It writes into its file once it has the folder.
@@ -89,11 +90,7 @@ function ownersOf(folder: string): Owner[] {
 function isGone({ pid, start, space, host }: Owner): boolean {
   const now = describe(pid);
   if (host !== now.host || space !== now.space) return false; // nothing is known of it
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return true;
-  }
+  if (!isRunning(pid)) return true;
   return start !== now.start && now.start !== UNKNOWN;
 }
 
