@@ -13,7 +13,6 @@ import { Command, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 import { createCommand, type Experience, type Rollout, toExperience, updateOnce } from '../experiment_base/train.ts';
 import { BACKENDS, initBackend } from '../lib/backend/index.ts';
-import { THREAD_VARIABLES } from '../lib/backend/threads.ts';
 import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { runMain } from '../lib/cli/main.ts';
 import { examples, integer, number, parseOptions } from '../lib/cli/options.ts';
@@ -45,7 +44,7 @@ export const command = new Command('bench')
   .optionsGroup('Backend:')
   .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
   .option('--gpu <gpu>', 'which one, where there are several')
-  .option('--threads <n>', 'threads of BLAS or TensorFlow', integer({ min: 1 }), 2)
+  .option('--threads <n>', 'threads of wasm or native TensorFlow', integer({ min: 1 }), 2)
   .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
   .addOption(
     new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
@@ -193,7 +192,7 @@ export const median = (values: number[]): number => {
 
 /**
  * The command line, which like the peer's begins with the checkpoint (models/tiny, unless there is one). Sets the number of
- * threads, which the libraries read once, when they are loaded.
+ * threads, which native TensorFlow reads once, when it is loaded.
  * @returns also the `flags` behind the checkpoint, as they were given
  */
 export function parseBench(
@@ -203,7 +202,7 @@ export function parseBench(
   const [node, script, ...given] = process.argv;
   const [checkpoint, ...flags] = given[0]?.startsWith('-') === false ? given : ['models/tiny', ...given];
   const args = parseOptions(command.name(name).description(description), [node, script, ...flags]);
-  for (const name of THREAD_VARIABLES) process.env[name] = String(args.threads);
+  process.env.TF_NUM_INTRAOP_THREADS = String(args.threads);
   return { checkpoint, flags, args };
 }
 

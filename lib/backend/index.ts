@@ -1,9 +1,11 @@
 /** Picks the TensorFlow.js backend and makes it ready. */
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
+import { loadBlas } from '../ops/mat_mul/blas.ts';
 import { registerWasmKernels } from '../ops/wasm_kernels.ts';
-import { loadBlas } from './blas.ts';
+import { setSharedWasmBackend } from './shared_memory.ts';
 import { loadTensorFlow, nvidiaGpus, type TensorFlow } from './tensorflow.ts';
+import { defaultThreads } from './threads.ts';
 import { patchWasmBackend } from './wasm.ts';
 import { loadWebGpu } from './webgpu.ts';
 
@@ -22,15 +24,20 @@ let ready: Promise<string> | undefined;
  */
 export function initBackend(
   name: BackendName = 'auto',
-  { blas = 'auto', kernels = 'auto', gpu }: BackendOptions = {},
+  { blas = 'auto', kernels = 'auto', gpu, threads }: BackendOptions = {},
 ): Promise<string> {
-  ready ??= load(name, { blas, kernels, gpu });
+  ready ??= load(name, { blas, kernels, gpu, threads });
   return ready;
 }
 
-export type BackendOptions = { blas?: 'auto' | 'off'; kernels?: 'auto' | 'off'; gpu?: string | undefined };
+export type BackendOptions = {
+  blas?: 'auto' | 'off';
+  kernels?: 'auto' | 'off';
+  gpu?: string | undefined;
+  threads?: number | undefined;
+};
 
-async function load(name: BackendName, { blas, kernels, gpu }: BackendOptions): Promise<string> {
+async function load(name: BackendName, { blas, kernels, gpu, threads }: BackendOptions): Promise<string> {
   tf.env().set('PROD', true); // no checks of every kernel's result, no advice printed
   if (name === 'cpu') {
     refuseGpu(name, gpu);
@@ -46,7 +53,8 @@ async function load(name: BackendName, { blas, kernels, gpu }: BackendOptions): 
     );
   }
   refuseGpu('wasm', gpu);
-  const chosen = await loadWasm(blas === 'auto', kernels === 'auto');
+  const off = kernels === 'off' || process.env.TFJS_KERNELS === 'off';
+  const chosen = await loadWasm({ blas: blas === 'auto', kernels: !off, threads: threads ?? defaultThreads() });
   return native ? `${chosen}; native TensorFlow: ${native.reason ?? native.loaded}` : chosen;
 }
 
@@ -65,33 +73,38 @@ function refuseGpu(name: string, gpu: string | undefined): void {
   );
 }
 
-async function loadWasm(withBlas: boolean, withKernels: boolean): Promise<string> {
-  await import('@tensorflow/tfjs-backend-wasm');
-  await withoutListeners(() => tf.setBackend('wasm'));
-  const blas = withBlas ? await loadBlas() : null;
-  patchWasmBackend(blas);
-  const off = !withKernels || process.env.TFJS_KERNELS === 'off';
-  const kernels = off
+async function loadWasm(wanted: { blas: boolean; kernels: boolean; threads: number }): Promise<string> {
+  const { shared, reason } = await withoutListeners(setSharedWasmBackend);
+  const blas = wanted.blas ? await loadBlas() : null;
+  patchWasmBackend();
+  const { pool, kernels } = await registerWasmKernels({ ...wanted, shared, blas });
+  const products = blas
+    ? `matrix products by ${blas.name}`
+    : wanted.blas
+      ? 'no BLAS library found: OpenBLAS would make it faster still'
+      : '--blas off';
+  const missing = !wanted.kernels
     ? '--kernels off'
-    : (await registerWasmKernels())
-      ? ''
+    : kernels
+      ? (pool.missing ?? reason)
       : 'kernels not built, or of other sources: run `npm run build`';
-  if (blas) return `wasm, matrix products by ${blas.name}${kernels && ` (${kernels})`}`;
-  const slow = withBlas ? 'no BLAS library found: OpenBLAS would make it several times faster' : '--blas off';
-  return `wasm alone (${[slow, kernels].filter(Boolean).join('; ')})`;
+  const threads = `${pool.threads} ${pool.threads === 1 ? 'thread' : 'threads'}`;
+  const why = pool.threads < wanted.threads && missing ? ` instead of ${wanted.threads}: ${missing}` : '';
+  return `wasm, ${threads}${why} (${products})`;
 }
 
 /**
  * Takes back the listeners for uncaught errors that `load` adds to the process: Emscripten's throw the error again, upon
  * which Node prints 38 KB of minified code before the message and exits with 7.
  */
-async function withoutListeners(load: () => Promise<unknown>): Promise<void> {
+async function withoutListeners<T>(load: () => Promise<T>): Promise<T> {
   const process: NodeJS.EventEmitter = globalThis.process;
   const events = ['uncaughtException', 'unhandledRejection'];
   const before = events.flatMap((event) => process.listeners(event));
-  await load();
+  const result = await load();
   for (const event of events) {
     const added = process.listeners(event).filter((listener) => !before.includes(listener)) as (() => void)[];
     for (const listener of added) process.off(event, listener);
   }
+  return result;
 }

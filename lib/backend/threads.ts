@@ -1,15 +1,18 @@
-/** How many threads the libraries below a backend may use. */
+/** How many threads a backend may use. */
 import { availableParallelism } from 'node:os';
+import { physicalCores } from '../machine.ts';
 
-/** OpenMP (MKL, BLIS, some builds of OpenBLAS), OpenBLAS, Apple's Accelerate, native TensorFlow. */
-export const THREAD_VARIABLES = [
-  'OMP_NUM_THREADS',
-  'OPENBLAS_NUM_THREADS',
-  'MKL_NUM_THREADS',
-  'BLIS_NUM_THREADS',
-  'VECLIB_MAXIMUM_THREADS',
-  'TF_NUM_INTRAOP_THREADS',
-];
+/** Those of the wasm backend where `--threads` is not given, and of native TensorFlow. */
+export const THREAD_VARIABLES = ['WASM_NUM_THREADS', 'TF_NUM_INTRAOP_THREADS'];
+
+/** More threads than this do not help: the pieces of a kernel call become too small. */
+const MOST_THREADS = 8;
+
+/** Threads of the wasm backend: as many as there are cores for this process, or what `WASM_NUM_THREADS` says. */
+export function defaultThreads(): number {
+  const given = Number(process.env.WASM_NUM_THREADS);
+  return Number.isInteger(given) && given > 0 ? given : Math.min(MOST_THREADS, physicalCores());
+}
 
 /**
  * Environment variables for each of several processes that share this machine: its cores are divided among them.

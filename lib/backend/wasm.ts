@@ -1,23 +1,15 @@
 /**
  * What the wasm backend of TensorFlow.js lacks for training: matrix products with transposed operands on a fast path
- * (its own are about ten times slower than untransposed ones), products by a CBLAS where there is one, straight on
- * the wasm heap, copies that copy nothing, and the gradient of `gather`.
+ * (its own are about ten times slower than untransposed ones), copies that copy nothing, and the gradient of `gather`.
  */
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
 import { register, registered, replace, sizeOf, type WasmBackend } from '../ops/wasm_backend.ts';
-import type { Blas } from './blas.ts';
 
-/** Multiply-adds of one matrix below which a call into CBLAS costs more than it saves. */
-const SMALLEST_FOR_BLAS = 2 ** 12;
-
-/**
- * Replaces kernels of the wasm backend. Call once, before the first operation.
- * @param blas - null leaves all products to wasm
- */
-export function patchWasmBackend(blas: Blas | null): void {
+/** Replaces kernels of the wasm backend. Call once, before the first operation. */
+export function patchWasmBackend(): void {
   refuseFailedAllocations((tf.backend() as WasmBackend).wasm);
-  replaceMatMul(blas);
+  replaceMatMul();
   // A copy is another reference to the same data, as in Reshape: every tensor saved for a gradient is such a copy.
   replace('Identity', ({ inputs: { x }, backend }) => {
     backend.incRef(x.dataId);
@@ -33,33 +25,12 @@ export function patchWasmBackend(blas: Blas | null): void {
   replaceGather();
 }
 
-/** Products by BLAS where it is worth it; else transposed operands are transposed first, on the backend's fast path. */
-function replaceMatMul(blas: Blas | null): void {
+/** Transposed operands are transposed first: the backend has a fast path for others only. */
+function replaceMatMul(): void {
   const original = registered('BatchMatMul');
   const transpose = registered('Transpose');
-  replace('BatchMatMul', ({ inputs, backend, attrs }) => {
-    const { a, b } = inputs;
+  replace('BatchMatMul', ({ inputs: { a, b }, backend, attrs }) => {
     const { transposeA, transposeB } = attrs as { transposeA: boolean; transposeB: boolean };
-    const [m, k] = lastTwo(a.shape, transposeA);
-    const n = lastTwo(b.shape, transposeB)[1];
-    const batch = sizeOf(a.shape.slice(0, -2));
-    const sameBatch = a.shape.slice(0, -2).join() === b.shape.slice(0, -2).join();
-    if (k === 0 && sameBatch) {
-      const out = backend.makeOutput([...a.shape.slice(0, -2), m, n], 'float32');
-      backend.typedArrayFromHeap(out).fill(0); // a sum of nothing: the backend would leave what was there
-      return out;
-    }
-    const plain = a.dtype === 'float32' && b.dtype === 'float32' && sameBatch;
-    if (blas && plain && m * n * k >= SMALLEST_FOR_BLAS) {
-      const out = backend.makeOutput([...a.shape.slice(0, -2), m, n], 'float32');
-      const bytes = (tensor: tf.TensorInfo, i: number, size: number) =>
-        backend.wasm.HEAPU8.subarray(backend.dataIdMap.get(tensor.dataId).memoryOffset! + 4 * size * i);
-      for (let i = 0; i < batch; i++) {
-        const views = [bytes(a, i, m * k), bytes(b, i, k * n), bytes(out, i, m * n)] as const;
-        blas.sgemm(transposeA, transposeB, { m, n, k }, ...views);
-      }
-      return out;
-    }
     const flip = (x: tf.TensorInfo) => {
       const perm = x.shape.map((_, axis) => axis);
       perm.push(...perm.splice(-2, 1));
@@ -68,6 +39,8 @@ function replaceMatMul(blas: Blas | null): void {
     const flipped = [...(transposeA ? [flip(a)] : []), ...(transposeB ? [flip(b)] : [])];
     const untransposed = { a: transposeA ? flipped[0] : a, b: transposeB ? flipped.at(-1)! : b };
     const out = original({ inputs: untransposed, backend, attrs: { transposeA: false, transposeB: false } });
+    // A sum of nothing is zero: the backend would leave what was there.
+    if (untransposed.a.shape.at(-1) === 0) backend.typedArrayFromHeap(out).fill(0);
     for (const { dataId } of flipped) backend.disposeData(dataId);
     return out;
   });
@@ -122,6 +95,3 @@ function refuseFailedAllocations(wasm: WasmBackend['wasm']): void {
     );
   };
 }
-
-const lastTwo = (shape: number[], transposed: boolean): number[] =>
-  transposed ? shape.slice(-2).reverse() : shape.slice(-2);

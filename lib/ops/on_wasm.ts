@@ -4,6 +4,7 @@
  */
 import type * as tf from '@tensorflow/tfjs';
 import type { Kernel } from './fusible.ts';
+import type { Pieces, Pool } from './thread_pool.ts';
 import { register, sizeOf, type WasmBackend } from './wasm_backend.ts';
 import { FUNCTIONS, RECORDS } from './wasm_interface.ts';
 
@@ -11,10 +12,19 @@ import { FUNCTIONS, RECORDS } from './wasm_interface.ts';
 type Address = tf.TensorInfo | number;
 type Arguments<Types> = { [Name in keyof Types]: Types[Name] extends 'usize' ? Address : number };
 
+/** Which items a kernel computes is the pool's affair. */
+type Run<Name extends keyof typeof FUNCTIONS> = (
+  args: Arguments<Omit<(typeof FUNCTIONS)[Name], 'begin' | 'end'>>,
+  pieces: Pieces,
+) => void;
+
 /** What a binding works with. */
 export type Wasm = {
-  /** The functions of the kernels, called with arguments by name. */
-  run: { [Name in keyof typeof FUNCTIONS]: (args: Arguments<(typeof FUNCTIONS)[Name]>) => void };
+  /** The functions of the kernels, called with arguments by name, by all threads. */
+  run: { [Name in keyof typeof FUNCTIONS]: Run<Name> };
+  /** Matrix products by BLAS, where there is one. */
+  matMulByBlas: Run<'matMul'> | undefined;
+  threads: number;
   /** A new tensor, which holds whatever was there before. */
   output(shape: number[], dtype?: tf.DataType): tf.TensorInfo;
   /** A new tensor of zeros. */
@@ -59,8 +69,8 @@ export function onWasm<Inputs extends tf.Tensor[], Attributes extends object[], 
   };
 }
 
-/** @param functions - what the module exports: their arguments come in order */
-export function createWasm(backend: WasmBackend, functions: Record<string, (...args: number[]) => void>): Wasm {
+/** @param pool - runs what the module exports: arguments come in order */
+export function createWasm(backend: WasmBackend, pool: Pool): Wasm {
   const { wasm } = backend;
   const taken: number[] = [];
   const numberOf = (x: Address) =>
@@ -70,10 +80,12 @@ export function createWasm(backend: WasmBackend, functions: Record<string, (...a
     const names = Object.keys(types);
     return (args: Record<string, Address>) => names.map((name) => numberOf(args[name]));
   };
-  const run = Object.entries(FUNCTIONS).map(([name, types]) => {
-    const [call, numbers] = [functions[name], inOrder(types)];
-    return [name, (args: Record<string, Address>) => call(...numbers(args))];
-  });
+  const runOf = (name: keyof typeof FUNCTIONS, called: string = name) => {
+    const { begin, end, ...own } = FUNCTIONS[name];
+    const numbers = inOrder(own);
+    return (args: Record<string, Address>, pieces: Pieces) => pool.run(called, numbers(args), pieces);
+  };
+  const run = Object.keys(FUNCTIONS).map((name) => [name, runOf(name as keyof typeof FUNCTIONS)]);
   const output: Wasm['output'] = (shape, dtype = 'float32') => backend.makeOutput(shape, dtype);
   const scratch: Wasm['scratch'] = (content) => {
     const bytes = typeof content === 'number' ? 4 * content : content.byteLength;
@@ -86,6 +98,8 @@ export function createWasm(backend: WasmBackend, functions: Record<string, (...a
   };
   return {
     run: Object.fromEntries(run),
+    matMulByBlas: pool.has('matMulByBlas') ? runOf('matMul', 'matMulByBlas') : undefined,
+    threads: pool.threads,
     output,
     zeros(shape) {
       const tensor = output(shape);

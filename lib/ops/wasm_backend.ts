@@ -6,7 +6,9 @@ export type WasmBackend = tf.KernelBackend & {
     HEAPU8: Uint8Array;
     _malloc(bytes: number): number;
     _free(address: number): void;
-    asm: { memory: object };
+    /** In the build with threads, and in the one without. */
+    wasmMemory?: object;
+    asm: { memory?: object };
   };
   dataIdMap: { get(dataId: object): { memoryOffset: number | null } };
   makeOutput(shape: number[], dtype: tf.DataType): tf.TensorInfo;

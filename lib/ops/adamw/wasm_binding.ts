@@ -1,4 +1,5 @@
 import { onWasm } from '../on_wasm.ts';
+import { pieces } from '../thread_pool.ts';
 import { sizeOf } from '../wasm_backend.ts';
 import { adamWUpdate } from './adamw.ts';
 
@@ -6,8 +7,11 @@ export const adamWOnWasm = [
   onWasm(adamWUpdate, ([param, gradient, m, v], { run, output }, factors) => {
     const { shape } = param;
     const [nextParam, nextM, nextV] = [output(shape), output(shape), output(shape)];
-    const [count, rest1, rest2] = [sizeOf(shape), 1 - factors.beta1, 1 - factors.beta2];
-    run.adamW({ param, gradient, m, v, nextParam, nextM, nextV, count, rest1, rest2, ...factors });
+    const [rest1, rest2] = [1 - factors.beta1, 1 - factors.beta2];
+    run.adamW(
+      { param, gradient, m, v, nextParam, nextM, nextV, rest1, rest2, ...factors },
+      pieces(sizeOf(shape), 7),
+    );
     return [nextParam, nextM, nextV];
   }),
 ];

@@ -12,7 +12,6 @@ export function adamW(
   nextParam: usize,
   nextM: usize,
   nextV: usize,
-  count: i32,
   beta1: f32,
   rest1: f32,
   beta2: f32,
@@ -21,9 +20,11 @@ export function adamW(
   stepSize: f32,
   rootOfCorrection: f32,
   epsilon: f32,
+  begin: i32,
+  end: i32,
 ): void {
-  let i = 0;
-  for (; i + 4 <= count; i += 4) {
+  let i = begin;
+  for (; i + 4 <= end; i += 4) {
     const at = (<usize>i) << 2;
     const g = v128.load(gradient + at);
     const m4 = f32x4.add(f32x4.mul(v128.load(m + at), splat(beta1)), f32x4.mul(g, splat(rest1)));
@@ -34,7 +35,7 @@ export function adamW(
     v128.store(nextM + at, m4);
     v128.store(nextV + at, v4);
   }
-  for (; i < count; i++) {
+  for (; i < end; i++) {
     const at = (<usize>i) << 2;
     const g = load<f32>(gradient + at);
     const m1 = load<f32>(m + at) * beta1 + g * rest1;

@@ -1,43 +1,55 @@
 import type * as tf from '@tensorflow/tfjs';
 import { onWasm, type Wasm } from '../on_wasm.ts';
+import { pieces } from '../thread_pool.ts';
 import { attentionForward, attentionGradient, type Visible } from './attention.ts';
 
 export const attentionOnWasm = [
-  onWasm(attentionForward, ([q, ...segments], { run, output, scratch, records }, { visible }) => {
+  onWasm(attentionForward, ([q, ...segments], { run, output, scratch, records, threads }, { visible }) => {
     const [queries, dim] = q.shape;
     const [out, normalisers] = [output(q.shape), output([queries, 2])];
-    run.attention({
-      q,
-      segments: records('Segment', segmentRecords(queries, segments, visible, scratch)),
-      segmentCount: visible.length,
-      out,
-      normalisers,
-      scratch: scratch(allKeys(segments)),
-      queries,
-      dim,
-      scale: 1 / Math.sqrt(dim),
-    });
+    const scratchSize = allKeys(segments);
+    run.attention(
+      {
+        q,
+        segments: records('Segment', segmentRecords(queries, segments, visible, scratch)),
+        segmentCount: visible.length,
+        out,
+        normalisers,
+        scratch: scratch(threads * scratchSize),
+        scratchSize,
+        dim,
+        scale: 1 / Math.sqrt(dim),
+      },
+      pieces(queries, scratchSize * dim),
+    );
     return [out, normalisers];
   }),
   onWasm(
     attentionGradient,
-    ([dOut, out, normalisers, q, ...segments], { run, output, zeros, scratch, records }, { visible }) => {
+    ([dOut, out, normalisers, q, ...segments], { run, output, zeros, scratch, records, threads }, { visible }) => {
       const [queries, dim] = q.shape;
       const dQ = output(q.shape);
       const gradients = segments.map(({ shape }) => zeros(shape));
-      run.attentionGrad({
-        dOut,
-        q,
-        segments: records('Segment', segmentRecords(queries, segments, visible, scratch, gradients)),
-        segmentCount: visible.length,
-        out,
-        normalisers,
-        dQ,
-        scratch: scratch(2 * allKeys(segments)),
-        queries,
-        dim,
-        scale: 1 / Math.sqrt(dim),
-      });
+      const scratchSize = 2 * allKeys(segments);
+      // Keys that several queries share gather the gradients of all of them: these must stay with one thread.
+      const share = segments.reduce((share, { shape: [batch] }) => leastCommonMultiple(share, queries / batch), 1);
+      run.attentionGrad(
+        {
+          dOut,
+          q,
+          segments: records('Segment', segmentRecords(queries, segments, visible, scratch, gradients)),
+          segmentCount: visible.length,
+          out,
+          normalisers,
+          dQ,
+          scratch: scratch(threads * scratchSize),
+          scratchSize,
+          share,
+          dim,
+          scale: 1 / Math.sqrt(dim),
+        },
+        pieces(queries / share, share * scratchSize * dim),
+      );
       return [dQ, ...gradients];
     },
   ),
@@ -67,6 +79,12 @@ const segmentRecords = (
       modulus: visible?.counts.length ?? 1,
     };
   });
+
+function leastCommonMultiple(a: number, b: number): number {
+  let multiple = a;
+  while (multiple % b !== 0) multiple += a;
+  return multiple;
+}
 
 /** Keys of all segments, rounded up to whole fours. */
 const allKeys = (segments: tf.TensorInfo[]): number => segments.reduce((sum, { shape }) => sum + shape[1] + 3, 0);

@@ -3,7 +3,7 @@
  * probabilities are never written down: the gradient computes them again from two numbers of each query (Dao et al. 2022,
  * "FlashAttention").
  */
-import { dot, exp1, exp4, largest, splat, sum4 } from '../wasm_simd';
+import { address, dot, dots, exp1, exp4, largest, multiplyAdd, splat, sum4, thread } from '../wasm_simd';
 
 /**
  * A stretch of keys, as a record in memory. Query i reads batch i / queriesPerBatch, and of its `length` keys the first
@@ -37,37 +37,6 @@ function batchOf(segment: Segment, base: usize, query: i32, dim: i32): usize {
   return base + (<usize>((query / segment.queriesPerBatch) * segment.length * dim) << 2);
 }
 
-/** `outⱼ = scale · (q · kⱼ)` for `count` keys: four at a time. */
-function scores(q: usize, k: usize, out: usize, count: i32, dim: i32, scale: f32): void {
-  const bytes = <usize>dim << 2;
-  let j = 0;
-  if ((dim & 3) == 0) {
-    for (; j + 4 <= count; j += 4) {
-      let a = splat(0);
-      let b = splat(0);
-      let c = splat(0);
-      let d = splat(0);
-      for (let at: usize = 0; at < bytes; at += 16) {
-        const x = v128.load(q + at);
-        a = f32x4.add(a, f32x4.mul(x, v128.load(k + at)));
-        b = f32x4.add(b, f32x4.mul(x, v128.load(k + bytes + at)));
-        c = f32x4.add(c, f32x4.mul(x, v128.load(k + 2 * bytes + at)));
-        d = f32x4.add(d, f32x4.mul(x, v128.load(k + 3 * bytes + at)));
-      }
-      // The four sums of four, side by side: halves are added until one number of each is left.
-      const ab = f32x4.add(v128.shuffle<f32>(a, b, 0, 4, 1, 5), v128.shuffle<f32>(a, b, 2, 6, 3, 7));
-      const cd = f32x4.add(v128.shuffle<f32>(c, d, 0, 4, 1, 5), v128.shuffle<f32>(c, d, 2, 6, 3, 7));
-      const sums = f32x4.add(v128.shuffle<f32>(ab, cd, 0, 1, 4, 5), v128.shuffle<f32>(ab, cd, 2, 3, 6, 7));
-      v128.store(out + (<usize>j << 2), f32x4.mul(sums, splat(scale)));
-      k += 4 * bytes;
-    }
-  }
-  for (; j < count; j++) {
-    store<f32>(out + (<usize>j << 2), scale * dot(q, k, dim));
-    k += bytes;
-  }
-}
-
 /** `y += Σ pⱼ vⱼ` over `count` values. */
 function addWeighted(y: usize, p: usize, v: usize, count: i32, dim: i32): void {
   const bytes = <usize>dim << 2;
@@ -82,10 +51,10 @@ function addWeighted(y: usize, p: usize, v: usize, count: i32, dim: i32): void {
     let x = v + at;
     for (let w = p; w < end; w += 4) {
       const weight = v128.load32_splat(w);
-      a = f32x4.add(a, f32x4.mul(weight, v128.load(x, 0)));
-      b = f32x4.add(b, f32x4.mul(weight, v128.load(x, 16)));
-      c = f32x4.add(c, f32x4.mul(weight, v128.load(x, 32)));
-      d = f32x4.add(d, f32x4.mul(weight, v128.load(x, 48)));
+      a = multiplyAdd(weight, v128.load(x, 0), a);
+      b = multiplyAdd(weight, v128.load(x, 16), b);
+      c = multiplyAdd(weight, v128.load(x, 32), c);
+      d = multiplyAdd(weight, v128.load(x, 48), d);
       x += bytes;
     }
     v128.store(y + at, a, 0);
@@ -98,7 +67,7 @@ function addWeighted(y: usize, p: usize, v: usize, count: i32, dim: i32): void {
     let a = v128.load(y + at);
     let x = v + at;
     for (let w = p; w < end; w += 4) {
-      a = f32x4.add(a, f32x4.mul(v128.load32_splat(w), v128.load(x)));
+      a = multiplyAdd(v128.load32_splat(w), v128.load(x), a);
       x += bytes;
     }
     v128.store(y + at, a);
@@ -129,10 +98,10 @@ function addOuter(y: usize, p: usize, x: usize, count: i32, dim: i32, scale: f32
     let row = y + at;
     for (let w = p; w < end; w += 4) {
       const weight = v128.load32_splat(w);
-      v128.store(row, f32x4.add(v128.load(row, 0), f32x4.mul(weight, a)), 0);
-      v128.store(row, f32x4.add(v128.load(row, 16), f32x4.mul(weight, b)), 16);
-      v128.store(row, f32x4.add(v128.load(row, 32), f32x4.mul(weight, c)), 32);
-      v128.store(row, f32x4.add(v128.load(row, 48), f32x4.mul(weight, d)), 48);
+      v128.store(row, multiplyAdd(weight, a, v128.load(row, 0)), 0);
+      v128.store(row, multiplyAdd(weight, b, v128.load(row, 16)), 16);
+      v128.store(row, multiplyAdd(weight, c, v128.load(row, 32)), 32);
+      v128.store(row, multiplyAdd(weight, d, v128.load(row, 48)), 48);
       row += bytes;
     }
   }
@@ -141,7 +110,7 @@ function addOuter(y: usize, p: usize, x: usize, count: i32, dim: i32, scale: f32
     const a = f32x4.mul(factor, v128.load(x + at));
     let row = y + at;
     for (let w = p; w < end; w += 4) {
-      v128.store(row, f32x4.add(v128.load(row), f32x4.mul(v128.load32_splat(w), a)));
+      v128.store(row, multiplyAdd(v128.load32_splat(w), a, v128.load(row)));
       row += bytes;
     }
   }
@@ -179,7 +148,7 @@ function exponentials(x: usize, count: i32, shift: f32): f32 {
 /**
  * `out = softmax(scale · q [K₁ | K₂ | …]ᵀ) [V₁ ; V₂ ; …]`.
  * @param normalisers - receives two numbers of each query: its largest score, and 1 / Σ exp(score − largest)
- * @param scratch - room for a float for each key of all segments
+ * @param scratch - room for `scratchSize` floats for each thread: one for each key of all segments
  */
 export function attention(
   q: usize,
@@ -188,18 +157,23 @@ export function attention(
   out: usize,
   normalisers: usize,
   scratch: usize,
-  queries: i32,
+  scratchSize: i32,
   dim: i32,
   scale: f32,
+  begin: i32,
+  end: i32,
 ): void {
   const bytes = <usize>dim << 2;
   const size = offsetof<Segment>();
-  for (let i = 0; i < queries; i++) {
+  q = address(q, begin * dim);
+  out = address(out, begin * dim);
+  scratch = address(scratch, thread * scratchSize);
+  for (let i = begin; i < end; i++) {
     let count = 0;
     for (let s = 0; s < segmentCount; s++) {
       const segment = changetype<Segment>(segments + <usize>s * size);
       const seen = keysOf(segment, i);
-      scores(q, batchOf(segment, segment.k, i, dim), scratch + (<usize>count << 2), seen, dim, scale);
+      dots(q, batchOf(segment, segment.k, i, dim), scratch + (<usize>count << 2), seen, dim, scale);
       count += seen;
     }
     const top = largest(scratch, count);
@@ -224,7 +198,8 @@ export function attention(
 /**
  * With p the probabilities and δ = dout · out: `dv = pᵀ dout`, `ds = p ∘ (dout vᵀ − δ)`, `dq = scale · ds k`,
  * `dk = scale · dsᵀ q`. The gradients of the segments must be zero before.
- * @param scratch - room for two floats for each key of all segments
+ * @param scratch - room for `scratchSize` floats for each thread: two for each key of all segments
+ * @param share - how many queries may share keys: those of an item, of which `begin` and `end` count
  */
 export function attentionGrad(
   dOut: usize,
@@ -235,13 +210,22 @@ export function attentionGrad(
   normalisers: usize,
   dQ: usize,
   scratch: usize,
-  queries: i32,
+  scratchSize: i32,
+  share: i32,
   dim: i32,
   scale: f32,
+  begin: i32,
+  end: i32,
 ): void {
   const bytes = <usize>dim << 2;
   const size = offsetof<Segment>();
-  for (let i = 0; i < queries; i++) {
+  const first = begin * share;
+  dOut = address(dOut, first * dim);
+  q = address(q, first * dim);
+  out = address(out, first * dim);
+  dQ = address(dQ, first * dim);
+  scratch = address(scratch, thread * scratchSize);
+  for (let i = first; i < end * share; i++) {
     for (let j: usize = 0; j < bytes; j += 4) store<f32>(dQ + j, 0);
     // Of a query that nothing depends on (padding), nothing is to be computed.
     if (dot(dOut, dOut, dim) != 0) {
@@ -253,9 +237,9 @@ export function attentionGrad(
         const seen = keysOf(segment, i);
         const k = batchOf(segment, segment.k, i, dim);
         const scratch2 = scratch + (<usize>seen << 2);
-        scores(q, k, scratch, seen, dim, scale);
+        dots(q, k, scratch, seen, dim, scale);
         exponentials(scratch, seen, top);
-        scores(dOut, batchOf(segment, segment.v, i, dim), scratch2, seen, dim, 1);
+        dots(dOut, batchOf(segment, segment.v, i, dim), scratch2, seen, dim, 1);
         let j = 0;
         for (; j + 4 <= seen; j += 4) {
           const at = <usize>j << 2;

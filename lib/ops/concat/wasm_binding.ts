@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import type { WasmKernel } from '../on_wasm.ts';
+import { pieces } from '../thread_pool.ts';
 import { registered, replace, sizeOf } from '../wasm_backend.ts';
 
 /** `tf.concat`: the backend's own kernel walks through JavaScript for every block. */
@@ -16,11 +17,11 @@ export const concatOnWasm: WasmKernel = {
       tf.backend_util.assertParamsConsistent(shapes, axis);
       const joined = output(tf.backend_util.computeOutShape(shapes, axis), dtype);
       const [count, stride] = [sizeOf(shape.slice(0, axis)), sizeOf(joined.shape.slice(axis))];
-      let begin = 0;
+      let first = 0;
       for (const x of parts) {
         const width = sizeOf(x.shape.slice(axis));
-        run.placeBlocks({ x, y: joined, begin, count, width, stride });
-        begin += width;
+        run.placeBlocks({ x, y: joined, first, width, stride }, pieces(count, width));
+        first += width;
       }
       return joined;
     });

@@ -1,4 +1,5 @@
 import { onWasm } from '../on_wasm.ts';
+import { pieces } from '../thread_pool.ts';
 import { gatherRows } from './move_rows.ts';
 
 export const moveRowsOnWasm = [
@@ -6,7 +7,7 @@ export const moveRowsOnWasm = [
     const [limit, width] = x.shape;
     const [count] = index.shape;
     const y = output([count, width]);
-    run.gatherRows({ x, index, y, count, width, limit });
+    run.gatherRows({ x, index, y, width, limit }, pieces(count, width));
     return [y];
   }),
 ];

@@ -1,9 +1,20 @@
 /** RMSNorm: `y = w · x / √(mean(x²) + ε)` (Zhang & Sennrich 2019, eq. 4), and its gradient, in one pass over each row. */
-import { dot, splat, sum4 } from '../wasm_simd';
+import { address, dot, splat, sum4 } from '../wasm_simd';
 
 /** `inverse` receives `1 / √(mean(x²) + ε)` of each row, for the gradient. */
-export function rmsNorm(x: usize, weight: usize, y: usize, inverse: usize, rows: i32, width: i32, epsilon: f32): void {
-  for (let row = 0; row < rows; row++) {
+export function rmsNorm(
+  x: usize,
+  weight: usize,
+  y: usize,
+  inverse: usize,
+  width: i32,
+  epsilon: f32,
+  begin: i32,
+  end: i32,
+): void {
+  x = address(x, begin * width);
+  y = address(y, begin * width);
+  for (let row = begin; row < end; row++) {
     const inverseRms: f32 = 1 / sqrt<f32>(dot(x, x, width) / <f32>width + epsilon);
     store<f32>(inverse + ((<usize>row) << 2), inverseRms);
     const factor = splat(inverseRms);
@@ -21,7 +32,10 @@ export function rmsNorm(x: usize, weight: usize, y: usize, inverse: usize, rows:
   }
 }
 
-/** With n = x · inverse and g = dy · w: `dx = inverse · (g − n · mean(g · n))`, `dw = Σ dy · n` over the rows. */
+/**
+ * With n = x · inverse and g = dy · w: `dx = inverse · (g − n · mean(g · n))`, `dw = Σ dy · n` over these rows.
+ * @param dw - receives the sums of a piece of `grain` rows each, one after the other
+ */
 export function rmsNormGrad(
   dy: usize,
   x: usize,
@@ -29,11 +43,17 @@ export function rmsNormGrad(
   inverse: usize,
   dx: usize,
   dw: usize,
-  rows: i32,
   width: i32,
+  grain: i32,
+  begin: i32,
+  end: i32,
 ): void {
+  dw = address(dw, (begin / grain) * width);
   memory.fill(dw, 0, (<usize>width) << 2);
-  for (let row = 0; row < rows; row++) {
+  dy = address(dy, begin * width);
+  x = address(x, begin * width);
+  dx = address(dx, begin * width);
+  for (let row = begin; row < end; row++) {
     const inverseRms = load<f32>(inverse + ((<usize>row) << 2));
     const factor = splat(inverseRms);
     let sum = splat(0);
@@ -66,5 +86,29 @@ export function rmsNormGrad(
     dy += (<usize>width) << 2;
     x += (<usize>width) << 2;
     dx += (<usize>width) << 2;
+  }
+}
+
+/** `y = Σ x` over the rows of x, one after the other, for these columns. */
+export function addRows(x: usize, y: usize, rows: i32, width: i32, begin: i32, end: i32): void {
+  const bytes = <usize>width << 2;
+  let i = begin;
+  for (; i + 4 <= end; i += 4) {
+    let sum = splat(0);
+    let from = address(x, i);
+    for (let row = 0; row < rows; row++) {
+      sum = f32x4.add(sum, v128.load(from));
+      from += bytes;
+    }
+    v128.store(address(y, i), sum);
+  }
+  for (; i < end; i++) {
+    let sum: f32 = 0;
+    let from = address(x, i);
+    for (let row = 0; row < rows; row++) {
+      sum += load<f32>(from);
+      from += bytes;
+    }
+    store<f32>(address(y, i), sum);
   }
 }

@@ -1,5 +1,5 @@
 /** Rotary position embedding (Su et al. 2021, eq. 34): turns the pair (xᵢ, xᵢ₊D/2) by its angle. */
-import { splat } from '../wasm_simd';
+import { address, splat } from '../wasm_simd';
 
 /**
  * `yᵢ = xᵢ cosᵢ − xᵢ₊D/2 sinᵢ`, `yᵢ₊D/2 = xᵢ₊D/2 cosᵢ + xᵢ sinᵢ` for each head of each token.
@@ -11,14 +11,19 @@ export function rotaryEmbedding(
   cos: usize,
   sin: usize,
   y: usize,
-  tokens: i32,
   heads: i32,
   half: i32,
   sign: f32,
+  begin: i32,
+  end: i32,
 ): void {
+  x = address(x, begin * heads * 2 * half);
+  y = address(y, begin * heads * 2 * half);
+  cos = address(cos, begin * half);
+  sin = address(sin, begin * half);
   const bytes = (<usize>half) << 2;
   const signs = splat(sign);
-  for (let token = 0; token < tokens; token++) {
+  for (let token = begin; token < end; token++) {
     for (let head = 0; head < heads; head++) {
       let i = 0;
       for (; i + 4 <= half; i += 4) {

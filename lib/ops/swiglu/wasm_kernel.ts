@@ -1,16 +1,16 @@
 /** SwiGLU gate: `y = g · σ(g) · u` (Shazeer 2020), and its gradient. */
 import { exp1, exp4, splat } from '../wasm_simd';
 
-export function swiGlu(gate: usize, up: usize, y: usize, count: i32): void {
+export function swiGlu(gate: usize, up: usize, y: usize, begin: i32, end: i32): void {
   const one = splat(1);
-  let i = 0;
-  for (; i + 4 <= count; i += 4) {
+  let i = begin;
+  for (; i + 4 <= end; i += 4) {
     const at = (<usize>i) << 2;
     const g = v128.load(gate + at);
     const denominator = f32x4.add(one, exp4(f32x4.pmin(f32x4.neg(g), splat(88))));
     v128.store(y + at, f32x4.mul(f32x4.div(g, denominator), v128.load(up + at)));
   }
-  for (; i < count; i++) {
+  for (; i < end; i++) {
     const at = (<usize>i) << 2;
     const g = load<f32>(gate + at);
     store<f32>(y + at, (g / (1 + exp1(min<f32>(-g, 88)))) * load<f32>(up + at));
@@ -18,10 +18,18 @@ export function swiGlu(gate: usize, up: usize, y: usize, count: i32): void {
 }
 
 /** `du = dy · g σ(g)`, `dg = dy · u · (σ + g σ (1 − σ))`. */
-export function swiGluGrad(dy: usize, gate: usize, up: usize, dGate: usize, dUp: usize, count: i32): void {
+export function swiGluGrad(
+  dy: usize,
+  gate: usize,
+  up: usize,
+  dGate: usize,
+  dUp: usize,
+  begin: i32,
+  end: i32,
+): void {
   const one = splat(1);
-  let i = 0;
-  for (; i + 4 <= count; i += 4) {
+  let i = begin;
+  for (; i + 4 <= end; i += 4) {
     const at = (<usize>i) << 2;
     const g = v128.load(gate + at);
     const d = v128.load(dy + at);
@@ -31,7 +39,7 @@ export function swiGluGrad(dy: usize, gate: usize, up: usize, dGate: usize, dUp:
     v128.store(dUp + at, f32x4.mul(d, silu));
     v128.store(dGate + at, f32x4.mul(f32x4.mul(d, v128.load(up + at)), slope));
   }
-  for (; i < count; i++) {
+  for (; i < end; i++) {
     const at = (<usize>i) << 2;
     const g = load<f32>(gate + at);
     const d = load<f32>(dy + at);

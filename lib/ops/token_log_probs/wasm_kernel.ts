@@ -1,12 +1,12 @@
 /** Log-probability of one token a row under `softmax(logits / T)`, and the entropy of that distribution. */
-import { exp1, exp4, largest, log, splat, sum4 } from '../wasm_simd';
+import { address, exp1, exp4, largest, log, splat, sum4 } from '../wasm_simd';
 
 /** Floats that are added up in float32 before their sum goes to a float64: rounding stays that of a short sum. */
 const BLOCK = 512;
 
 /**
  * With z = (logits − their maximum) / T and S = Σ eᶻ: `log p = z[token] − log S`, `entropy = log S − Σ eᶻ z / S`.
- * @param out - receives the `count` log-probabilities, then the `count` entropies
+ * @param out - receives the log-probabilities of all `count` rows, then their entropies
  */
 export function tokenLogProbs(
   logits: usize,
@@ -15,8 +15,11 @@ export function tokenLogProbs(
   count: i32,
   vocabulary: i32,
   temperature: f32,
+  begin: i32,
+  end: i32,
 ): void {
-  for (let row = 0; row < count; row++) {
+  logits = address(logits, begin * vocabulary);
+  for (let row = begin; row < end; row++) {
     const top = largest(logits, vocabulary);
     const tops = splat(top);
     const scale = splat(1 / temperature);
@@ -24,10 +27,10 @@ export function tokenLogProbs(
     let weighted: f64 = 0;
     let i = 0;
     while (i + 4 <= vocabulary) {
-      const end = min(i + BLOCK, vocabulary & ~3);
+      const blockEnd = min(i + BLOCK, vocabulary & ~3);
       let sums = splat(0);
       let products = splat(0);
-      for (; i < end; i += 4) {
+      for (; i < blockEnd; i += 4) {
         const z = f32x4.mul(f32x4.sub(v128.load(logits + ((<usize>i) << 2)), tops), scale);
         const e = exp4(z);
         sums = f32x4.add(sums, e);
@@ -79,8 +82,11 @@ export function tokenLogProbsGrad(
   count: i32,
   vocabulary: i32,
   temperature: f32,
+  begin: i32,
+  end: i32,
 ): void {
-  for (let row = 0; row < count; row++) {
+  logits = address(logits, begin * vocabulary);
+  for (let row = begin; row < end; row++) {
     const at = (<usize>row) << 2;
     const token = logits + ((<usize>load<i32>(tokens + at)) << 2);
     const second = at + ((<usize>count) << 2);

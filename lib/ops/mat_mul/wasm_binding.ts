@@ -1,0 +1,62 @@
+import * as tf from '@tensorflow/tfjs';
+import type { WasmKernel } from '../on_wasm.ts';
+import { pieces } from '../thread_pool.ts';
+import { registered, replace, sizeOf } from '../wasm_backend.ts';
+
+/** Multiply-adds of one product below which a call into BLAS costs more than it saves. */
+const SMALLEST_FOR_BLAS = 2 ** 12;
+
+/** How products are cut into tiles: no smaller than so many multiply-adds, no wider than so many columns, and how many. */
+const CUT = { byBlas: { smallest: 2 ** 20, widest: 2 ** 13, most: 16 }, byWasm: { smallest: 2 ** 18, widest: 128, most: 32 } };
+
+/** `tf.matMul`: the backend's own kernel has one thread, and is slow where an operand is transposed. */
+export const matMulOnWasm: WasmKernel = {
+  kernelName: tf.BatchMatMul,
+  register({ run, matMulByBlas, output, scratch, freeScratch, threads }) {
+    const original = registered(tf.BatchMatMul);
+    replace(tf.BatchMatMul, (call) => {
+      const { a, b } = call.inputs;
+      const { transposeA, transposeB } = call.attrs as { transposeA: boolean; transposeB: boolean };
+      const [outer, outerB] = [a, b].map(({ shape }) => shape.slice(0, -2));
+      const [m, k] = lastTwo(a.shape, transposeA);
+      const n = lastTwo(b.shape, transposeB)[1];
+      if (a.dtype !== 'float32' || b.dtype !== 'float32' || outer.join() !== outerB.join() || k === 0) {
+        return original(call);
+      }
+      const byBlas = m * n * k >= SMALLEST_FOR_BLAS ? matMulByBlas : undefined;
+      const [tileM, tileN] = tileOf(m, n, k, byBlas ? CUT.byBlas : CUT.byWasm);
+      const c = output([...outer, m, n]);
+      const tiles = sizeOf(outer) * Math.ceil(m / tileM) * Math.ceil(n / tileN);
+      const laidOut = byBlas ? 0 : scratch(threads * (256 * 8 * Math.ceil(tileN / 8) + 48));
+      (byBlas ?? run.matMul)(
+        {
+          ...{ a, b, c, m, n, k, tileM, tileN, scratch: laidOut },
+          transposeA: transposeA ? 1 : 0,
+          transposeB: transposeB ? 1 : 0,
+        },
+        pieces(tiles, tileM * tileN * k),
+      );
+      freeScratch();
+      return c;
+    });
+  },
+};
+
+/** Rows and columns of a tile, by the shapes alone: whole blocks of the kernel, six rows by eight columns. */
+function tileOf(m: number, n: number, k: number, { smallest, widest, most }: typeof CUT.byBlas): [number, number] {
+  let [rows, columns] = [m, n];
+  const half = (size: number, unit: number) => unit * Math.ceil(size / 2 / unit);
+  while (columns > widest) columns = half(columns, 8);
+  const enough = Math.min(most, (m * n * k) / smallest);
+  while (Math.ceil(m / rows) * Math.ceil(n / columns) < enough) {
+    // Each tile lays its columns of B out for itself: that is done the less often, the more rows it has.
+    if (rows > 192) rows = half(rows, 6);
+    else if (columns > 32) columns = half(columns, 8);
+    else if (rows > 48) rows = half(rows, 6);
+    else break;
+  }
+  return [rows, columns];
+}
+
+const lastTwo = (shape: number[], transposed: boolean): number[] =>
+  transposed ? shape.slice(-2).reverse() : shape.slice(-2);
