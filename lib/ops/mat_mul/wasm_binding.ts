@@ -6,8 +6,15 @@ import { registered, replace, sizeOf } from '../wasm_backend.ts';
 /** Multiply-adds of one product below which a call into BLAS costs more than it saves. */
 const SMALLEST_FOR_BLAS = 2 ** 12;
 
-/** How products are cut into tiles: no smaller than so many multiply-adds, no wider than so many columns, and how many. */
-const CUT = { byBlas: { smallest: 2 ** 20, widest: 2 ** 13, most: 16 }, byWasm: { smallest: 2 ** 18, widest: 128, most: 32 } };
+/**
+ * How products are cut into tiles: into no more than so many, no smaller than so many multiply-adds, no wider than so many
+ * columns. A tile costs, besides its multiply-adds, the laying out of its columns of B in our own kernel, and in BLAS that of
+ * its rows of A, too: so rows are halved as long as there are more than `rows`, or more than a part of the columns.
+ */
+const CUT = {
+  byWasm: { most: 32, smallest: 2 ** 18, widest: 128, rows: 192, part: 1.5, low: 48, narrow: 32, unit: 6 },
+  byBlas: { most: 16, smallest: 2 ** 20, widest: 2 ** 13, rows: 512, part: 0.25, low: 64, narrow: 256, unit: 16 },
+};
 
 /** `tf.matMul`: the backend's own kernel has one thread, and is slow where an operand is transposed. */
 export const matMulOnWasm: WasmKernel = {
@@ -42,17 +49,16 @@ export const matMulOnWasm: WasmKernel = {
   },
 };
 
-/** Rows and columns of a tile, by the shapes alone: whole blocks of the kernel, six rows by eight columns. */
-function tileOf(m: number, n: number, k: number, { smallest, widest, most }: typeof CUT.byBlas): [number, number] {
+/** Rows and columns of a tile, by the shapes alone. */
+function tileOf(m: number, n: number, k: number, cut: (typeof CUT)['byWasm']): [number, number] {
   let [rows, columns] = [m, n];
   const half = (size: number, unit: number) => unit * Math.ceil(size / 2 / unit);
-  while (columns > widest) columns = half(columns, 8);
-  const enough = Math.min(most, (m * n * k) / smallest);
+  while (columns > cut.widest) columns = half(columns, 8);
+  const enough = Math.min(cut.most, (m * n * k) / cut.smallest);
   while (Math.ceil(m / rows) * Math.ceil(n / columns) < enough) {
-    // Each tile lays its columns of B out for itself: that is done the less often, the more rows it has.
-    if (rows > 192) rows = half(rows, 6);
-    else if (columns > 32) columns = half(columns, 8);
-    else if (rows > 48) rows = half(rows, 6);
+    if (rows > cut.low && (rows > cut.rows || rows > cut.part * columns)) rows = half(rows, cut.unit);
+    else if (columns > cut.narrow) columns = half(columns, 8);
+    else if (rows > cut.low) rows = half(rows, cut.unit);
     else break;
   }
   return [rows, columns];
