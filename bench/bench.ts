@@ -9,11 +9,12 @@
  */
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { Command, Option } from '@commander-js/extra-typings';
+import { Command } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 import { createCommand, type Experience, type Rollout, toExperience, updateOnce } from '../experiment_base/train.ts';
-import { BACKENDS, initBackend } from '../lib/backend/index.ts';
+import { initBackend } from '../lib/backend/index.ts';
 import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
+import { backendOptions } from '../lib/cli/backend_options.ts';
 import { runMain } from '../lib/cli/main.ts';
 import { examples, integer, number, parseOptions } from '../lib/cli/options.ts';
 import { UserError } from '../lib/errors.ts';
@@ -42,13 +43,11 @@ export const command = new Command('bench')
   .option('--lora-rank <n>', 'train an adapter of this rank (0: all weights)', integer({ min: 0 }), 0)
   .option('--gradient-checkpointing', 'run each layer again for its gradient', false)
   .optionsGroup('Backend:')
-  .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
-  .option('--gpu <gpu>', 'which one, where there are several')
+  .addOption(backendOptions.backend())
+  .addOption(backendOptions.gpu())
   .option('--threads <n>', 'threads of wasm or native TensorFlow', integer({ min: 1 }), 2)
-  .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
-  .addOption(
-    new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
-  )
+  .addOption(backendOptions.blas())
+  .addOption(backendOptions.kernels())
   .optionsGroup('Measuring:')
   .option('--repeats <n>', 'steps to time, after one that is not', integer({ min: 1 }), 5)
   .option('--peer [script]', 'also run this Python script, in turns with ours (default: bench/peer_torch.py)')

@@ -1,11 +1,12 @@
 /** What `npm run ask` and `npm run evaluate` share: which model, and asked how. */
 import { existsSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { Command, Option } from '@commander-js/extra-typings';
+import { Command } from '@commander-js/extra-typings';
 import { createCommand as createTrainCommand, type Options } from '../experiment_base/train.ts';
-import { BACKENDS, initBackend } from '../lib/backend/index.ts';
+import { initBackend } from '../lib/backend/index.ts';
 import { loadWithTokenizer, type Pretrained } from '../lib/checkpoint/pretrained.ts';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { backendOptions } from '../lib/cli/backend_options.ts';
 import { integer, number, parseOptions } from '../lib/cli/options.ts';
 import { readJsonObject } from '../lib/json.ts';
 import { findCheckpoints } from '../lib/run/find_run.ts';
@@ -19,8 +20,9 @@ export function createPolicyCommand(name: string) {
     .argument('[model]', 'a folder (a run, its final_model, a checkpoint, an adapter), or a hub id', 'models/tiny')
     .helpOption('-h, --help', 'display help for command')
     .optionsGroup('Backend:')
-    .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
-    .option('--gpu <gpu>', 'which one of several: its number, or (webgpu) a part of its name')
+    .addOption(backendOptions.backend())
+    .addOption(backendOptions.gpu())
+    .addOption(backendOptions.threads())
     .optionsGroup('Sampling (default: as in the run that made the model, else as experiment_base has it):')
     .option('--top-k <n>', 'sample from the k most likely tokens (0: all)', integer({ min: 0 }))
     .option('--top-p <x>', 'sample from the most likely tokens that make up p', number({ above: 0, max: 1 }))

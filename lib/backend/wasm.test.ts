@@ -2,110 +2,15 @@ import * as tf from '@tensorflow/tfjs';
 import '@tensorflow/tfjs-backend-wasm';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { normals } from '../random.ts';
-import { loadBlas } from './blas.ts';
 import { patchWasmBackend } from './wasm.ts';
-
-const blas = await loadBlas();
 
 beforeAll(async () => {
   await tf.setBackend('wasm');
-  patchWasmBackend(null);
+  patchWasmBackend();
 });
 
 let draws = 0;
 const random = (shape: number[]) => tf.tensor(normals(tf.util.sizeFromShape(shape), 21, draws++), shape);
-
-/** The products of two batches of matrices, by definition; a batch of one is used with each of the other batch. */
-async function product(a: tf.Tensor, b: tf.Tensor, [transposeA, transposeB]: boolean[]): Promise<number[]> {
-  const [m, k] = transposeA ? a.shape.slice(-2).reverse() : a.shape.slice(-2);
-  const n = b.shape.at(transposeB ? -2 : -1)!;
-  const [batchA, batchB] = [a.size / (m * k), b.size / (k * n)];
-  const [x, y] = [await a.data(), await b.data()];
-  const out: number[] = [];
-  for (let i = 0; i < Math.max(batchA, batchB); i++) {
-    const [beginA, beginB] = [(i % batchA) * m * k, (i % batchB) * k * n];
-    for (let row = 0; row < m; row++) {
-      for (let column = 0; column < n; column++) {
-        let sum = 0;
-        for (let j = 0; j < k; j++) {
-          const left = x[beginA + (transposeA ? j * m + row : row * k + j)];
-          sum += left * y[beginB + (transposeB ? column * k + j : j * n + column)];
-        }
-        out.push(sum);
-      }
-    }
-  }
-  return out;
-}
-
-// With a CBLAS, its kernels come on top of those without.
-describe.each([
-  { name: 'wasm alone', library: null },
-  { name: blas ? `with ${blas.name}` : 'with BLAS (skipped: no library found)', library: blas },
-])('$name', ({ library, name }) => {
-  const skip = !library && name !== 'wasm alone';
-  beforeAll(() => {
-    if (!library) return;
-    tf.unregisterKernel('UnsortedSegmentSum', 'wasm');
-    patchWasmBackend(library);
-  });
-
-  describe.skipIf(skip)('matMul is the sum over j of a_ij b_jk', () => {
-    const transposes = [false, true].flatMap((a) => [false, true].map((b) => [a, b]));
-    test.each([
-      { batches: [[], []], m: 1, k: 1, n: 1 },
-      { batches: [[], []], m: 1, k: 129, n: 65 },
-      { batches: [[], []], m: 33, k: 1, n: 301 },
-      { batches: [[], []], m: 67, k: 71, n: 1 },
-      { batches: [[], []], m: 17, k: 19, n: 23 },
-      { batches: [[5], [5]], m: 3, k: 7, n: 2 },
-      { batches: [[3], [3]], m: 31, k: 17, n: 13 },
-      {
-        batches: [
-          [2, 3],
-          [2, 3],
-        ],
-        m: 17,
-        k: 16,
-        n: 19,
-      },
-      { batches: [[1], [4]], m: 17, k: 16, n: 19 },
-      { batches: [[4], [1]], m: 17, k: 16, n: 19 },
-      {
-        batches: [
-          [2, 1],
-          [1, 2],
-        ],
-        m: 17,
-        k: 16,
-        n: 19,
-      },
-      { batches: [[2, 1], [3]], m: 4, k: 3, n: 5 },
-    ])('%o', async ({ batches, m, k, n }) => {
-      for (const [transposeA, transposeB] of transposes) {
-        const a = random([...batches[0], ...(transposeA ? [k, m] : [m, k])]);
-        const b = random([...batches[1], ...(transposeB ? [n, k] : [k, n])]);
-        const before = tf.backend().numDataIds();
-        const out = tf.matMul(a, b, transposeA, transposeB);
-        expect(tf.backend().numDataIds()).toBe(before + 1);
-        const batch = tf.add(tf.zeros(batches[0]), tf.zeros(batches[1])).shape;
-        expect(out.shape).toEqual([...batch, m, n]);
-        const expected = await product(a, b, [transposeA, transposeB]);
-        const actual = await out.data();
-        expected.forEach((x, i) => void expect(Math.abs(actual[i] - x)).toBeLessThan(2e-5));
-      }
-    });
-  });
-
-  test.skipIf(skip)('large operands, whose results make the wasm memory grow meanwhile, are not mixed up', async () => {
-    const a = tf.ones([1000, 200]);
-    const outs = Array.from({ length: 12 }, (_, i) => tf.matMul(a, tf.fill([200, 1000], i)));
-    for (const [i, out] of outs.entries()) {
-      expect([await tf.min(out).data(), await tf.max(out).data()].map(([x]) => x)).toEqual([200 * i, 200 * i]);
-    }
-    tf.dispose(outs);
-  });
-});
 
 describe('gather', () => {
   test.each([

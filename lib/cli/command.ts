@@ -1,12 +1,12 @@
 /** The command line of a run. */
 import { Command, Help, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
-import { BACKENDS } from '../backend/index.ts';
 import { today } from '../checkpoint/chat_template.ts';
 import { SAVE_DTYPES } from '../checkpoint/checkpoint.ts';
 import { isObject } from '../json.ts';
 import { LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
 import { findRun } from '../run/find_run.ts';
 import { SCHEDULES } from '../training/schedule.ts';
+import { backendOptions } from './backend_options.ts';
 import { commaSeparated, integer, number, parseOptions } from './options.ts';
 
 /** Values of options that depend on the experiment. */
@@ -108,12 +108,11 @@ export const createRunCommand = (experiment: string, { modelName = 'models/tiny'
     .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
     .helpOption('-h, --help', 'display help for command')
     .optionsGroup('Backend:')
-    .addOption(new Option('--backend <name>', 'of TensorFlow.js').choices(BACKENDS).default('auto' as const))
-    .option('--gpu <gpu>', 'which one of several: its number, or (webgpu) a part of its name')
-    .addOption(new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const))
-    .addOption(
-      new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
-    );
+    .addOption(backendOptions.backend())
+    .addOption(backendOptions.gpu())
+    .addOption(backendOptions.threads())
+    .addOption(backendOptions.blas())
+    .addOption(backendOptions.kernels());
 
 /** For `--help`: the options of the algorithm come first. */
 function groupItems<Item extends Command | Option>(...parameters: Parameters<typeof Help.prototype.groupItems<Item>>) {

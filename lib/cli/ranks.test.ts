@@ -182,8 +182,8 @@ describe.concurrent('local ranks', () => {
   });
 
   it('share the cores and the GPUs', async () => {
-    const body = `process.stdout.write([ranks.rank, process.env.OPENBLAS_NUM_THREADS, process.env.MKL_NUM_THREADS, process.env.CUDA_VISIBLE_DEVICES] + '\\n');`;
-    const env = { OPENBLAS_NUM_THREADS: '7', CUDA_VISIBLE_DEVICES: '5,3' };
+    const body = `process.stdout.write([ranks.rank, process.env.WASM_NUM_THREADS, process.env.TF_NUM_INTRAOP_THREADS, process.env.CUDA_VISIBLE_DEVICES] + '\\n');`;
+    const env = { WASM_NUM_THREADS: '7', CUDA_VISIBLE_DEVICES: '5,3' };
     const { stdout } = await runProcess([...NODE, script('share', body), '3'], { env });
     const threads = `7,${Math.max(1, Math.floor(availableParallelism() / 3))}`; // what the user has set stays
     const expected = [`0,${threads},5`, `1,${threads},3`, `2,${threads},5`];

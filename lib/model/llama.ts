@@ -3,6 +3,7 @@
  * `extend` runs new tokens of all rows against the shared prompt keys and their own. Both are differentiable.
  */
 import * as tf from '@tensorflow/tfjs';
+import { append } from '../ops/append/append.ts';
 import { attention, type KeySegment, type Visible } from '../ops/attention/attention.ts';
 import { linear } from '../ops/linear/linear.ts';
 import { moveRows } from '../ops/move_rows/move_rows.ts';
@@ -18,7 +19,7 @@ import { rotaryTables } from './rotary_tables.ts';
 /** Keys and values of one layer, each of shape (kv heads · slots, tokens, head dimension). */
 type KeysValues = { k: tf.Tensor3D; v: tf.Tensor3D };
 
-/** The rows' own keys and values in every layer, `length` tokens for each row. */
+/** The rows' own keys and values in every layer: of `length` tokens for each row, behind which there may be room for more. */
 export type Past = { layers: KeysValues[]; length: number };
 
 /** Keys and values of P prompts in every layer; behind those of a prompt that is shorter than others lies padding. */
@@ -48,17 +49,18 @@ export function prefill(model: Model, prompts: number[][]): Prefix | undefined {
  * @param tokens - token ids of all rows, packed: those of row 0, then those of row 1, …
  * @returns `hidden`: the final hidden states (after the last norm), packed, shape (N, H); `own`: the rows' own keys
  *   and values including the new tokens
+ * - `spent`: the past will not be used again, so that the new keys may be put into its memory; without a gradient only
  */
 export function extend(
   model: Model,
   prefix: Prefix | undefined,
   past: Past | undefined,
-  { rows, tokens }: { rows: Row[]; tokens: number[] },
+  { rows, tokens, spent = false }: { rows: Row[]; tokens: number[]; spent?: boolean },
 ): { hidden: tf.Tensor2D; own: Past } {
   const pastLength = past?.length ?? 0;
   const starts = rows.map(({ prompt }) => (prefix?.lengths[prompt] ?? 0) + pastLength);
   const prompts = prefix?.lengths.length ?? 1 + Math.max(...rows.map(({ prompt }) => prompt));
-  const { hidden, layers, time } = forward(model, rows, { tokens, starts, prompts, prefix, past });
+  const { hidden, layers, time } = forward(model, rows, { tokens, starts, prompts, prefix, past, spent });
   return { hidden, own: { layers, length: pastLength + time } };
 }
 
@@ -122,9 +124,10 @@ type Batch = {
   prompts: number;
   prefix?: Prefix | undefined;
   past?: Past | undefined;
+  spent?: boolean;
 };
 
-function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, past }: Batch) {
+function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, past, spent = false }: Batch) {
   const { config, params } = model;
   const createContext = (): Context => {
     const layout = createLayout(rows, prompts, config);
@@ -137,7 +140,10 @@ function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, p
   const layers: KeysValues[] = [];
   let x = tf.gather(params['model.embed_tokens.weight'], tf.tensor1d(tokens, 'int32')) as tf.Tensor2D;
   for (let i = 0; i < config.numLayers; i++) {
-    const before: Before = { past: past?.layers[i], prefix: prefix?.layers[i] };
+    const before: Before = {
+      past: past && { ...past.layers[i], length: past.length, spent },
+      prefix: prefix?.layers[i],
+    };
     const out = recompute
       ? recomputedLayer(model, i, { x, context, createContext, before })
       : decoderLayer(model, i, { x, context, before });
@@ -153,11 +159,14 @@ type Context = {
   rope: { cos: tf.Tensor3D; sin: tf.Tensor3D };
   /** What queries may look at: of their prompt's keys, and of their own row's. */
   inPrefix?: Visible | undefined;
-  inRow?: Visible | undefined;
+  inRow: Visible;
 };
 
 /** Keys and values of one layer that were there before the batch's own. */
-type Before = { past?: KeysValues | undefined; prefix?: KeysValues | undefined };
+type Before = {
+  past?: (KeysValues & { length: number; spent: boolean }) | undefined;
+  prefix?: KeysValues | undefined;
+};
 
 /** @returns `x`: the residual stream after layer i, shape (N, H); `k` and `v`: the rows' own, with those of the past */
 function decoderLayer(
@@ -186,8 +195,8 @@ function decoderLayer(
     return tf.reshape(rmsNorm(rows, weight(`self_attn.${name}_norm`), config.rmsNormEps), all.shape) as tf.Tensor3D;
   };
   const q = toGrid(rotaryEmbedding(normedHeads('q'), rope.cos, rope.sin), layout.queries);
-  const k = keysInGrid(rotaryEmbedding(normedHeads('k'), rope.cos, rope.sin), layout, before.past?.k);
-  const v = keysInGrid(heads('v'), layout, before.past?.v);
+  const k = keysInGrid(rotaryEmbedding(normedHeads('k'), rope.cos, rope.sin), layout, before.past, 'k');
+  const v = keysInGrid(heads('v'), layout, before.past, 'v');
   const prefix = before.prefix ? [{ ...before.prefix, visible: inPrefix }] : [];
   const segments: KeySegment[] = [...prefix, { k, v, visible: inRow }];
   const mixed = moveRows(attention(q, segments), layout.queries.fromGrid, layout.queries.toGrid);
@@ -226,7 +235,7 @@ function recomputedLayer(
     const out = decoderLayer(withTrainable(model, { ...trainable(model), ...params }), i, {
       x: x as tf.Tensor2D,
       context: ownContext,
-      before: { past: past && { k, v }, prefix: prefix && { k: prefixK, v: prefixV } },
+      before: { past: past && { ...past, k, v }, prefix: prefix && { k: prefixK, v: prefixV } },
     });
     return [out.x, out.k, out.v];
   };
@@ -238,13 +247,13 @@ function recomputedLayer(
 const toGrid = (x: tf.Tensor3D, { toGrid, fromGrid }: Layout['queries']): tf.Tensor2D =>
   moveRows(tf.reshape(x, [-1, x.shape[2]]), toGrid, fromGrid);
 
-/** New keys (or values) in the grid, behind those of the past: shape (kv heads · slots, past + T, head dimension). */
-function keysInGrid(x: tf.Tensor3D, layout: Layout, past?: tf.Tensor3D): tf.Tensor3D {
+/** New keys (or values) in the grid, behind those of the past: shape (kv heads · slots, ≥ past + T, head dimension). */
+function keysInGrid(x: tf.Tensor3D, layout: Layout, past: Before['past'], which: 'k' | 'v'): tf.Tensor3D {
   const grid = tf.reshape(toGrid(x, layout.keys), [-1, layout.time, x.shape[2]]) as tf.Tensor3D;
-  return past ? tf.concat([past, grid], 1) : grid;
+  return past ? append(past[which], grid, past) : grid;
 }
 
-/** Hides the padding of shorter prompts, and later tokens of a row from earlier ones; nothing from a single new token. */
+/** Hides the padding of shorter prompts, later tokens of a row from earlier ones, and what lies behind its last. */
 function visibleKeys(
   { group, time }: Layout,
   { numHeads, numKvHeads }: LlamaConfig,
@@ -253,6 +262,6 @@ function visibleKeys(
   const padded = prefix?.lengths.some((length) => length !== prefix.lengths[0]);
   return {
     inPrefix: padded ? { counts: prefix!.lengths, divisor: (group * time * numHeads) / numKvHeads } : undefined,
-    inRow: time > 1 ? { counts: Array.from({ length: time }, (_, t) => past + t + 1), divisor: 1 } : undefined,
+    inRow: { counts: Array.from({ length: time }, (_, t) => past + t + 1), divisor: 1 },
   };
 }

@@ -56,6 +56,7 @@ export const FUNCTIONS = {
     first: 'i32',
     width: 'i32',
     stride: 'i32',
+    step: 'i32',
     begin: 'i32',
     end: 'i32',
   },

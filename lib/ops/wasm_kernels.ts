@@ -1,6 +1,7 @@
 /** The project's own kernels for the wasm backend: each computes in one pass what an operation defines plainly. */
 import * as tf from '@tensorflow/tfjs';
 import { adamWOnWasm } from './adamw/wasm_binding.ts';
+import { appendOnWasm } from './append/wasm_binding.ts';
 import { attentionOnWasm } from './attention/wasm_binding.ts';
 import { concatOnWasm } from './concat/wasm_binding.ts';
 import type { Blas } from './mat_mul/blas.ts';
@@ -18,6 +19,7 @@ import { compile, instantiate } from './wasm_module.ts';
 
 export const WASM_KERNELS: WasmKernel[] = [
   ...adamWOnWasm,
+  ...appendOnWasm,
   ...attentionOnWasm,
   concatOnWasm,
   ...moveRowsOnWasm,

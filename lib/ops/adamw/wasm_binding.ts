@@ -8,10 +8,7 @@ export const adamWOnWasm = [
     const { shape } = param;
     const [nextParam, nextM, nextV] = [output(shape), output(shape), output(shape)];
     const [rest1, rest2] = [1 - factors.beta1, 1 - factors.beta2];
-    run.adamW(
-      { param, gradient, m, v, nextParam, nextM, nextV, rest1, rest2, ...factors },
-      pieces(sizeOf(shape), 7),
-    );
+    run.adamW({ param, gradient, m, v, nextParam, nextM, nextV, rest1, rest2, ...factors }, pieces(sizeOf(shape), 7));
     return [nextParam, nextM, nextV];
   }),
 ];

@@ -20,7 +20,7 @@ export const concatOnWasm: WasmKernel = {
       let first = 0;
       for (const x of parts) {
         const width = sizeOf(x.shape.slice(axis));
-        run.placeBlocks({ x, y: joined, first, width, stride }, pieces(count, width));
+        run.placeBlocks({ x, y: joined, first, width, stride, step: width }, pieces(count, width));
         first += width;
       }
       return joined;

@@ -1,0 +1,24 @@
+/** A key/value cache that grows. */
+import * as tf from '@tensorflow/tfjs';
+import { kernelOf } from '../fusible.ts';
+
+/**
+ * Puts new rows behind those that each matrix of a batch holds so far: `concat([past[:, :length], x], 1)`.
+ * @param past - shape (batch, S, D), of which the first `length` of S rows are filled
+ * @param x - shape (batch, T, D)
+ * @param options - `spent`: the past is not used again, and no gradient recorded. Where the backend has a kernel for it, the
+ *   rows are then put into the past itself, if it has room, and else into a tensor that has room for more
+ * @returns shape (batch, ≥ length + T, D): what lies behind the last row means nothing
+ */
+export function append(
+  past: tf.Tensor3D,
+  x: tf.Tensor3D,
+  { length, spent }: { length: number; spent: boolean },
+): tf.Tensor3D {
+  const kernel = spent ? appendKernel.find() : undefined;
+  if (kernel) return kernel([past, x], { length })[0];
+  return tf.concat([past.shape[1] === length ? past : tf.slice(past, [0, 0, 0], [-1, length, -1]), x], 1);
+}
+
+/** past, x → past with x behind its first `length` rows */
+export const appendKernel = kernelOf<[tf.Tensor3D, tf.Tensor3D], [{ length: number }], [tf.Tensor3D]>('Append');
