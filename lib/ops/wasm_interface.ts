@@ -72,6 +72,7 @@ export const FUNCTIONS = {
     tileM: 'i32',
     tileN: 'i32',
     scratch: 'usize',
+    scratchSize: 'i32',
     begin: 'i32',
     end: 'i32',
   },

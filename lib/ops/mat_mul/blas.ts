@@ -81,7 +81,7 @@ type Gemm = (
 ) => void;
 
 function tiledBy(gemm: Gemm, memory: { readonly buffer: ArrayBufferLike }): (...args: number[]) => void {
-  return (a, b, c, m, n, k, transposeA, transposeB, tileM, tileN, _scratch, begin, end) => {
+  return (a, b, c, m, n, k, transposeA, transposeB, tileM, tileN, _scratch, _scratchSize, begin, end) => {
     const bytes = new Uint8Array(memory.buffer);
     const at = (base: number, index: number) => bytes.subarray(base + 4 * index);
     const [down, across] = [Math.ceil(m / tileM), Math.ceil(n / tileN)];

@@ -34,10 +34,11 @@ export const matMulOnWasm: WasmKernel = {
       const [tileM, tileN] = tileOf(m, n, k, byBlas ? CUT.byBlas : CUT.byWasm);
       const c = output([...outer, m, n]);
       const tiles = sizeOf(outer) * Math.ceil(m / tileM) * Math.ceil(n / tileN);
-      const laidOut = byBlas ? 0 : scratch(threads * (256 * 8 * Math.ceil(tileN / 8) + 48));
+      const scratchSize = byBlas ? 0 : 256 * (6 * Math.ceil(tileM / 6) + 8 * Math.ceil(tileN / 8)) + 48;
       (byBlas ?? run.matMul)(
         {
-          ...{ a, b, c, m, n, k, tileM, tileN, scratch: laidOut },
+          ...{ a, b, c, m, n, k, tileM, tileN, scratchSize },
+          scratch: scratch(threads * scratchSize),
           transposeA: transposeA ? 1 : 0,
           transposeB: transposeB ? 1 : 0,
         },

@@ -1,7 +1,8 @@
 /**
  * Matrix products `C = op(A) op(B)`, cut into tiles of C. For each tile, a block of op(B) is laid out in panels of eight
  * columns, so that the innermost loop reads it from front to back, as in Goto & van de Geijn 2008, "Anatomy of
- * high-performance matrix multiplication". A is read where it lies.
+ * high-performance matrix multiplication". A is read where it lies, unless it is transposed: rows that are far apart would
+ * drive each other out of the L1 cache.
  */
 import { address, dots, multiplyAdd, splat, thread } from '../wasm_simd';
 
@@ -20,7 +21,8 @@ const FEW_ROWS = 4;
  * @param c - receives shape (batch, m, n)
  * @param tileM - rows of C in a tile
  * @param tileN - columns of C in a tile
- * @param scratch - room for 256 · (`tileN` rounded up to eights) + 48 floats for each thread
+ * @param scratch - room for `scratchSize` floats for each thread: 256 for each row and each column of a tile, rounded up to
+ *   whole sixes and eights, and 48
  */
 export function matMul(
   a: usize,
@@ -34,12 +36,14 @@ export function matMul(
   tileM: i32,
   tileN: i32,
   scratch: usize,
+  scratchSize: i32,
   begin: i32,
   end: i32,
 ): void {
   const width = (tileN + COLUMNS - 1) & ~(COLUMNS - 1);
-  const edge = address(scratch, thread * (DEPTH * width + ROWS * COLUMNS));
-  const panels = edge + ROWS * COLUMNS * 4;
+  const edge = address(scratch, thread * scratchSize);
+  const panels = address(edge, ROWS * COLUMNS);
+  const leftPanels = address(panels, DEPTH * width);
   const down = (m + tileM - 1) / tileM;
   const across = (n + tileN - 1) / tileN;
   for (let tile = begin; tile < end; tile++) {
@@ -61,24 +65,31 @@ export function matMul(
       const depth = min(DEPTH, k - from);
       if (transposeB != 0) layOutColumns(address(right, firstColumn * k + from), panels, columns, depth, k);
       else layOutRows(address(right, from * n + firstColumn), panels, columns, depth, n);
-      const rowStride = transposeA != 0 ? 1 : k;
-      const stepStride = transposeA != 0 ? m : 1;
+      const start = address(left, firstRow * k + from);
+      if (transposeA != 0) layOutLeft(address(left, from * m + firstRow), leftPanels, rows, depth, m);
       for (let row = 0; row < rows; ) {
-        // The last rows are computed together with some before them; those of a very low matrix one by one.
-        const from6 = max(0, min(firstRow + row, m - ROWS));
-        const many = m < ROWS ? 1 : min(ROWS, rows - row);
-        const x = address(left, (m < ROWS ? row : from6) * rowStride + from * stepStride);
-        const skipped = m < ROWS ? 0 : firstRow + row - from6;
-        const stride = m < ROWS ? 0 : rowStride << 2;
+        let x = address(leftPanels, row * depth);
+        let many = min(ROWS, rows - row);
+        let skipped = 0;
+        let rowStride: usize = 4;
+        let stepStride: usize = ROWS * 4;
+        if (transposeA == 0) {
+          // The last rows are computed together with some before them; those of a very low matrix one by one.
+          if (m < ROWS) many = 1;
+          else skipped = max(0, firstRow + row + ROWS - m);
+          x = address(start, (row - skipped) * k);
+          rowStride = m < ROWS ? 0 : <usize>k << 2;
+          stepStride = 4;
+        }
         for (let column = 0; column < columns; column += COLUMNS) {
           const y = address(panels, column * depth);
           const z = address(out, row * n + column);
           const wide = min(COLUMNS, columns - column);
           if (many == ROWS && wide == COLUMNS) {
-            block(x, y, z, depth, stride, stepStride << 2, n << 2, from > 0);
+            block(x, y, z, depth, rowStride, stepStride, <usize>n << 2, from > 0);
             continue;
           }
-          block(x, y, edge, depth, stride, stepStride << 2, COLUMNS << 2, false);
+          block(x, y, edge, depth, rowStride, stepStride, COLUMNS * 4, false);
           for (let i = 0; i < many; i++) {
             for (let j = 0; j < wide; j++) {
               const to = address(z, i * n + j);
@@ -90,6 +101,23 @@ export function matMul(
         row += many;
       }
     }
+  }
+}
+
+/** Panels of six rows of op(A), where those of A are its columns; zeros behind the last row. */
+function layOutLeft(a: usize, panels: usize, rows: i32, depth: i32, width: i32): void {
+  for (let step = 0; step < depth; step++) {
+    let to = address(panels, step * ROWS);
+    let row = 0;
+    for (; row + ROWS <= rows; row += ROWS) {
+      v128.store(to, v128.load(address(a, row)));
+      store<u64>(to, load<u64>(address(a, row), 16), 16);
+      to = address(to, depth * ROWS);
+    }
+    if (row < rows) {
+      for (let i = 0; i < ROWS; i++) store<f32>(address(to, i), row + i < rows ? load<f32>(address(a, row + i)) : 0);
+    }
+    a = address(a, width);
   }
 }
 
