@@ -4,6 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
 import type { Row } from '../model/layout.ts';
 import { extend, keepRows, lmHead, type Past, type Prefix, prefill } from '../model/llama.ts';
+import { withMergedLora } from '../model/lora.ts';
 import type { Model } from '../model/model.ts';
 import { linear } from '../ops/linear/linear.ts';
 import { type SamplingOptions, sampleTokens } from '../ops/sample_tokens/sample_tokens.ts';
@@ -42,7 +43,14 @@ export type GenerateOptions = SamplingOptions & {
  * @returns P · G completions: those of prompt 0 first
  * @throws {UserError} if the model's logits are not finite
  */
-export async function generate(
+export const generate = (
+  model: Model,
+  prompts: number[][],
+  count: number,
+  options: GenerateOptions,
+): Promise<Completion[]> => withMergedLora(model, (merged) => sample(merged, prompts, count, options));
+
+async function sample(
   model: Model,
   prompts: number[][],
   count: number,

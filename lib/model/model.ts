@@ -11,7 +11,7 @@ export type Params = Record<string, tf.Tensor>;
  * - `lora`: an adapter on top of them; it is what training changes, and the parameters are frozen
  * - `gradientCheckpointing`: gradients run each layer a second time instead of keeping what is in it
  */
-export type Model = { config: LlamaConfig; params: Params; lora?: Lora; gradientCheckpointing?: boolean };
+export type Model = { config: LlamaConfig; params: Params; lora?: Lora | undefined; gradientCheckpointing?: boolean };
 
 /** What training changes: the adapter's parameters where there is one, else the model's. */
 export const trainable = ({ params, lora }: Model): Params => lora?.params ?? params;

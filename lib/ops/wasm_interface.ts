@@ -2,6 +2,13 @@
 
 /** The parameters of each function. */
 export const FUNCTIONS = {
+  add: {
+    a: 'usize',
+    b: 'usize',
+    y: 'usize',
+    begin: 'i32',
+    end: 'i32',
+  },
   adamW: {
     param: 'usize',
     gradient: 'usize',

@@ -1,6 +1,7 @@
 /** The project's own kernels for the wasm backend: each computes in one pass what an operation defines plainly. */
 import * as tf from '@tensorflow/tfjs';
 import { adamWOnWasm } from './adamw/wasm_binding.ts';
+import { addOnWasm } from './add/wasm_binding.ts';
 import { appendOnWasm } from './append/wasm_binding.ts';
 import { attentionOnWasm } from './attention/wasm_binding.ts';
 import { concatOnWasm } from './concat/wasm_binding.ts';
@@ -19,6 +20,7 @@ import { compile, instantiate } from './wasm_module.ts';
 
 export const WASM_KERNELS: WasmKernel[] = [
   ...adamWOnWasm,
+  addOnWasm,
   ...appendOnWasm,
   ...attentionOnWasm,
   concatOnWasm,

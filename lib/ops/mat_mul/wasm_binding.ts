@@ -12,7 +12,7 @@ const SMALLEST_FOR_BLAS = 2 ** 12;
  * its rows of A, too: so rows are halved as long as there are more than `rows`, or more than a part of the columns.
  */
 const CUT = {
-  byWasm: { most: 32, smallest: 2 ** 18, widest: 128, rows: 192, part: 1.5, low: 48, narrow: 32, unit: 6 },
+  byWasm: { most: 12, smallest: 2 ** 18, widest: 128, rows: 384, part: 1, low: 48, narrow: 64, unit: 6 },
   byBlas: { most: 16, smallest: 2 ** 20, widest: 2 ** 13, rows: 512, part: 0.25, low: 64, narrow: 256, unit: 16 },
 };
 

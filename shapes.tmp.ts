@@ -1,0 +1,14 @@
+import * as tf from '@tensorflow/tfjs';
+import { initBackend } from './lib/backend/index.ts';
+import { createStep, parseBench } from './bench/bench.ts';
+const { checkpoint, args } = parseBench();
+console.log(await initBackend(args.backend, args));
+const costs = new Map<string, [number, number, number]>();
+const k = tf.getKernel('BatchMatMul', 'wasm'); tf.unregisterKernel('BatchMatMul', 'wasm');
+tf.registerKernel({ ...k, kernelFunc: (c: any) => { const s = performance.now(); const r = k.kernelFunc(c); const t = performance.now() - s;
+  const { a, b } = c.inputs; const { transposeA: ta, transposeB: tb } = c.attrs; const [m, kk] = ta ? [a.shape.at(-1), a.shape.at(-2)] : [a.shape.at(-2), a.shape.at(-1)]; const n = tb ? b.shape.at(-2) : b.shape.at(-1);
+  const key = `${part} ${m > 128 ? 'big' : m}x${n > 400 ? 'big' : n}x${kk > 400 ? 'big' : kk} ${ta ? 'T' : 'N'}${tb ? 'T' : 'N'}`; const e = costs.get(key) ?? [0, 0, 0]; costs.set(key, [e[0] + 1, e[1] + t, e[2] + 2 * m * n * kk]); return r; } } as any);
+let part = 'rollout';
+const step = await createStep(checkpoint, args, (p) => { part = { rollout_s: 'logp', log_probs_s: 'train', train_s: 'rollout' }[p as 'train_s'] ?? part; });
+await step(); costs.clear(); await step(); await step();
+for (const [key, [n, ms, f]] of [...costs].sort((a, b) => b[1][1] - a[1][1])) console.log(key.padEnd(30), n, ms.toFixed(1), (f / ms / 1e6).toFixed(0));
