@@ -78,19 +78,12 @@ async function loadWasm(wanted: { blas: boolean; kernels: boolean; threads: numb
   const blas = wanted.blas ? await loadBlas() : null;
   patchWasmBackend();
   const { pool, kernels } = await registerWasmKernels({ ...wanted, shared, blas });
-  const products = blas
-    ? `matrix products by ${blas.name}`
-    : wanted.blas
-      ? 'no BLAS library found: OpenBLAS would make it faster still'
-      : '--blas off';
-  const missing = !wanted.kernels
-    ? '--kernels off'
-    : kernels
-      ? (pool.missing ?? reason)
-      : 'kernels not built, or of other sources: run `npm run build`';
-  const threads = `${pool.threads} ${pool.threads === 1 ? 'thread' : 'threads'}`;
-  const why = pool.threads < wanted.threads && missing ? ` instead of ${wanted.threads}: ${missing}` : '';
-  return `wasm, ${threads}${why} (${products})`;
+  const products = wanted.blas ? 'no BLAS library found: OpenBLAS would make it faster still' : '--blas off';
+  const notes = [blas ? `matrix products by ${blas.name}` : products];
+  if (!wanted.kernels) notes.push('--kernels off');
+  else if (!kernels) notes.push('kernels not built, or of other sources: run `npm run build`');
+  else if (pool.threads < wanted.threads) notes.push(`not ${wanted.threads}: ${pool.missing ?? reason}`);
+  return `wasm, ${pool.threads} ${pool.threads === 1 ? 'thread' : 'threads'} (${notes.join('; ')})`;
 }
 
 /**

@@ -4,7 +4,7 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
-import { register, registered, replace, sizeOf, type WasmBackend } from '../ops/wasm_backend.ts';
+import { lastTwo, register, registered, replace, sizeOf, type WasmBackend } from '../ops/wasm_backend.ts';
 
 /** Replaces kernels of the wasm backend. Call once, before the first operation. */
 export function patchWasmBackend(): void {
@@ -31,6 +31,13 @@ function replaceMatMul(): void {
   const transpose = registered('Transpose');
   replace('BatchMatMul', ({ inputs: { a, b }, backend, attrs }) => {
     const { transposeA, transposeB } = attrs as { transposeA: boolean; transposeB: boolean };
+    const [m, inner] = lastTwo(a.shape, transposeA);
+    const outer = a.shape.slice(0, -2);
+    if (inner === 0 && outer.join() === b.shape.slice(0, -2).join()) {
+      const out = backend.makeOutput([...outer, m, lastTwo(b.shape, transposeB)[1]], 'float32');
+      backend.typedArrayFromHeap(out).fill(0); // a sum of nothing: the backend would leave what was there
+      return out;
+    }
     const flip = (x: tf.TensorInfo) => {
       const perm = x.shape.map((_, axis) => axis);
       perm.push(...perm.splice(-2, 1));
@@ -39,8 +46,6 @@ function replaceMatMul(): void {
     const flipped = [...(transposeA ? [flip(a)] : []), ...(transposeB ? [flip(b)] : [])];
     const untransposed = { a: transposeA ? flipped[0] : a, b: transposeB ? flipped.at(-1)! : b };
     const out = original({ inputs: untransposed, backend, attrs: { transposeA: false, transposeB: false } });
-    // A sum of nothing is zero: the backend would leave what was there.
-    if (untransposed.a.shape.at(-1) === 0) backend.typedArrayFromHeap(out).fill(0);
     for (const { dataId } of flipped) backend.disposeData(dataId);
     return out;
   });

@@ -22,8 +22,8 @@ type Run<Name extends keyof typeof FUNCTIONS> = (
 export type Wasm = {
   /** The functions of the kernels, called with arguments by name, by all threads. */
   run: { [Name in keyof typeof FUNCTIONS]: Run<Name> };
-  /** Matrix products by BLAS, where there is one. */
-  matMulByBlas: Run<'matMul'> | undefined;
+  /** Matrix products by our kernel, and by BLAS, as far as there is one. */
+  matMul: { byWasm: Run<'matMul'> | undefined; byBlas: Run<'matMul'> | undefined };
   threads: number;
   /** A new tensor, which holds whatever was there before. */
   output(shape: number[], dtype?: tf.DataType): tf.TensorInfo;
@@ -98,7 +98,10 @@ export function createWasm(backend: WasmBackend, pool: Pool): Wasm {
   };
   return {
     run: Object.fromEntries(run),
-    matMulByBlas: pool.has('matMulByBlas') ? runOf('matMul', 'matMulByBlas') : undefined,
+    matMul: {
+      byWasm: pool.has('matMul') ? runOf('matMul') : undefined,
+      byBlas: pool.has('matMulByBlas') ? runOf('matMul', 'matMulByBlas') : undefined,
+    },
     threads: pool.threads,
     output,
     zeros(shape) {

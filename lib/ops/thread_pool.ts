@@ -50,8 +50,6 @@ const LIMIT = 2 ** 9;
 const MOST_ARGUMENTS = 24;
 /** Times to look whether something has happened, before a thread goes to sleep: about a tenth of a millisecond. */
 const LOOKS = 20_000;
-/** Seconds for which a piece may be under way; none takes one. */
-const PATIENCE = 60;
 
 const callOf = (ticket: number) => Math.floor(ticket / LIMIT);
 
@@ -185,8 +183,11 @@ export async function startPool(
   };
 }
 
-/** Waits for pieces that other threads have taken. */
-function awaitPieces(words: Int32Array, total: number): void {
+/**
+ * Waits for pieces that other threads have taken.
+ * @param patience - seconds for which none may be done
+ */
+export function awaitPieces(words: Int32Array, total: number, patience = 60): void {
   let looks = LOOKS;
   while (Atomics.load(words, DONE) < total && looks > 0) looks--;
   if (looks > 0) return;
@@ -194,9 +195,8 @@ function awaitPieces(words: Int32Array, total: number): void {
   // A process that is stopped for an hour and goes on has waited for one of these seconds.
   let seconds = 0;
   for (let done = Atomics.load(words, DONE); done < total; done = Atomics.load(words, DONE)) {
-    if (Atomics.wait(words, DONE, done, 1000) === 'timed-out' && ++seconds === PATIENCE) {
-      throw new UserError(threadEnded('no answer for a minute'));
-    }
+    seconds = Atomics.wait(words, DONE, done, 1000) === 'timed-out' ? seconds + 1 : 0;
+    if (seconds === patience) throw new UserError(threadEnded(`no answer for ${patience} seconds`));
   }
   Atomics.store(words, WAITING, 0);
 }

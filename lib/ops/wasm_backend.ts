@@ -22,6 +22,10 @@ type Kernel<Output = tf.TensorInfo> = (args: { inputs: Inputs; backend: WasmBack
 
 export const sizeOf = (shape: number[]): number => shape.reduce((product, size) => product * size, 1);
 
+/** Rows and columns of a matrix, or of each of a batch. */
+export const lastTwo = (shape: number[], transposed: boolean): number[] =>
+  transposed ? shape.slice(-2).reverse() : shape.slice(-2);
+
 /** The kernel that is registered for the wasm backend under this name. */
 export const registered = (name: string): Kernel => tf.getKernel(name, 'wasm').kernelFunc as unknown as Kernel;
 

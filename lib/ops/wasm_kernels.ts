@@ -1,4 +1,4 @@
-/** The project's own kernels for the wasm backend: each computes in one pass what an operation defines plainly. */
+/** The project's own kernels for the wasm backend, each of which computes in one pass what an operation defines plainly. */
 import * as tf from '@tensorflow/tfjs';
 import { adamWOnWasm } from './adamw/wasm_binding.ts';
 import { addOnWasm } from './add/wasm_binding.ts';
@@ -20,10 +20,8 @@ import { compile, instantiate } from './wasm_module.ts';
 
 export const WASM_KERNELS: WasmKernel[] = [
   ...adamWOnWasm,
-  addOnWasm,
   ...appendOnWasm,
   ...attentionOnWasm,
-  concatOnWasm,
   ...moveRowsOnWasm,
   ...rmsNormOnWasm,
   ...rotaryEmbeddingOnWasm,
@@ -31,6 +29,9 @@ export const WASM_KERNELS: WasmKernel[] = [
   ...swiGluOnWasm,
   ...tokenLogProbsOnWasm,
 ];
+
+/** Those that stand in the place of one of the backend's own. */
+const REPLACEMENTS: WasmKernel[] = [addOnWasm, concatOnWasm];
 
 /**
  * Registers them with the wasm backend, to be run by several threads.
@@ -53,6 +54,6 @@ export async function registerWasmKernels(options: {
   const pool = await startPool(functions, options.threads, others);
   const wasm = createWasm(backend, pool);
   if (module || blas) matMulOnWasm.register(wasm);
-  if (module) for (const kernel of WASM_KERNELS) kernel.register(wasm);
+  if (module) for (const kernel of [...WASM_KERNELS, ...REPLACEMENTS]) kernel.register(wasm);
   return { pool, kernels: module !== null };
 }

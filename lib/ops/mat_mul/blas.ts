@@ -38,8 +38,8 @@ const THREADS = [
  * @throws {UserError} if `BLAS_LIBRARY` names a library that cannot be loaded or has no `cblas_sgemm`
  */
 export async function loadBlas(known?: string): Promise<Blas | null> {
-  const wanted = process.env.BLAS_LIBRARY;
-  const candidates = known ? [known] : wanted ? [wanted] : (CANDIDATES[process.platform] ?? []);
+  const wanted = known ?? process.env.BLAS_LIBRARY;
+  const candidates = wanted ? [wanted] : (CANDIDATES[process.platform] ?? []);
   for (const name of THREADS) process.env[name] = '1';
   // An optional speed-up must not stop a run on a platform that koffi has no binary for.
   const koffi = await import('koffi').then(

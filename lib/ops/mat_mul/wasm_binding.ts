@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type { WasmKernel } from '../on_wasm.ts';
 import { pieces } from '../thread_pool.ts';
-import { registered, replace, sizeOf } from '../wasm_backend.ts';
+import { lastTwo, registered, replace, sizeOf } from '../wasm_backend.ts';
 
 /** Multiply-adds of one product below which a call into BLAS costs more than it saves. */
 const SMALLEST_FOR_BLAS = 2 ** 12;
@@ -19,7 +19,7 @@ const CUT = {
 /** `tf.matMul`: the backend's own kernel has one thread, and is slow where an operand is transposed. */
 export const matMulOnWasm: WasmKernel = {
   kernelName: tf.BatchMatMul,
-  register({ run, matMulByBlas, output, scratch, freeScratch, threads }) {
+  register({ matMul, output, scratch, freeScratch, threads }) {
     const original = registered(tf.BatchMatMul);
     replace(tf.BatchMatMul, (call) => {
       const { a, b } = call.inputs;
@@ -30,12 +30,12 @@ export const matMulOnWasm: WasmKernel = {
       if (a.dtype !== 'float32' || b.dtype !== 'float32' || outer.join() !== outerB.join() || k === 0) {
         return original(call);
       }
-      const byBlas = m * n * k >= SMALLEST_FOR_BLAS ? matMulByBlas : undefined;
+      const byBlas = m * n * k >= SMALLEST_FOR_BLAS || !matMul.byWasm ? matMul.byBlas : undefined;
       const [tileM, tileN] = tileOf(m, n, k, byBlas ? CUT.byBlas : CUT.byWasm);
       const c = output([...outer, m, n]);
       const tiles = sizeOf(outer) * Math.ceil(m / tileM) * Math.ceil(n / tileN);
       const scratchSize = byBlas ? 0 : 256 * (6 * Math.ceil(tileM / 6) + 8 * Math.ceil(tileN / 8)) + 48;
-      (byBlas ?? run.matMul)(
+      (byBlas ?? matMul.byWasm)!(
         {
           ...{ a, b, c, m, n, k, tileM, tileN, scratchSize },
           scratch: scratch(threads * scratchSize),
@@ -64,6 +64,3 @@ function tileOf(m: number, n: number, k: number, cut: (typeof CUT)['byWasm']): [
   }
   return [rows, columns];
 }
-
-const lastTwo = (shape: number[], transposed: boolean): number[] =>
-  transposed ? shape.slice(-2).reverse() : shape.slice(-2);
