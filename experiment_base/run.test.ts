@@ -83,6 +83,29 @@ describe.concurrent('a run', () => {
     },
   );
 
+  // The bundled model: in one as small as the others here there is nothing to share.
+  it.skipIf(BACKEND !== 'wasm').each(['auto', 'off'])(
+    'is the same on 1, 2 and 8 threads, and if that changes at a resume: --blas %s',
+    async (blas) => {
+      const size = '--batch-size 4 --num-generations 4 --eval-size 8 --lr-scheduler constant --max-steps'.split(' ');
+      const folder = (name: string) => at(`threads ${name} ${blas}`);
+      const trained = async (name: string, steps: string, ...args: string[]) => {
+        const wasm = ['--backend', 'wasm', '--blas', blas, '--output-dir', folder(name)];
+        expect(await run([...size, steps, ...wasm, ...args])).toMatchObject({ code: 0, stderr: '' });
+      };
+      await Promise.all([
+        trained('1', '2', '--threads', '1'),
+        trained('8', '2', '--threads', '8'),
+        trained('2', '1', '--threads', '2'),
+      ]);
+      const resumed = await run(['--resume', folder('2'), '--threads', '3', '--max-steps', '2']);
+      expect(resumed).toMatchObject({ code: 0, stderr: '' });
+      expect(resumed.stdout).toContain('--threads 3 (was 2)');
+      expect(results(folder('8'))).toEqual(results(folder('1')));
+      expect(results(folder('2')).weights).toEqual(results(folder('1')).weights);
+    },
+  );
+
   it('merges an adapter at its end, and goes on from an adapter', async () => {
     const [merged, further] = [at('merged'), at('further')];
     const args = [...SHORT, '--max-steps', '2'];
@@ -237,14 +260,13 @@ describe.concurrent('Ctrl-C', () => {
     let pressed = 0;
     const during = async (child: ChildProcess, ended: () => boolean) => {
       await said(child.stdout!, 'held out', ended);
-      await sleep(100);
-      interrupt(child);
+      interrupt(child); // while it samples: signals are heard between two positions, not between two updates
       await said(child.stderr!, 'finishing this step', ended);
       await sleep(500); // less counts as the same press
       interrupt(child);
       pressed = performance.now();
     };
-    const { signal } = await run([...LONG, '--num-iterations', '100', '--output-dir', folder], { during });
+    const { signal } = await run([...LONG, '--num-iterations', '200', '--output-dir', folder], { during });
     expect(signal).toBe('SIGINT');
     expect(performance.now() - pressed).toBeLessThan(1000);
     expect(holds(folder, /checkpoint/)).toBe(false);

@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os';
 import { physicalCores } from '../machine.ts';
 
 /** Those of the wasm backend where `--threads` is not given, and of native TensorFlow. */
-export const THREAD_VARIABLES = ['WASM_NUM_THREADS', 'TF_NUM_INTRAOP_THREADS'];
+const THREAD_VARIABLES = ['WASM_NUM_THREADS', 'TF_NUM_INTRAOP_THREADS'];
 
 /** More threads than this do not help: the pieces of a kernel call become too small. */
 const MOST_THREADS = 8;

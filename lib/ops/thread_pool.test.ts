@@ -15,7 +15,10 @@ import type { WasmBackend } from './wasm_backend.ts';
 // Many small pieces, of a size that only the shapes decide on.
 vi.mock('./thread_pool.ts', async (original) => ({
   ...(await original<object>()),
-  pieces: (count: number, cost: number) => ({ count, grain: Math.max(1, Math.ceil(count / (2 + ((count + cost) % 11)))) }),
+  pieces: (count: number, cost: number) => ({
+    count,
+    grain: Math.max(1, Math.ceil(count / (2 + ((count + cost) % 11)))),
+  }),
 }));
 
 const { gatherRows } = await import('./move_rows/move_rows.ts');
@@ -63,26 +66,57 @@ const CALLS: Record<string, (size: Draw, random: (...shape: number[]) => tf.Tens
   add: (size, random) => [tf.add(random(size(0), size(1)), random(size(0), size(1)))],
   append: (size, random) => {
     const [batch, length, width] = [size(0), size(1), size(2)];
-    const past = tf.pad(random(batch, length, width) as tf.Tensor3D, [[0, 0], [0, size(3) % 3], [0, 0]]); // prettier
-    const [out] = appendKernel.find()!([past as tf.Tensor3D, random(batch, 1 + (size(4) % 2), width) as tf.Tensor3D], { length });
+    const past = tf.pad(random(batch, length, width) as tf.Tensor3D, [
+      [0, 0],
+      [0, size(3) % 3],
+      [0, 0],
+    ]); // prettier
+    const [out] = appendKernel.find()!([past as tf.Tensor3D, random(batch, 1 + (size(4) % 2), width) as tf.Tensor3D], {
+      length,
+    });
     return [tf.slice(out, [0, 0, 0], [-1, length + 1, -1])];
   },
   attention: (size, random) => {
-    const [prompts, group, each, dim, keys] = [1 + (size(0) % 3), 1 + (size(1) % 4), 1 + (size(2) % 5), size(3), size(4)];
-    const inputs = [random(prompts * group * each, dim), ...[prompts, prompts, prompts * group, prompts * group].map((n) => random(n, keys, dim))];
+    const [prompts, group, each, dim, keys] = [
+      1 + (size(0) % 3),
+      1 + (size(1) % 4),
+      1 + (size(2) % 5),
+      size(3),
+      size(4),
+    ];
+    const inputs = [
+      random(prompts * group * each, dim),
+      ...[prompts, prompts, prompts * group, prompts * group].map((n) => random(n, keys, dim)),
+    ];
     const op = (q: tf.Tensor, ...[k, v, k2, v2]: tf.Tensor[]) =>
-      attention(q as tf.Tensor2D, [{ k, v }, { k: k2, v: v2 }] as Parameters<typeof attention>[1]);
+      attention(
+        q as tf.Tensor2D,
+        [
+          { k, v },
+          { k: k2, v: v2 },
+        ] as Parameters<typeof attention>[1],
+      );
     return tf.grads(op)(inputs);
   },
   concat: (size, random) => [tf.concat([random(size(0), size(1), size(2)), random(size(0), size(3), size(2))], 1)],
   matMul: (size, random) => {
     const [m, k, n] = [size(0), 4 * size(1), size(2)];
     const [transposeA, transposeB] = [size(3) % 2 === 0, size(4) % 2 === 0];
-    return [tf.matMul(random(...(transposeA ? [k, m] : [m, k])), random(...(transposeB ? [n, k] : [k, n])), transposeA, transposeB)];
+    return [
+      tf.matMul(
+        random(...(transposeA ? [k, m] : [m, k])),
+        random(...(transposeB ? [n, k] : [k, n])),
+        transposeA,
+        transposeB,
+      ),
+    ];
   },
   moveRows: (size, random) => {
     const [rows, width] = [size(0), size(1)];
-    const index = tf.tensor1d(range(size(2)).map((i) => (7 * i) % (rows + 1)), 'int32');
+    const index = tf.tensor1d(
+      range(size(2)).map((i) => (7 * i) % (rows + 1)),
+      'int32',
+    );
     return gatherRows([random(rows, width) as tf.Tensor2D, index], { holes: true });
   },
   rmsNorm: (size, random) =>
@@ -103,7 +137,8 @@ const CALLS: Record<string, (size: Draw, random: (...shape: number[]) => tf.Tens
   tokenLogProbs: (size, random) => {
     const [count, width, vocabulary] = [size(0), size(1), size(2)];
     const tokens = Int32Array.from(range(count), (i) => (5 * i) % vocabulary);
-    const op = (hidden: tf.Tensor, head: tf.Tensor) => tokenLogProbs(hidden as tf.Tensor2D, head, tokens, { temperature: 0.7 });
+    const op = (hidden: tf.Tensor, head: tf.Tensor) =>
+      tokenLogProbs(hidden as tf.Tensor2D, head, tokens, { temperature: 0.7 });
     return tf.grads(op)([random(count, width), random(vocabulary, width)]);
   },
 };

@@ -42,7 +42,7 @@ export function pieces(count: number, cost: number): Pieces {
 export const numberOfPieces = ({ count, grain }: Pieces): number => Math.ceil(count / grain);
 
 /** What the threads share, besides the memory: words (int32) and the arguments of the call. */
-export type Shared = { words: Int32Array; args: Float64Array };
+type Shared = { words: Int32Array; args: Float64Array };
 
 /** The words. TICKET is the number of the call, times {@link LIMIT}, plus the number of the next piece. */
 const [TICKET, DONE, ASLEEP, WAITING, WORK, COUNT, GRAIN, ARGUMENTS, FAILED] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
