@@ -50,7 +50,7 @@ export async function registerWasmKernels(options: {
   const { shared, blas } = options;
   const module = (options.kernels && (await compile(shared).catch(() => null))) || null;
   const functions = await instantiate(module, memory, { thread: 0, blas });
-  const others = shared && module ? { module, memory, blas: blas?.name } : undefined;
+  const others = shared && (module || blas) ? { module, memory, blas: blas?.name } : undefined;
   const pool = await startPool(functions, options.threads, others);
   const wasm = createWasm(backend, pool);
   if (module || blas) matMulOnWasm.register(wasm);
