@@ -77,9 +77,10 @@ async function loadWasm(wanted: { blas: boolean; kernels: boolean; threads: numb
   const { shared, reason } = await withoutListeners(setSharedWasmBackend);
   const blas = wanted.blas ? await loadBlas() : null;
   patchWasmBackend();
-  const { pool, kernels } = await registerWasmKernels({ ...wanted, shared, blas });
-  const products = wanted.blas ? 'no BLAS library found: OpenBLAS would make it faster still' : '--blas off';
-  const notes = [blas ? `matrix products by ${blas.name}` : products];
+  const { pool, kernels, ...taken } = await registerWasmKernels({ ...wanted, shared, blas });
+  const none = wanted.blas ? 'no BLAS library found: OpenBLAS would make it faster still' : '--blas off';
+  const without = blas ? `matrix products by our kernel, which is faster here than ${blas.name}` : none;
+  const notes = [taken.blas ? `matrix products by ${taken.blas.name}` : without];
   if (!wanted.kernels) notes.push('--kernels off');
   else if (!kernels) notes.push('kernels not built, or of other sources: run `npm run build`');
   else if (pool.threads < wanted.threads) notes.push(`not ${wanted.threads}: ${pool.missing ?? reason}`);

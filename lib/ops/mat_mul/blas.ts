@@ -3,6 +3,8 @@ import { UserError } from '../../errors.ts';
 
 export type Blas = {
   name: string;
+  /** Whether the user has named it. */
+  named: boolean;
   /** The kernel `matMul` of wasm_kernel.ts, computed by the library on the memory of wasm. */
   matMulOn(memory: { readonly buffer: ArrayBufferLike }): (...args: number[]) => void;
 };
@@ -53,7 +55,7 @@ export async function loadBlas(known?: string): Promise<Blas | null> {
         .func(
           'void cblas_sgemm(int order, int transA, int transB, int m, int n, int k, float alpha, void *a, int lda, void *b, int ldb, float beta, void *c, int ldc)',
         );
-      return { name, matMulOn: (memory) => tiledBy(gemm, memory) };
+      return { name, named: wanted !== undefined, matMulOn: (memory) => tiledBy(gemm, memory) };
     } catch (error) {
       if (wanted) {
         const reason = error instanceof Error ? error.message : String(error);
