@@ -1,7 +1,9 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
+import { createLora, LORA_TARGETS } from '../lib/model/lora.ts';
+import { normals } from '../lib/random.ts';
 import { mean } from '../lib/statistics.ts';
-import { completionLogProbs } from '../lib/training/log_probs.ts';
+import { completionLogProbs, logProbsOf } from '../lib/training/log_probs.ts';
 import { TOKEN_IDS } from '../models/tiny/tokenizer.ts';
 import {
   distance,
@@ -102,6 +104,24 @@ describe('rollout', () => {
       return oldLogProbs.map((old, t) => Math.exp(now[t] - old));
     });
     expect(distance(ratios, new Array(ratios.length).fill(1))).toBeLessThan(1e-5);
+  });
+
+  it('and so it is with an adapter, which is merged for sampling only', async () => {
+    const settings = { rank: 4, alpha: 8, targets: [...LORA_TARGETS], seed: 3, base: '' };
+    const lora = createLora(model.config, settings);
+    for (const [name, { size, shape }] of Object.entries(lora.params)) {
+      if (!name.includes('lora_B')) continue;
+      lora.params[name].dispose();
+      lora.params[name] = tf.tensor(normals(size, 5, size), shape).mul(0.2); // a new one is zero
+    }
+    const adapted = { ...model, lora };
+    const options = optionsOf(...SMALL);
+    const rollouts = await rollout(adapted, tokenizer, PROBLEMS, drawsOf(options, 1), options);
+    expect(rollouts.map(({ text }) => text)).not.toEqual((await sample(options)).map(({ text }) => text));
+    const now = await logProbsOf(adapted, rollouts, options);
+    const ratios = rollouts.flatMap(({ oldLogProbs }, row) => oldLogProbs.map((old, t) => Math.exp(now[row][t] - old)));
+    expect(distance(ratios, new Array(ratios.length).fill(1))).toBeLessThan(1e-5);
+    tf.dispose(lora.params);
   });
 
   it.each([

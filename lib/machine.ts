@@ -25,24 +25,34 @@ export function physicalCores(): number {
 
 /** Physical cores, of so many logical ones. */
 function coresOf(logical: number): number {
-  try {
-    const folder = '/sys/devices/system/cpu';
-    const siblings = readdirSync(folder)
-      .filter((name) => /^cpu\d+$/.test(name))
-      .map((name) => readFileSync(`${folder}/${name}/topology/thread_siblings_list`, 'utf8'));
-    return new Set(siblings).size;
-  } catch {
-    // Not Linux: most x86 processors have two threads a core, others one.
-    return process.arch === 'x64' ? Math.ceil(logical / 2) : logical;
-  }
+  const folder = '/sys/devices/system/cpu';
+  const siblings = listed(folder).flatMap((name) => {
+    const list = /^cpu\d+$/.test(name) ? textOf(`${folder}/${name}/topology/thread_siblings_list`) : undefined;
+    return list ?? []; // one that is switched off has none
+  });
+  if (siblings.length > 0) return new Set(siblings).size;
+  // Not Linux: most x86 processors have two threads a core, others one.
+  return process.arch === 'x64' ? Math.ceil(logical / 2) : logical;
 }
 
 /** Cores that a container may use, by its share of time (cgroup v2). */
 function quota(): number {
-  try {
-    const [most, period] = readFileSync('/sys/fs/cgroup/cpu.max', 'utf8').split(' ').map(Number);
-    return most > 0 ? Math.ceil(most / period) : Number.POSITIVE_INFINITY;
-  } catch {
-    return Number.POSITIVE_INFINITY;
-  }
+  const [most, period] = (textOf('/sys/fs/cgroup/cpu.max') ?? 'max 1').split(' ').map(Number);
+  return most > 0 ? Math.ceil(most / period) : Number.POSITIVE_INFINITY;
 }
+
+const textOf = (file: string): string | undefined => {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return undefined;
+  }
+};
+
+const listed = (folder: string): string[] => {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+};

@@ -5,12 +5,13 @@
  */
 import { spawnSync } from 'node:child_process';
 import { readFileSync, statfsSync } from 'node:fs';
-import { arch, availableParallelism, cpus, freemem, platform, totalmem } from 'node:os';
+import { arch, availableParallelism, cpus, freemem, platform } from 'node:os';
 import { join } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
 import { BACKENDS } from '../lib/backend/index.ts';
 import { runMain } from '../lib/cli/main.ts';
 import { parseOptions } from '../lib/cli/options.ts';
+import { machineMemory, physicalCores } from '../lib/machine.ts';
 import { findJupyter } from './notebooks.ts';
 
 /** `needed`: without it there is no training. */
@@ -64,7 +65,8 @@ function version(command: string, ...flags: string[]): string | undefined {
 function findings(): Finding[] {
   const { engines } = JSON.parse(readFileSync(join(REPOSITORY, 'package.json'), 'utf8'));
   const [major, minor] = process.versions.node.split('.').map(Number);
-  const memory = totalmem() / GB;
+  const memory = machineMemory() / GB;
+  const cores = physicalCores();
   const { bavail, bsize } = statfsSync(REPOSITORY);
   const disk = (bavail * bsize) / GB;
   const gpu = version('nvidia-smi', '--query-gpu=name,memory.total', '--format=csv,noheader');
@@ -80,15 +82,15 @@ function findings(): Finding[] {
       needed: true,
     },
     {
-      ok: availableParallelism() >= 2,
+      ok: cores >= 2,
       name: 'processor',
-      found: `${availableParallelism()} cores (${cpus()[0]?.model.trim()})`,
-      advice: 'with a single core a run takes about twice as long',
+      found: `${cores} ${cores === 1 ? 'core' : 'cores'} for this process (${availableParallelism()} logical; ${cpus()[0]?.model.trim()})`,
+      advice: 'with a single core a run takes about twice as long as with two',
     },
     {
       ok: memory >= 4,
       name: 'memory',
-      found: `${memory.toFixed(1)} GB, of which ${(freemem() / GB).toFixed(1)} free`,
+      found: `${memory.toFixed(1)} GB, of which ${(Math.min(freemem(), machineMemory()) / GB).toFixed(1)} free`,
       advice: 'a run of the bundled model takes about 1 GB: close other programs',
     },
     {

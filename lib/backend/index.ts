@@ -18,7 +18,8 @@ let ready: Promise<string> | undefined;
  * Makes a backend current. A process has one: later calls return the first one's description.
  * @param name - `auto` takes native TensorFlow where it has a GPU, else wasm, which is faster on a CPU
  * @param options - on wasm, without a CBLAS if `blas` is 'off', and without the project's own kernels if `kernels` is 'off'
- *   (or the environment variable `TFJS_KERNELS`); `gpu`: which one, by its index or a part of its name
+ *   (or the environment variable `TFJS_KERNELS`); `threads`: of wasm (default: one for each core, at most 8); `gpu`: which
+ *   one, by its index or a part of its name
  * @returns what was chosen and why, in one line
  * @throws {UserError} if a backend asked for by name cannot be loaded
  */
@@ -82,8 +83,9 @@ async function loadWasm(wanted: { blas: boolean; kernels: boolean; threads: numb
   const without = blas ? `matrix products by our kernel, which is faster here than ${blas.name}` : none;
   const notes = [taken.blas ? `matrix products by ${taken.blas.name}` : without];
   if (!wanted.kernels) notes.push('--kernels off');
-  else if (!kernels) notes.push('kernels not built, or of other sources: run `npm run build`');
-  else if (pool.threads < wanted.threads) notes.push(`not ${wanted.threads}: ${pool.missing ?? reason}`);
+  else if (!kernels) notes.push('kernels not built, of other sources, or not for this engine: run `npm run build`');
+  const fewer = pool.missing ?? reason;
+  if (pool.threads < wanted.threads && fewer) notes.push(`not ${wanted.threads}: ${fewer}`);
   return `wasm, ${pool.threads} ${pool.threads === 1 ? 'thread' : 'threads'} (${notes.join('; ')})`;
 }
 

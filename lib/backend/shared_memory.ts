@@ -11,7 +11,8 @@ import { setThreadsCount } from '@tensorflow/tfjs-backend-wasm';
  */
 export async function setSharedWasmBackend(): Promise<{ shared: boolean; reason?: string }> {
   const threads = createRequire(import.meta.url)('node:worker_threads');
-  const { Worker } = threads;
+  const browser = globalThis as { Worker?: unknown };
+  const before = { own: threads.Worker, global: browser.Worker };
   const flag = 'WASM_HAS_MULTITHREAD_SUPPORT';
   try {
     if (typeof SharedArrayBuffer === 'undefined') throw new Error('no SharedArrayBuffer');
@@ -25,8 +26,9 @@ export async function setSharedWasmBackend(): Promise<{ shared: boolean; reason?
     await tf.setBackend('wasm');
     return { shared: false, reason: error instanceof Error ? error.message : String(error) };
   } finally {
-    threads.Worker = Worker;
-    Reflect.deleteProperty(globalThis, 'Worker'); // the loader's
+    threads.Worker = before.own;
+    browser.Worker = before.global; // which the loader sets, too
+    if (browser.Worker === undefined) delete browser.Worker;
   }
 }
 

@@ -1,5 +1,4 @@
 /** How many threads a backend may use. */
-import { availableParallelism } from 'node:os';
 import { physicalCores } from '../machine.ts';
 
 /** Those of the wasm backend where `--threads` is not given, and of native TensorFlow. */
@@ -11,8 +10,11 @@ const MOST_THREADS = 8;
 /** Threads of the wasm backend: as many as there are cores for this process, or what `WASM_NUM_THREADS` says. */
 export function defaultThreads(): number {
   const given = Number(process.env.WASM_NUM_THREADS);
-  return Number.isInteger(given) && given > 0 ? given : Math.min(MOST_THREADS, physicalCores());
+  return Number.isInteger(given) && given > 0 && given <= 64 ? given : share(1);
 }
+
+/** The threads of one of so many processes. */
+const share = (processes: number) => Math.min(MOST_THREADS, Math.max(1, Math.floor(physicalCores() / processes)));
 
 /**
  * Environment variables for each of several processes that share this machine: its cores are divided among them.
@@ -22,7 +24,6 @@ export function defaultThreads(): number {
  */
 export function threadLimits(processes: number): Record<string, string> {
   if (processes === 1) return {};
-  const threads = String(Math.max(1, Math.floor(availableParallelism() / processes)));
   const unset = THREAD_VARIABLES.filter((name) => process.env[name] === undefined);
-  return Object.fromEntries(unset.map((name) => [name, threads]));
+  return Object.fromEntries(unset.map((name) => [name, String(share(processes))]));
 }

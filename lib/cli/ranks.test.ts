@@ -1,11 +1,12 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { availableParallelism, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { type During, NODE, REPOSITORY, runProcess, until } from '../../testing/processes.ts';
 import { threadLimits } from '../backend/threads.ts';
 import { visibleDevice } from '../distributed/local.ts';
+import { physicalCores } from '../machine.ts';
 
 // Ranks are processes: each test writes the script that they run.
 
@@ -185,7 +186,7 @@ describe.concurrent('local ranks', () => {
     const body = `process.stdout.write([ranks.rank, process.env.WASM_NUM_THREADS, process.env.TF_NUM_INTRAOP_THREADS, process.env.CUDA_VISIBLE_DEVICES] + '\\n');`;
     const env = { WASM_NUM_THREADS: '7', CUDA_VISIBLE_DEVICES: '5,3' };
     const { stdout } = await runProcess([...NODE, script('share', body), '3'], { env });
-    const threads = `7,${Math.max(1, Math.floor(availableParallelism() / 3))}`; // what the user has set stays
+    const threads = `7,${Math.max(1, Math.floor(physicalCores() / 3))}`; // what the user has set stays
     const expected = [`0,${threads},5`, `1,${threads},3`, `2,${threads},5`];
     expect(stdout.trim().split('\n').sort()).toEqual(expected);
     expect(threadLimits(1)).toEqual({});

@@ -76,7 +76,7 @@ async function sample(
       const due = batch.map((place) => forced[place].shift());
       const idle = batch.map((place, i) => ended[place] || due[i] !== undefined);
       const uniforms = Float64Array.from(batch, (place, i) => (idle[i] ? 0 : random(place, position)));
-      const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens, spent: true }));
+      const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens, room: maxNewTokens }));
       tf.dispose(past?.layers);
       past = own;
       const drawn = await sampleRows(model, hidden, uniforms, options).finally(() => hidden.dispose());

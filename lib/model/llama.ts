@@ -44,23 +44,24 @@ export function prefill(model: Model, prompts: number[][]): Prefix | undefined {
 /**
  * Runs new tokens of B rows, each after its prompt and after what the row has said so far.
  * @param prefix - from {@link prefill}; undefined if no prompt has a token
- * @param past - the rows' own keys and values so far, `pastLength` tokens for every row; undefined at the start
+ * @param past - the rows' own keys and values so far; undefined at the start
  * @param rows - in packed order; with a past, the same rows in the same order as in the call that made it
  * @param tokens - token ids of all rows, packed: those of row 0, then those of row 1, …
+ * @param room - tokens that the rows will have in the end: with it, the past is not used again, so that the new keys can be
+ *   put into its memory, and no gradient is recorded
  * @returns `hidden`: the final hidden states (after the last norm), packed, shape (N, H); `own`: the rows' own keys
  *   and values including the new tokens
- * - `spent`: the past will not be used again, so that the new keys may be put into its memory; without a gradient only
  */
 export function extend(
   model: Model,
   prefix: Prefix | undefined,
   past: Past | undefined,
-  { rows, tokens, spent = false }: { rows: Row[]; tokens: number[]; spent?: boolean },
+  { rows, tokens, room }: { rows: Row[]; tokens: number[]; room?: number },
 ): { hidden: tf.Tensor2D; own: Past } {
   const pastLength = past?.length ?? 0;
   const starts = rows.map(({ prompt }) => (prefix?.lengths[prompt] ?? 0) + pastLength);
   const prompts = prefix?.lengths.length ?? 1 + Math.max(...rows.map(({ prompt }) => prompt));
-  const { hidden, layers, time } = forward(model, rows, { tokens, starts, prompts, prefix, past, spent });
+  const { hidden, layers, time } = forward(model, rows, { tokens, starts, prompts, prefix, past, room });
   return { hidden, own: { layers, length: pastLength + time } };
 }
 
@@ -124,10 +125,10 @@ type Batch = {
   prompts: number;
   prefix?: Prefix | undefined;
   past?: Past | undefined;
-  spent?: boolean;
+  room?: number | undefined;
 };
 
-function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, past, spent = false }: Batch) {
+function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, past, room }: Batch) {
   const { config, params } = model;
   const createContext = (): Context => {
     const layout = createLayout(rows, prompts, config);
@@ -141,7 +142,7 @@ function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, p
   let x = tf.gather(params['model.embed_tokens.weight'], tf.tensor1d(tokens, 'int32')) as tf.Tensor2D;
   for (let i = 0; i < config.numLayers; i++) {
     const before: Before = {
-      past: past && { ...past.layers[i], length: past.length, spent },
+      past: past && { ...past.layers[i], length: past.length, room },
       prefix: prefix?.layers[i],
     };
     const out = recompute
@@ -164,7 +165,7 @@ type Context = {
 
 /** Keys and values of one layer that were there before the batch's own. */
 type Before = {
-  past?: (KeysValues & { length: number; spent: boolean }) | undefined;
+  past?: (KeysValues & { length: number; room?: number | undefined }) | undefined;
   prefix?: KeysValues | undefined;
 };
 

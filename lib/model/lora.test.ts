@@ -14,7 +14,7 @@ import { accumulateGradients } from '../training/gradients.ts';
 import { completionLogProbs } from '../training/log_probs.ts';
 import { optimizerStep } from '../training/optimizer_step.ts';
 import { logits } from './llama.ts';
-import { createLora, LORA_TARGETS, mergeLora } from './lora.ts';
+import { createLora, LORA_TARGETS, mergeLora, withMergedLora } from './lora.ts';
 import { disposeModel, type Model, trainable } from './model.ts';
 
 /** What PEFT 0.21 computes with an adapter on all seven projections of `llama_gqa_tied`, from random numbers. */
@@ -91,6 +91,26 @@ describe('an adapter that PEFT has written', () => {
     const alone = await logits({ config: base.config, params: merged }, ids[0]).data();
     expect(distance(alone, await logits(model, ids[0]).data())).toBeLessThan(1e-6);
     tf.dispose(merged);
+  });
+
+  test('merged for the time of sampling, it gives the same logits, and leaves nothing behind, also after an error', async () => {
+    const before = tf.memory().numTensors;
+    const expected = await logits(model, ids[0]).data();
+    const actual = await withMergedLora(model, async (merged) => {
+      expect(merged.lora).toBeUndefined();
+      return logits(merged, ids[0]).data();
+    });
+    expect(distance(actual, expected)).toBeLessThan(1e-5);
+    await expect(withMergedLora(model, () => Promise.reject(new Error('no')))).rejects.toThrow('no');
+    expect(await withMergedLora(base, async (same) => same === base)).toBe(true);
+    expect(tf.memory().numTensors).toBe(before + 2); // the logits
+  });
+
+  test('is not merged where there is no room for that', async () => {
+    const large = { ...model.params['model.embed_tokens.weight'], size: 2 ** 30 } as tf.Tensor;
+    const crowded = { ...model, params: { ...model.params, 'model.embed_tokens.weight': large } };
+    const isWasm = tf.getBackend() === 'wasm';
+    expect(await withMergedLora(crowded, async (same) => same === crowded)).toBe(isWasm);
   });
 
   test.skipIf(skipped)(`merged weights${skipped}`, async () => {

@@ -72,8 +72,8 @@ export function mergeLora(model: Model): Params {
   return merged;
 }
 
-/** Bytes up to which a model and a merged copy of its matrices may lie side by side: wasm's memory ends at 4 GB. */
-const MOST_BYTES = 2.8e9;
+/** Bytes up to which a model and a merged copy of its matrices may lie side by side on wasm, whose memory ends at 4 GB. */
+const MOST_ON_WASM = 2.8e9;
 
 /**
  * The same policy with one product in each projection in place of an adapter's three, while `use` runs. Without an adapter, or
@@ -83,7 +83,7 @@ export async function withMergedLora<T>(model: Model, use: (merged: Model) => Pr
   const names = adapted(model);
   const copied = names.map((name) => model.params[name]);
   const numbers = [...Object.values(model.params), ...copied].reduce((sum, { size }) => sum + size, 0);
-  if (names.length === 0 || 4 * numbers > MOST_BYTES) return use(model);
+  if (names.length === 0 || (tf.getBackend() === 'wasm' && 4 * numbers > MOST_ON_WASM)) return use(model);
   const merged = Object.fromEntries(names.map((name) => [name, mergedWeight(model, name)]));
   try {
     return await use({ ...model, params: { ...model.params, ...merged }, lora: undefined });
@@ -101,5 +101,5 @@ const adapted = ({ lora }: Model): string[] =>
 /** `W + scale · B A` */
 function mergedWeight({ params, lora }: Model, name: string): tf.Tensor {
   const [a, b] = ['A', 'B'].map((matrix) => lora!.params[name.replace('.weight', `.lora_${matrix}.weight`)]);
-  return tf.tidy(() => tf.add(params[name], tf.mul(tf.matMul(b as tf.Tensor2D, a as tf.Tensor2D), lora!.scale)));
+  return tf.tidy(() => tf.add(params[name], tf.matMul(tf.mul(b, lora!.scale) as tf.Tensor2D, a as tf.Tensor2D)));
 }

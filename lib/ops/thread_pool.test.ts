@@ -70,9 +70,10 @@ const CALLS: Record<string, (size: Draw, random: (...shape: number[]) => tf.Tens
       [0, 0],
       [0, size(3) % 3],
       [0, 0],
-    ]); // prettier
+    ]);
     const [out] = appendKernel.find()!([past as tf.Tensor3D, random(batch, 1 + (size(4) % 2), width) as tf.Tensor3D], {
       length,
+      room: 100,
     });
     return [tf.slice(out, [0, 0, 0], [-1, length + 1, -1])];
   },
@@ -128,7 +129,9 @@ const CALLS: Record<string, (size: Draw, random: (...shape: number[]) => tf.Tens
   },
   sampleTokens: (size, random) => {
     const uniforms = Float64Array.from(range(size(0)), (i) => uniform(3, i));
-    return sampleTokensKernel.find()!([random(size(0), 9 * size(1)) as tf.Tensor2D], { uniforms, temperature: 0.7 });
+    const logits = random(size(0), 9 * size(1)) as tf.Tensor2D;
+    const [tokens, logProbs] = sampleTokensKernel.find()!([logits], { uniforms, temperature: 0.7 });
+    return [tf.sqrt(tokens.toFloat()), logProbs]; // a token that nobody has written is −1
   },
   swiGlu: (size, random) => {
     const op = (gate: tf.Tensor, up: tf.Tensor) => swiGlu(gate as tf.Tensor2D, up as tf.Tensor2D);

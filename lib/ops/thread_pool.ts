@@ -3,6 +3,8 @@
  * thread takes the next piece until none is left. Where the cuts are depends on the shapes alone, so that results do not
  * depend on the number of threads.
  */
+import { once } from 'node:events';
+import { isDeepStrictEqual } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { UserError } from '../errors.ts';
 
@@ -44,9 +46,11 @@ export const numberOfPieces = ({ count, grain }: Pieces): number => Math.ceil(co
 /** What the threads share, besides the memory: words (int32) and the arguments of the call. */
 type Shared = { words: Int32Array; args: Float64Array };
 
-/** The words. TICKET is the number of the call, times {@link LIMIT}, plus the number of the next piece. */
+/** The words. TICKET is the number of the call, times {@link LIMIT}, plus how many of its pieces nobody has taken. */
 const [TICKET, DONE, ASLEEP, WAITING, WORK, COUNT, GRAIN, ARGUMENTS, FAILED] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 const LIMIT = 2 ** 9;
+/** Goes up with every change of what the threads say to each other: others run what was built, perhaps before that. */
+const PROTOCOL = 1;
 const MOST_ARGUMENTS = 24;
 /** Times to look whether something has happened, before a thread goes to sleep: about a tenth of a millisecond. */
 const LOOKS = 20_000;
@@ -61,36 +65,35 @@ function takePieces({ words, args }: Shared, functions: Functions): unknown {
   let failure: unknown;
   let ticket = Atomics.load(words, TICKET);
   const call = callOf(ticket);
-  // If these are already the next call's, then no piece of this one is left, and they are not used.
+  // These may be half the next call's already. Then all pieces of this one are taken, and the ticket says so.
   const [work, count, grain] = [words[WORK], words[COUNT], words[GRAIN]];
   const numbers = Array.from(args.subarray(0, words[ARGUMENTS]));
-  for (;;) {
-    const piece = ticket - LIMIT * call;
-    if (callOf(ticket) !== call || piece * grain >= count) return failure;
-    const found = Atomics.compareExchange(words, TICKET, ticket, ticket + 1);
+  const compute = Object.values(functions)[work];
+  while (callOf(ticket) === call && ticket > LIMIT * call) {
+    const found = Atomics.compareExchange(words, TICKET, ticket, ticket - 1);
     if (found === ticket) {
+      // It was this call's, so it still is: there is no next one before this piece is done.
+      const begin = (ticket - LIMIT * call - 1) * grain;
       try {
-        Object.values(functions)[work](...numbers, piece * grain, Math.min(count, (piece + 1) * grain));
+        compute(...numbers, begin, Math.min(count, begin + grain));
       } catch (error) {
         failure = error;
         Atomics.store(words, FAILED, 1);
       }
       Atomics.add(words, DONE, 1);
       if (Atomics.load(words, WAITING) === 1) Atomics.notify(words, DONE);
-      ticket = Atomics.load(words, TICKET);
-    } else {
-      ticket = found;
     }
+    ticket = Atomics.load(words, TICKET);
   }
+  return failure;
 }
 
 /** What a thread does: waits for calls, as long as it lives. */
 export function serve(shared: Shared, functions: Functions): never {
   const { words } = shared;
   for (;;) {
-    const before = Atomics.load(words, TICKET);
+    const call = callOf(Atomics.load(words, TICKET));
     takePieces(shared, functions);
-    const call = callOf(before);
     let looks = LOOKS;
     while (callOf(Atomics.load(words, TICKET)) === call && looks > 0) looks--;
     if (looks > 0) continue;
@@ -116,6 +119,7 @@ export type ThreadData = {
 const FILES = { '.ts': '../dist/ops/thread.js', '.js': './thread.js' };
 
 /**
+ * Starts the threads. If one of them does not start, there is only the one that there is.
  * @param functions - those of this thread; the others find theirs in the same order
  * @param others - what the other threads compute with; there are none if it is undefined
  */
@@ -124,64 +128,90 @@ export async function startPool(
   threads: number,
   others?: Pick<ThreadData, 'module' | 'memory' | 'blas'>,
 ): Promise<Pool> {
+  const alone: Pool = {
+    threads: 1,
+    has: (name) => name in functions,
+    run(name, args, { count, grain }) {
+      for (let begin = 0; begin < count; begin += grain)
+        functions[name](...args, begin, Math.min(count, begin + grain));
+    },
+    close: async () => {},
+  };
+  if (!others || threads === 1) return alone;
+
   const buffer = new SharedArrayBuffer(64 + 8 * MOST_ARGUMENTS);
   const shared: Shared = { words: new Int32Array(buffer, 0, 16), args: new Float64Array(buffer, 64) };
-  const { words } = shared;
-  let ended: string | undefined;
-  const file = new URL(FILES[import.meta.url.endsWith('.ts') ? '.ts' : '.js'], import.meta.url);
-  const start = (thread: number) =>
-    new Promise<Worker>((resolve, reject) => {
-      const workerData = { ...others, shared, thread } as ThreadData;
-      const worker = new Worker(file, { workerData, execArgv: [] });
-      worker.once('message', () => {
-        worker.unref(); // from now on it keeps no process alive
-        resolve(worker);
-      });
-      worker.once('error', (error) => {
-        ended = error.message;
-        reject(error);
-      });
-      worker.once('exit', (code) => {
-        ended ??= `exit code ${code}`;
-        reject(new Error(ended));
-      });
-    });
-  const starting = Array.from({ length: others ? threads - 1 : 0 }, (_, i) => start(i + 1));
-  const results = await Promise.allSettled(starting);
-  const workers = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
-  const failed = results.find((result) => result.status === 'rejected');
-  ended = undefined;
-  let call = 0;
+  const { workers, ended } = await startWorkers(shared, threads - 1, others, Object.keys(functions));
+  const close = async () => void (await Promise.all(workers.map((worker) => worker.terminate())));
+  const missing = ended();
+  if (missing !== undefined) {
+    await close();
+    return { ...alone, missing };
+  }
   const names = Object.keys(functions);
-
-  const runAlone = (name: string, args: number[], { count, grain }: Pieces) => {
-    for (let begin = 0; begin < count; begin += grain) functions[name](...args, begin, Math.min(count, begin + grain));
-  };
-
+  const { words, args } = shared;
+  let call = 0;
   return {
-    threads: 1 + workers.length,
-    has: (name) => name in functions,
-    missing: failed && String(failed.reason?.message),
-    run(name, args, cut) {
+    ...alone,
+    threads,
+    close,
+    run(name, numbers, cut) {
       const total = numberOfPieces(cut);
-      if (workers.length === 0 || total < 2) return runAlone(name, args, cut);
-      if (ended !== undefined) throw new UserError(threadEnded(ended));
-      shared.args.set(args);
+      if (total < 2) return alone.run(name, numbers, cut);
+      const reason = ended();
+      if (reason !== undefined) throw new UserError(threadEnded(reason));
+      args.set(numbers);
       words[WORK] = names.indexOf(name);
       words[COUNT] = cut.count;
       words[GRAIN] = cut.grain;
-      words[ARGUMENTS] = args.length;
+      words[ARGUMENTS] = numbers.length;
       Atomics.store(words, DONE, 0);
       call = (call + 1) % (2 ** 31 / LIMIT);
-      Atomics.store(words, TICKET, call * LIMIT);
+      Atomics.store(words, TICKET, call * LIMIT + total);
       if (Atomics.load(words, ASLEEP) > 0) Atomics.notify(words, TICKET, total - 1);
       const failure = takePieces(shared, functions);
       awaitPieces(words, total);
       if (Atomics.exchange(words, FAILED, 0) === 1) throw failure ?? new Error(`${name} failed in another thread`);
     },
-    close: async () => void (await Promise.all(workers.map((worker) => worker.terminate()))),
   };
 }
+
+/**
+ * Starts workers, and waits until each has said that it is ready, or has ended.
+ * @param names - the functions that they are to have, in this order
+ * @returns also `ended()`: why one of them is not there, or not any more
+ */
+async function startWorkers(
+  shared: Shared,
+  count: number,
+  others: Pick<ThreadData, 'module' | 'memory' | 'blas'>,
+  names: string[],
+): Promise<{ workers: Worker[]; ended: () => string | undefined }> {
+  let ended: string | undefined;
+  const file = new URL(FILES[import.meta.url.endsWith('.ts') ? '.ts' : '.js'], import.meta.url);
+  const workers = Array.from({ length: count }, (_, i) => {
+    const workerData: ThreadData = { ...others, shared, thread: i + 1 };
+    return new Worker(file, { workerData, execArgv: [] });
+  });
+  const started = workers.map((worker) => {
+    worker.once('error', ({ message }) => {
+      ended ??= message;
+    });
+    worker.once('exit', (code) => {
+      ended ??= `exit code ${code}`;
+    });
+    worker.once('message', (ready: unknown) => {
+      if (!isDeepStrictEqual(ready, readyWith(names))) ended ??= 'lib/dist is of other sources: run `npm run build`';
+      worker.unref(); // from now on it keeps no process alive
+    });
+    return Promise.race([once(worker, 'message'), once(worker, 'exit')]);
+  });
+  await Promise.allSettled(started);
+  return { workers, ended: () => ended };
+}
+
+/** What a thread says when it is ready, by which it is known to be built of the same sources. */
+export const readyWith = (names: string[]) => ({ names, protocol: PROTOCOL });
 
 /**
  * Waits for pieces that other threads have taken.

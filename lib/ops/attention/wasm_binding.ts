@@ -30,6 +30,7 @@ export const attentionOnWasm = [
       const [queries, dim] = q.shape;
       const dQ = output(q.shape);
       const gradients = segments.map(({ shape }) => zeros(shape));
+      if (queries === 0) return [dQ, ...gradients];
       const scratchSize = 2 * allKeys(segments);
       // Keys that several queries share gather the gradients of all of them: these must stay with one thread.
       const share = segments.reduce((share, { shape: [batch] }) => leastCommonMultiple(share, queries / batch), 1);

@@ -42,7 +42,6 @@ const THREADS = [
 export async function loadBlas(known?: string): Promise<Blas | null> {
   const wanted = known ?? process.env.BLAS_LIBRARY;
   const candidates = wanted ? [wanted] : (CANDIDATES[process.platform] ?? []);
-  for (const name of THREADS) process.env[name] = '1';
   // An optional speed-up must not stop a run on a platform that koffi has no binary for.
   const koffi = await import('koffi').then(
     (module) => module.default,
@@ -50,6 +49,7 @@ export async function loadBlas(known?: string): Promise<Blas | null> {
   );
   for (const name of koffi ? candidates : []) {
     try {
+      for (const variable of THREADS) process.env[variable] = '1';
       const gemm = koffi!
         .load(name)
         .func(
@@ -57,6 +57,7 @@ export async function loadBlas(known?: string): Promise<Blas | null> {
         );
       return { name, named: wanted !== undefined, matMulOn: (memory) => tiledBy(gemm, memory) };
     } catch (error) {
+      if (known) throw new Error(`${known}: ${(error as Error).message}`);
       if (wanted) {
         const reason = error instanceof Error ? error.message : String(error);
         throw new UserError(

@@ -63,7 +63,7 @@ describe.each([
 ])('$name: matMul is the sum over j of a_ij b_jk', ({ name, library }) => {
   const skip = !library && name !== 'our kernel';
   beforeAll(async () => {
-    if (library) await registerWasmKernels({ shared: true, threads: 1, blas: library, kernels: false });
+    if (library) await registerWasmKernels({ shared: true, threads: 3, blas: library, kernels: false });
   });
 
   test.skipIf(skip).each([

@@ -7,13 +7,27 @@ import { lastTwo, registered, replace, sizeOf } from '../wasm_backend.ts';
 const SMALLEST_FOR_BLAS = 2 ** 12;
 
 /**
- * How products are cut into tiles: into no more than so many, no smaller than so many multiply-adds, no wider than so many
- * columns. A tile costs, besides its multiply-adds, the laying out of its columns of B in our own kernel, and in BLAS that of
- * its rows of A, too: so rows are halved as long as there are more than `rows`, or more than a part of the columns.
+ * How products are cut into tiles. No tile is higher or wider than this; then tiles are halved until there are `enough`, or
+ * each would have fewer than so many multiply-adds. What a tile costs besides is the laying out of its columns of B in our
+ * own kernel, and in BLAS that of its rows of A, too: so it is rows that are halved as long as there are more than `rows`,
+ * or more than a part of the columns. Tiles that are `low` and `narrow` stay as they are.
  */
 const CUT = {
-  byWasm: { most: 12, smallest: 2 ** 18, widest: 128, rows: 384, part: 1, low: 48, narrow: 64, unit: 6 },
-  byBlas: { most: 16, smallest: 2 ** 20, widest: 2 ** 13, rows: 512, part: 0.25, low: 64, narrow: 256, unit: 16 },
+  byWasm: {
+    highest: 768,
+    widest: 128,
+    enough: 12,
+    smallest: 2 ** 18,
+    rows: 384,
+    part: 1,
+    low: 48,
+    narrow: 64,
+    unit: 6,
+  },
+  byBlas: {
+    ...{ highest: 2 ** 13, widest: 2 ** 13, enough: 8, smallest: 2 ** 20 },
+    ...{ rows: 512, part: 0.25, low: 64, narrow: 256, unit: 16 },
+  },
 };
 
 /** `tf.matMul`: the backend's own kernel has one thread, and is slow where an operand is transposed. */
@@ -31,10 +45,12 @@ export const matMulOnWasm: WasmKernel = {
         return original(call);
       }
       const byBlas = m * n * k >= SMALLEST_FOR_BLAS || !matMul.byWasm ? matMul.byBlas : undefined;
-      const [tileM, tileN] = tileOf(m, n, k, byBlas ? CUT.byBlas : CUT.byWasm);
       const c = output([...outer, m, n]);
+      if (sizeOf(c.shape) === 0) return c;
+      const [tileM, tileN] = tileOf(m, n, k, byBlas ? CUT.byBlas : CUT.byWasm);
       const tiles = sizeOf(outer) * Math.ceil(m / tileM) * Math.ceil(n / tileN);
-      const scratchSize = byBlas ? 0 : 256 * (6 * Math.ceil(tileM / 6) + 8 * Math.ceil(tileN / 8)) + 48;
+      const laidOut = 8 * Math.ceil(tileN / 8) + (transposeA ? 6 * Math.ceil(tileM / 6) : 0);
+      const scratchSize = byBlas ? 0 : 256 * laidOut + 48;
       (byBlas ?? matMul.byWasm)!(
         {
           ...{ a, b, c, m, n, k, tileM, tileN, scratchSize },
@@ -54,8 +70,9 @@ export const matMulOnWasm: WasmKernel = {
 function tileOf(m: number, n: number, k: number, cut: (typeof CUT)['byWasm']): [number, number] {
   let [rows, columns] = [m, n];
   const half = (size: number, unit: number) => unit * Math.ceil(size / 2 / unit);
+  while (rows > cut.highest) rows = half(rows, cut.unit);
   while (columns > cut.widest) columns = half(columns, 8);
-  const enough = Math.min(cut.most, (m * n * k) / cut.smallest);
+  const enough = Math.min(cut.enough, (m * n * k) / cut.smallest);
   while (Math.ceil(m / rows) * Math.ceil(n / columns) < enough) {
     if (rows > cut.low && (rows > cut.rows || rows > cut.part * columns)) rows = half(rows, cut.unit);
     else if (columns > cut.narrow) columns = half(columns, 8);

@@ -21,8 +21,8 @@ const FEW_ROWS = 4;
  * @param c - receives shape (batch, m, n)
  * @param tileM - rows of C in a tile
  * @param tileN - columns of C in a tile
- * @param scratch - room for `scratchSize` floats for each thread: 256 for each row and each column of a tile, rounded up to
- *   whole sixes and eights, and 48
+ * @param scratch - room for `scratchSize` floats for each thread: 48, and 256 for each column of a tile, rounded up to whole
+ *   eights, and if `transposeA` for each of its rows, rounded up to whole sixes
  */
 export function matMul(
   a: usize,
