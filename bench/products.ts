@@ -49,6 +49,7 @@ async function main(): Promise<void> {
       .description('Operations a second of matrix products: ours, BLAS, XNNPACK.')
       .option('--threads <n...>', 'how many', (text, before: number[] = []) => [...before, integer({ min: 1 })(text)]),
   );
+  console.log('measuring: about 15 seconds for each column');
   await initBackend('wasm', { blas: 'off', kernels: 'off' });
   const columns: Record<string, number[]> = { XNNPACK: measure() };
   const blas = await loadBlas();

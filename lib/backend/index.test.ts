@@ -49,6 +49,13 @@ test('BLAS_LIBRARY that has no cblas_sgemm is refused', async () => {
   expect(await oneSentence(initBackend('wasm'))).toContain('cannot be used');
 });
 
+test('WASM_NUM_THREADS says how many threads there are, and is refused if it does not', async () => {
+  vi.stubEnv('WASM_NUM_THREADS', 'many');
+  expect(await oneSentence(initBackend('wasm'))).toBe(
+    'WASM_NUM_THREADS must be an integer from 1 to 64, found many: set it anew, or unset it',
+  );
+});
+
 test('--blas off asks for no library; a process has one backend', async () => {
   vi.stubEnv('BLAS_LIBRARY', '/nowhere/libblas.so');
   const description = await initBackend('wasm', { blas: 'off' });

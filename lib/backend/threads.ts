@@ -1,4 +1,5 @@
 /** How many threads a backend may use. */
+import { UserError } from '../errors.ts';
 import { physicalCores } from '../machine.ts';
 
 /** Those of the wasm backend where `--threads` is not given, and of native TensorFlow. */
@@ -7,10 +8,16 @@ const THREAD_VARIABLES = ['WASM_NUM_THREADS', 'TF_NUM_INTRAOP_THREADS'];
 /** More threads than this do not help: the pieces of a kernel call become too small. */
 const MOST_THREADS = 8;
 
-/** Threads of the wasm backend: as many as there are cores for this process, or what `WASM_NUM_THREADS` says. */
+/**
+ * Threads of the wasm backend: as many as there are cores for this process, or what `WASM_NUM_THREADS` says.
+ * @throws {UserError} if that is no number of threads
+ */
 export function defaultThreads(): number {
-  const given = Number(process.env.WASM_NUM_THREADS);
-  return Number.isInteger(given) && given > 0 && given <= 64 ? given : share(1);
+  const given = process.env.WASM_NUM_THREADS;
+  if (!given) return share(1);
+  const threads = Number(given);
+  if (Number.isInteger(threads) && threads >= 1 && threads <= 64) return threads;
+  throw new UserError(`WASM_NUM_THREADS must be an integer from 1 to 64, found ${given}: set it anew, or unset it`);
 }
 
 /** The threads of one of so many processes. */

@@ -54,7 +54,9 @@ export async function registerWasmKernels(options: {
   const measured = module && options.blas && !options.blas.named;
   const blas = measured && !(await isBlasFaster(functions, backend)) ? null : options.blas;
   if (!blas) delete functions.matMulByBlas;
-  const others = shared && (module || blas) ? { module, memory, blas: blas?.name } : undefined;
+  // Where kernels are wanted and not built, neither is what the other threads run.
+  const shares = shared && (module || (blas && !options.kernels));
+  const others = shares ? { module, memory, blas: blas?.name } : undefined;
   const pool = await startPool(functions, options.threads, others);
   const wasm = createWasm(backend, pool);
   if (module || blas) matMulOnWasm.register(wasm);

@@ -107,7 +107,7 @@ function notesOn({ batchSize, numGenerations, ...options }: SizeOptions): string
   const updates = options.maxSteps * options.numIterations * (rows / perUpdate);
   if (options.warmupSteps <= updates) return [];
   return [
-    `--warmup-steps ${options.warmupSteps} is longer than the run, which has ${updates} updates: the learning rate never gets as high as --learning-rate`,
+    `--warmup-steps ${options.warmupSteps} is longer than the run, which has ${updates} ${updates === 1 ? 'update' : 'updates'}: the learning rate never gets as high as --learning-rate`,
   ];
 }
 
