@@ -37,13 +37,14 @@ export { createBm25, createEmbeddings, createRetriever, RETRIEVERS, searchTool }
 export { callTool, type Tool } from './environments/tool.ts';
 export { type Completion, generate } from './generation/generate.ts';
 export { disposeModel, type Model, trainable } from './model/model.ts';
+export { stopGradient } from './ops/stop_gradient.ts';
 export { normals, permutation, uniform } from './random.ts';
 export { curves, draw, STYLE } from './run/curves.ts';
 export type { Asking, Evaluation } from './run/evaluation.ts';
 export { measureSpeed } from './run/speed.ts';
 export { startRun } from './run/start.ts';
 export { createTrainingState } from './run/training_state.ts';
-export { inGroups, mean, sampleStd } from './statistics.ts';
+export { inGroups, mean, sampleStd, sum } from './statistics.ts';
 export { accumulateGradients } from './training/gradients.ts';
 export { completionLogProbs, logProbsOf, microBatches, padRows } from './training/log_probs.ts';
 export { optimizerStep } from './training/optimizer_step.ts';

@@ -1,5 +1,7 @@
+export const sum = (values: number[]): number => values.reduce((total, value) => total + value, 0);
+
 /** The mean; of no values, NaN. */
-export const mean = (values: number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+export const mean = (values: number[]): number => sum(values) / values.length;
 
 /** Sample standard deviation, n − 1. */
 export function sampleStd(values: number[]): number {

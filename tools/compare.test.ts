@@ -179,7 +179,7 @@ const NEW = () => ['--output-dir', at('refused')];
 const SEVEN = [1, 2, 3, 4, 5, 6, 7].map((n) => `base --warmup-steps ${n}`).join(',');
 const BAD: [name: string, args: () => string[], message: RegExp][] = [
   ['nothing to compare', () => NEW(), /--experiments base,drgrpo/],
-  ['an unknown experiment', () => ['--experiments', 'base,gspo', ...NEW()], /'gspo' is no experiment.*base, .*drgrpo/],
+  ['an unknown experiment', () => ['--experiments', 'base,ppo', ...NEW()], /'ppo' is no experiment.*base, .*drgrpo/],
   [
     'a variant twice',
     () => ['--experiments', 'drgrpo --blas off,drgrpo  --blas off', ...NEW()],

@@ -8,10 +8,14 @@ import { join } from 'node:path';
 import type { OptionValues } from '@commander-js/extra-typings';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import * as base from '../experiment_base/train.ts';
+import * as cispo from '../experiment_cispo/train.ts';
+import * as dapo from '../experiment_dapo/train.ts';
 import * as ddp from '../experiment_ddp/train.ts';
 import * as drgrpo from '../experiment_drgrpo/train.ts';
+import * as gspo from '../experiment_gspo/train.ts';
 import * as qa from '../experiment_multiturn_qa/train.ts';
 import * as tool from '../experiment_multiturn_tool/train.ts';
+import * as rloo from '../experiment_rloo/train.ts';
 import { parseRunOptions } from '../lib/cli/command.ts';
 import { loadQuestions } from '../lib/environments/corpus.ts';
 import { loadProblems } from '../lib/environments/dataset.ts';
@@ -23,7 +27,7 @@ import { NODE, runProcess } from '../testing/processes.ts';
 
 const CASES = Number(process.env.CASES ?? 60);
 const PROCESSES = Math.ceil(CASES / 100);
-const EXPERIMENTS = { base, ddp, drgrpo, multiturn_tool: tool, multiturn_qa: qa };
+const EXPERIMENTS = { base, cispo, dapo, ddp, drgrpo, gspo, rloo, multiturn_tool: tool, multiturn_qa: qa };
 type Name = keyof typeof EXPERIMENTS;
 
 const folder = mkdtempSync(join(tmpdir(), 'hostile-'));
