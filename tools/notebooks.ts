@@ -142,9 +142,11 @@ export async function execute(python: string, name: string, folder: string): Pro
   const convert = async () => {
     const nbconvert = spawn(
       python,
-      // biome-ignore format: one command line
-      ['-m', 'nbconvert', '--to', 'notebook', '--execute', '--allow-errors', ...options,
-      '--ExecutePreprocessor.record_timing=False', '--output-dir', scratch, file],
+      [
+        ...'-m nbconvert --to notebook --execute --allow-errors'.split(' '),
+        ...options,
+        ...['--ExecutePreprocessor.record_timing=False', '--output-dir', scratch, file],
+      ],
       { env: environment(), stdio: ['ignore', 'ignore', 'pipe'] },
     );
     const [stderr, [status]] = await Promise.all([text(nbconvert.stderr), once(nbconvert, 'close')]);
