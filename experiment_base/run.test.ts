@@ -259,13 +259,14 @@ describe.concurrent('Ctrl-C', () => {
     let pressed = 0;
     const during = async (child: ChildProcess, ended: () => boolean) => {
       await said(child.stdout!, 'held out', ended);
+      await sleep(50); // until it listens
       interrupt(child); // while it samples: signals are heard between two positions, not between two updates
       await said(child.stderr!, 'finishing this step', ended);
       await sleep(500); // less counts as the same press
       interrupt(child);
       pressed = performance.now();
     };
-    const { signal } = await run([...LONG, '--num-iterations', '200', '--output-dir', folder], { during });
+    const { signal } = await run([...LONG, '--batch-size', '128', '--num-iterations', '200', '--output-dir', folder], { during });
     expect(signal).toBe('SIGINT');
     expect(performance.now() - pressed).toBeLessThan(1000);
     expect(holds(folder, /checkpoint/)).toBe(false);
