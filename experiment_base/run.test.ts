@@ -266,7 +266,9 @@ describe.concurrent('Ctrl-C', () => {
       interrupt(child);
       pressed = performance.now();
     };
-    const { signal } = await run([...LONG, '--batch-size', '128', '--num-iterations', '200', '--output-dir', folder], { during });
+    const { signal } = await run([...LONG, '--batch-size', '128', '--num-iterations', '200', '--output-dir', folder], {
+      during,
+    });
     expect(signal).toBe('SIGINT');
     expect(performance.now() - pressed).toBeLessThan(1000);
     expect(holds(folder, /checkpoint/)).toBe(false);

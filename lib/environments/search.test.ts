@@ -186,13 +186,17 @@ describe('embeddings', () => {
     const queries = Array.from({ length: 256 }, (_, i) => ['river', 'farmer', 'demon', 'twin', ''][i % 5]);
     const apart: string[][] = [];
     for (const query of queries.slice(0, 5)) apart.push(await titles(retrieve, query, 3));
-    const began = performance.now();
-    const together = await Promise.all(queries.map((query) => titles(retrieve, query, 3)));
-    const took = performance.now() - began;
-    expect(together).toEqual(queries.map((_, i) => apart[i % 5]));
-    const one = performance.now();
-    for (const query of queries.slice(0, 64)) await titles(retrieve, query, 3);
-    expect(took).toBeLessThan(20 * (performance.now() - one));
+    const share = async () => {
+      const began = performance.now();
+      const together = await Promise.all(queries.map((query) => titles(retrieve, query, 3)));
+      const took = performance.now() - began;
+      expect(together).toEqual(queries.map((_, i) => apart[i % 5]));
+      const one = performance.now();
+      for (const query of queries.slice(0, 64)) await titles(retrieve, query, 3);
+      return took / (performance.now() - one);
+    };
+    // One after the other, all take four times as long as these 64; whoever else computes here may delay any of them.
+    expect(Math.min(await share(), await share(), await share(), await share())).toBeLessThan(4);
   });
 
   test('the size of the batch, and so the padding, does not count; equals stay in order', async () => {
