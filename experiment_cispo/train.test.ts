@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { useBackend } from '../testing/backend.ts';
-import { distance } from '../testing/policy.ts';
+import { distance } from '../testing/distance.ts';
 import { absent, expectTrlLoss, smallBatch, tokensOf, trlCases, valueAndGradient } from '../testing/trl_losses.ts';
 import { cispoLoss } from './train.ts';
 

@@ -1,13 +1,15 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import * as base from '../experiment_base/train.ts';
-import { type BackendName, initBackend } from '../lib/backend/index.ts';
 import { parseOptions } from '../lib/cli/options.ts';
+import { useBackend } from '../testing/backend.ts';
+import { distance } from '../testing/distance.ts';
+import { absent, trlCases } from '../testing/trl_losses.ts';
 import { createCommand, groupAdvantages, grpoLoss, type LossInputs, type Options, statistics } from './train.ts';
 
-beforeAll(async () => void (await initBackend((process.env.TFJS_BACKEND as BackendName) ?? 'wasm')));
+beforeAll(useBackend);
 
 const optionsOf = (flags = ''): Options =>
   parseOptions(createCommand(), ['node', 'train.ts', ...flags.split(' ').filter(Boolean)]);
@@ -15,10 +17,6 @@ const DRGRPO = optionsOf();
 const GRPO = optionsOf('--critic-type grpo');
 
 const rowsOf = (values: number[][]) => tf.tensor2d(values);
-const distance = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
-  expect(a.length).toBe(b.length);
-  return Array.from(a).reduce((worst, value, i) => Math.max(worst, Math.abs(value - b[i])), 0);
-};
 
 type LossOptions = Parameters<typeof grpoLoss>[1];
 
@@ -82,53 +80,36 @@ describe("the loss equals re-grpo's and tiny-grpo's", () => {
   );
 });
 
-describe("the loss equals TRL's", () => {
-  type Case = {
-    loss_type: string;
-    importance_sampling_level: 'token' | 'sequence';
-    beta: number;
-    epsilon_low: number;
-    epsilon_high: number;
-    max_completion_length: number;
-    advantages: number[];
-    loss: number;
-    metrics: Record<string, number>;
-  } & Record<'log_probs' | 'old_log_probs' | 'log_probs_ref' | 'completion_mask' | 'grad_log_probs', number[][]>;
-  const file = join(import.meta.dirname, '../../shared/oracles/grpo/trl_loss.json');
-  const cases = existsSync(file)
-    ? (JSON.parse(readFileSync(file, 'utf8')).cases as Case[]).filter(({ loss_type }) => /^(dr_)?grpo$/.test(loss_type))
-    : [];
+describe(`the loss equals TRL's${absent}`, () => {
+  const cases = trlCases(({ loss_type }) => /^(dr_)?grpo$/.test(loss_type));
   if (cases.length === 0) it.skip('its numbers are in ../shared/oracles, which is not there');
 
-  it.each(cases.map((c, i) => [`${i}: ${c.loss_type}, ${c.importance_sampling_level}, β ${c.beta}`, c] as const))(
-    '%s',
-    (_, c) => {
-      const { loss, gradient, perToken } = lossAndGradient(
-        c.log_probs,
-        (x) => {
-          const mask = rowsOf(c.completion_mask);
-          const [old, reference] = [rowsOf(c.old_log_probs), rowsOf(c.log_probs_ref)];
-          // Its cases of dr_grpo have one ratio for a whole sequence: the mean of the tokens' log-ratios. As tensors may
-          // be anything, such log-probabilities can be given to our loss, with a reference that leaves the KL as it is.
-          const mean = tf.div(tf.sum(tf.mul(tf.sub(x, old), mask), 1, true), tf.sum(mask, 1, true));
-          const logProbs = c.importance_sampling_level === 'token' ? x : tf.add(old, mean);
-          const refLogProbs = c.beta > 0 ? tf.add(tf.sub(reference, x), logProbs) : undefined;
-          const advantages = rowsOf(c.advantages.map((a) => [a]));
-          return { logProbs, oldLogProbs: old, refLogProbs, advantages, mask } as LossInputs;
-        },
-        {
-          ...{ ...(c.loss_type === 'grpo' ? GRPO : DRGRPO), klCoef: c.beta, completions: c.advantages.length },
-          ...{ clipRange: c.epsilon_low, clipRangeHigh: c.epsilon_high, maxNewTokens: c.max_completion_length },
-        },
-      );
-      expect(Math.abs(loss - c.loss)).toBeLessThan(1e-5);
-      expect(distance(gradient, c.grad_log_probs.flat())).toBeLessThan(1e-5);
-      if (c.importance_sampling_level === 'sequence') return;
-      expect(perToken('clip_ratio/low_mean')).toBeCloseTo(c.metrics['clip_ratio/low_mean'], 6);
-      expect(perToken('clip_ratio/high_mean')).toBeCloseTo(c.metrics['clip_ratio/high_mean'], 6);
-      if (c.beta > 0) expect(perToken('kl')).toBeCloseTo(c.metrics.kl, 5);
-    },
-  );
+  it.each(cases)('%s', (_, c) => {
+    const { loss, gradient, perToken } = lossAndGradient(
+      c.log_probs,
+      (x) => {
+        const mask = rowsOf(c.completion_mask);
+        const [old, reference] = [rowsOf(c.old_log_probs), rowsOf(c.log_probs_ref)];
+        // Its cases of dr_grpo have one ratio for a whole sequence: the mean of the tokens' log-ratios. As tensors may
+        // be anything, such log-probabilities can be given to our loss, with a reference that leaves the KL as it is.
+        const mean = tf.div(tf.sum(tf.mul(tf.sub(x, old), mask), 1, true), tf.sum(mask, 1, true));
+        const logProbs = c.importance_sampling_level === 'token' ? x : tf.add(old, mean);
+        const refLogProbs = c.beta > 0 ? tf.add(tf.sub(reference, x), logProbs) : undefined;
+        const advantages = rowsOf(c.advantages.map((a) => [a]));
+        return { logProbs, oldLogProbs: old, refLogProbs, advantages, mask } as LossInputs;
+      },
+      {
+        ...{ ...(c.loss_type === 'grpo' ? GRPO : DRGRPO), klCoef: c.beta, completions: c.advantages.length },
+        ...{ clipRange: c.epsilon_low, clipRangeHigh: c.epsilon_high, maxNewTokens: c.max_completion_length },
+      },
+    );
+    expect(Math.abs(loss - c.loss)).toBeLessThan(1e-5);
+    expect(distance(gradient, c.grad_log_probs.flat())).toBeLessThan(1e-5);
+    if (c.importance_sampling_level === 'sequence') return;
+    expect(perToken('clip_ratio/low_mean')).toBeCloseTo(c.metrics['clip_ratio/low_mean'], 6);
+    expect(perToken('clip_ratio/high_mean')).toBeCloseTo(c.metrics['clip_ratio/high_mean'], 6);
+    if (c.beta > 0) expect(perToken('kl')).toBeCloseTo(c.metrics.kl, 5);
+  });
 });
 
 describe('groupAdvantages', () => {

@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import * as base from '../experiment_base/train.ts';
 import { parseOptions } from '../lib/cli/options.ts';
 import { useBackend } from '../testing/backend.ts';
-import { distance } from '../testing/policy.ts';
+import { distance } from '../testing/distance.ts';
 import { absent, expectTrlLoss, smallBatch, tokensOf, trlCases, valueAndGradient } from '../testing/trl_losses.ts';
 import { createCommand, gspoLoss, sequenceRatio, statistics } from './train.ts';
 

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import * as base from '../experiment_base/train.ts';
 import { useBackend } from '../testing/backend.ts';
-import { distance } from '../testing/policy.ts';
+import { distance } from '../testing/distance.ts';
 import { smallBatch, valueAndGradient } from '../testing/trl_losses.ts';
 import { groupAdvantages, rlooLoss, statistics } from './train.ts';
 

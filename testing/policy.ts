@@ -3,7 +3,6 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
-import { expect } from 'vitest';
 import {
   createCommand,
   type Draw,
@@ -21,6 +20,8 @@ import { normals, uniform } from '../lib/random.ts';
 import { createTrainingState } from '../lib/run/training_state.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from '../models/tiny/tokenizer.ts';
 import { useBackend } from './backend.ts';
+
+export { distance } from './distance.ts';
 
 export const optionsOf = (...flags: string[]): Options => parseOptions(createCommand(), ['node', 'train.ts', ...flags]);
 export const SMALL = '--num-generations 4 --max-new-tokens 12 --warmup-steps 0 --max-grad-norm 0'.split(' ');
@@ -81,9 +82,3 @@ export async function offPolicy(options: Options): Promise<Experience[]> {
     }),
   }));
 }
-
-/** Largest |a − b|. */
-export const distance = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
-  expect(a.length).toBe(b.length);
-  return Array.from(a).reduce((worst, value, i) => Math.max(worst, Math.abs(value - b[i])), 0);
-};

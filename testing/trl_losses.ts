@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { expect } from 'vitest';
 import type { LossInputs } from '../experiment_base/train.ts';
-import { distance } from './policy.ts';
+import { distance } from './distance.ts';
 
 export type TrlCase = {
   loss_type: 'grpo' | 'bnpo' | 'dr_grpo' | 'dapo' | 'cispo';
@@ -53,7 +53,7 @@ export function expectTrlLoss(
   return inputs;
 }
 
-/** A small batch: three completions of 1 to 4 tokens, off-policy by about 0.3. @param width - tokens of the longest */
+/** A small batch: three completions of 1 to 3 tokens, off-policy by about 0.3. @param width - tokens of the longest */
 export function smallBatch(width = 4): LossInputs {
   const grid = (of: (row: number, t: number) => number) =>
     tf.tensor2d(Array.from({ length: 3 }, (_, row) => Array.from({ length: width }, (_, t) => of(row, t))));

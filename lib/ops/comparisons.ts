@@ -5,6 +5,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { expect } from 'vitest';
 import { normals, uniform } from '../random.ts';
+import { sum } from '../statistics.ts';
 import type { WasmBackend } from './wasm_backend.ts';
 import { WASM_KERNELS } from './wasm_kernels.ts';
 
@@ -15,7 +16,6 @@ let draws = 0;
 export const random = (shape: number[]) => tf.tensor(normals(tf.util.sizeFromShape(shape), 7, draws++), shape);
 
 export const range = (n: number) => Array.from({ length: n }, (_, i) => i);
-export const sum = (values: number[]) => values.reduce((total, x) => total + x, 0);
 export const dot = (a: number[], b: number[]) => sum(a.map((x, i) => x * b[i]));
 /** Row i of a matrix. */
 export const row = (x: number[], i: number, width: number) => x.slice(i * width, (i + 1) * width);

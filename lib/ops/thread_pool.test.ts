@@ -5,12 +5,23 @@ import { initBackend } from '../backend/index.ts';
 import { UserError } from '../errors.ts';
 import { normals, uniform } from '../random.ts';
 import { adamWUpdate } from './adamw/adamw.ts';
+import { addOnWasm } from './add/wasm_binding.ts';
 import { appendKernel } from './append/append.ts';
 import { attention } from './attention/attention.ts';
 import { range } from './comparisons.ts';
+import { concatOnWasm } from './concat/wasm_binding.ts';
+import { matMulOnWasm } from './mat_mul/wasm_binding.ts';
+import { gatherRows } from './move_rows/move_rows.ts';
 import { createWasm } from './on_wasm.ts';
+import { rmsNorm } from './rms_norm/rms_norm.ts';
+import { rotate } from './rotary_embedding/rotary_embedding.ts';
+import { sampleTokensKernel } from './sample_tokens/sample_tokens.ts';
+import { swiGlu } from './swiglu/swiglu.ts';
 import { awaitPieces, type Pool, startPool } from './thread_pool.ts';
+import { tokenLogProbs } from './token_log_probs/token_log_probs.ts';
 import type { WasmBackend } from './wasm_backend.ts';
+import { WASM_KERNELS } from './wasm_kernels.ts';
+import { compile, instantiate } from './wasm_module.ts';
 
 // Many small pieces, of a size that only the shapes decide on.
 vi.mock('./thread_pool.ts', async (original) => ({
@@ -20,18 +31,6 @@ vi.mock('./thread_pool.ts', async (original) => ({
     grain: Math.max(1, Math.ceil(count / (2 + ((count + cost) % 11)))),
   }),
 }));
-
-const { gatherRows } = await import('./move_rows/move_rows.ts');
-const { rmsNorm } = await import('./rms_norm/rms_norm.ts');
-const { rotate } = await import('./rotary_embedding/rotary_embedding.ts');
-const { sampleTokensKernel } = await import('./sample_tokens/sample_tokens.ts');
-const { swiGlu } = await import('./swiglu/swiglu.ts');
-const { tokenLogProbs } = await import('./token_log_probs/token_log_probs.ts');
-const { WASM_KERNELS } = await import('./wasm_kernels.ts');
-const { addOnWasm } = await import('./add/wasm_binding.ts');
-const { concatOnWasm } = await import('./concat/wasm_binding.ts');
-const { matMulOnWasm } = await import('./mat_mul/wasm_binding.ts');
-const { compile, instantiate } = await import('./wasm_module.ts');
 
 const pools: Pool[] = [];
 let current = 0;

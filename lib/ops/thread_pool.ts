@@ -61,21 +61,20 @@ const callOf = (ticket: number) => Math.floor(ticket / LIMIT);
  * Computes pieces of the call under way, until none is left.
  * @returns what a piece has thrown: a bug of ours, as no kernel throws anything
  */
-function takePieces({ words, args }: Shared, functions: Functions): unknown {
+function takePieces({ words, args }: Shared, functions: Functions[string][]): unknown {
   let failure: unknown;
   let ticket = Atomics.load(words, TICKET);
   const call = callOf(ticket);
   // These may be half the next call's already. Then all pieces of this one are taken, and the ticket says so.
   const [work, count, grain] = [words[WORK], words[COUNT], words[GRAIN]];
   const numbers = Array.from(args.subarray(0, words[ARGUMENTS]));
-  const compute = Object.values(functions)[work];
   while (callOf(ticket) === call && ticket > LIMIT * call) {
     const found = Atomics.compareExchange(words, TICKET, ticket, ticket - 1);
     if (found === ticket) {
       // It was this call's, so it still is: there is no next one before this piece is done.
       const begin = (ticket - LIMIT * call - 1) * grain;
       try {
-        compute(...numbers, begin, Math.min(count, begin + grain));
+        functions[work](...numbers, begin, Math.min(count, begin + grain));
       } catch (error) {
         failure = error;
         Atomics.store(words, FAILED, 1);
@@ -91,9 +90,10 @@ function takePieces({ words, args }: Shared, functions: Functions): unknown {
 /** What a thread does: waits for calls, as long as it lives. */
 export function serve(shared: Shared, functions: Functions): never {
   const { words } = shared;
+  const inOrder = Object.values(functions);
   for (;;) {
     const call = callOf(Atomics.load(words, TICKET));
-    takePieces(shared, functions);
+    takePieces(shared, inOrder);
     let looks = LOOKS;
     while (callOf(Atomics.load(words, TICKET)) === call && looks > 0) looks--;
     if (looks > 0) continue;
@@ -141,14 +141,14 @@ export async function startPool(
 
   const buffer = new SharedArrayBuffer(64 + 8 * MOST_ARGUMENTS);
   const shared: Shared = { words: new Int32Array(buffer, 0, 16), args: new Float64Array(buffer, 64) };
-  const { workers, ended } = await startWorkers(shared, threads - 1, others, Object.keys(functions));
+  const [names, inOrder] = [Object.keys(functions), Object.values(functions)];
+  const { workers, ended } = await startWorkers(shared, threads - 1, others, names);
   const close = async () => void (await Promise.all(workers.map((worker) => worker.terminate())));
   const missing = ended();
   if (missing !== undefined) {
     await close();
     return { ...alone, missing };
   }
-  const names = Object.keys(functions);
   const { words, args } = shared;
   let call = 0;
   return {
@@ -169,7 +169,7 @@ export async function startPool(
       call = (call + 1) % (2 ** 31 / LIMIT);
       Atomics.store(words, TICKET, call * LIMIT + total);
       if (Atomics.load(words, ASLEEP) > 0) Atomics.notify(words, TICKET, total - 1);
-      const failure = takePieces(shared, functions);
+      const failure = takePieces(shared, inOrder);
       awaitPieces(words, total);
       if (Atomics.exchange(words, FAILED, 0) === 1) throw failure ?? new Error(`${name} failed in another thread`);
     },

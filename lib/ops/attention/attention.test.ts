@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { useBackend } from '../../../testing/backend.ts';
 import { uniform } from '../../random.ts';
+import { sum } from '../../statistics.ts';
 import {
   cases,
   compareWithFormula,
@@ -11,7 +12,6 @@ import {
   range,
   row,
   size,
-  sum,
   WITH_KERNELS,
 } from '../comparisons.ts';
 import { attention, type Visible } from './attention.ts';

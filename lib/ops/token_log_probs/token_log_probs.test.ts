@@ -2,6 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { useBackend } from '../../../testing/backend.ts';
 import { uniform } from '../../random.ts';
+import { sum } from '../../statistics.ts';
 import {
   cases,
   compareWithFormula,
@@ -13,7 +14,6 @@ import {
   row,
   rowsOf,
   size,
-  sum,
   WITH_KERNELS,
 } from '../comparisons.ts';
 import { tokenLogProbs } from './token_log_probs.ts';
