@@ -107,7 +107,7 @@ export async function createStep(
         text: '',
         finishReason,
         reward: uniform(2, step, p, g),
-        right: false,
+        verdict: 'wrong',
       };
     });
     // Alone, a completion has no group to be compared with: its reward stands for its advantage.

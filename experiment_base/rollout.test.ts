@@ -36,7 +36,7 @@ describe('reward', () => {
     ['<answer>3 or 4</answer>', '3', 0.1, 'two guesses'],
     ['<answer>eval(3)</answer>', '3', 0.1, 'code is no number'],
   ])('%j for %j: %d (%s)', (text, answer, expected) => {
-    expect(reward(text, { answer })).toBe(expected);
+    expect(reward(text, { answer }, optionsOf())).toBe(expected);
     expect(verdict(text, { answer })).toBe({ 1: 'right', 0.1: 'wrong', 0: 'missing' }[expected]);
   });
 });
@@ -64,10 +64,8 @@ describe('rollout', () => {
       1,
       problems.map((problem) => ({ ...problem, answer })),
     );
-    expect(rollouts.filter(({ right }) => right).length).toBeGreaterThan(0);
-    expect(rollouts.map(({ right }) => right)).toEqual(
-      rollouts.map((row) => verdict(row.text, row.problem) === 'right'),
-    );
+    expect(rollouts.filter(({ verdict }) => verdict === 'right').length).toBeGreaterThan(0);
+    expect(rollouts.map(({ verdict }) => verdict)).toEqual(rollouts.map((row) => verdict(row.text, row.problem)));
   });
 
   it('gives every prompt, sample, step and seed random numbers of its own', async () => {
@@ -144,7 +142,7 @@ describe('rollout', () => {
 
   it('is summed up group by group', async () => {
     const rollouts = (await sample(optionsOf(...SMALL))).map((row, i) => ({
-      ...{ ...row, reward: [1, 0, 0, 0][i] ?? 0.1, right: i >= 6 }, // whatever the reward
+      ...{ ...row, reward: [1, 0, 0, 0][i] ?? 0.1, verdict: i >= 6 ? ('right' as const) : ('wrong' as const) }, // whatever the reward
     }));
     const metrics = rolloutMetrics(rollouts, optionsOf(...SMALL));
     expect(metrics.reward).toBeCloseTo(1.4 / 8, 12);

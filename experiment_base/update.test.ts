@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import { describe, expect, it } from 'vitest';
+import { parseOptions } from '../lib/cli/options.ts';
 import { finiteReward } from '../lib/environments/reward.ts';
 import { optimizerStep } from '../lib/training/optimizer_step.ts';
 import type { TrainingState } from '../lib/training/state.ts';
@@ -16,6 +17,7 @@ import {
   sample,
   tokenizer,
 } from '../testing/policy.ts';
+import type * as Base from './train.ts';
 import { type Experience, evaluate, rollout, toExperience, update, updateOnce } from './train.ts';
 
 /** The gradient of the only update that a state has seen: Adam's first moment is (1 − β1) of it. */
@@ -32,6 +34,18 @@ describe('update', () => {
     expect(Math.abs(metrics.loss)).toBeLessThan(1e-6);
     expect(metrics.grad_norm).toBeGreaterThan(0.1);
     expect(metrics).toMatchObject({ 'clip_ratio/low_mean': 0, 'clip_ratio/high_mean': 0, skipped_updates: 0 });
+    expect(metrics['sampling/logp_difference_max']).toBeLessThan(1e-5);
+  });
+
+  it('says how far the log-probs are from those that were recorded: the farthest of the first update', async () => {
+    const rollouts = await sample(optionsOf(...SMALL));
+    rollouts[5].oldLogProbs[2] -= 0.25;
+    rollouts[6].oldLogProbs[1] += 0.5;
+    const experience = rollouts.map((row) => ({ ...row, advantage: 0 }));
+    for (const flags of [[], ['--micro-batch-tokens', '1'], ['--num-iterations', '2']]) {
+      const metrics = await update(await newState(), experience, 1, optionsOf(...SMALL, ...flags));
+      expect(metrics['sampling/logp_difference_max']).toBeCloseTo(0.5, 4);
+    }
   });
 
   it.each([
@@ -46,6 +60,23 @@ describe('update', () => {
     const expected = await update(a, rollouts, 1, whole);
     const metrics = await update(b, rollouts, 1, optionsOf(...SMALL, '--kl-coef', '0.1', ...flags));
     for (const name of ['loss', 'grad_norm', 'kl', 'entropy']) expect(metrics[name]).toBeCloseTo(expected[name], 5);
+    const gradient = gradientOf(a);
+    for (const [name, values] of Object.entries(gradientOf(b))) {
+      expect(distance(values, gradient[name]), name).toBeLessThan(1e-5);
+    }
+  });
+
+  it.each(['drgrpo', 'rloo', 'dapo', 'gspo', 'cispo'])('of experiment_%s does not either', async (variant) => {
+    const { createCommand, update: itsUpdate }: typeof Base = await import(`../experiment_${variant}/train.ts`);
+    const parse = (...flags: string[]) =>
+      parseOptions(createCommand(), ['node', 'train.ts', ...SMALL, '--kl-coef', '0.1', ...flags]);
+    const rollouts = await offPolicy(parse());
+    const [a, b] = [await newState(), await newState()];
+    const expected = await itsUpdate(a, rollouts, 1, parse());
+    const metrics = await itsUpdate(b, rollouts, 1, parse('--micro-batch-tokens', '30'));
+    for (const [name, value] of Object.entries(expected)) {
+      expect(Math.abs(metrics[name] - value), name).toBeLessThan(1e-5 * Math.max(1, Math.abs(value)));
+    }
     const gradient = gradientOf(a);
     for (const [name, values] of Object.entries(gradientOf(b))) {
       expect(distance(values, gradient[name]), name).toBeLessThan(1e-5);
@@ -212,5 +243,18 @@ describe('update', () => {
         `a reward must be a finite number, found ${reward} for a completion of "47+38\\n"`,
       );
     }
+  });
+});
+
+describe('evaluate', () => {
+  const problems = Array.from({ length: 7 }, (_, i) => PROBLEMS[i % 2]);
+  const ask = async (samples: number, ...flags: string[]) =>
+    (await evaluate(model, tokenizer, problems, { samples }, optionsOf(...SMALL, ...flags))).metrics;
+
+  it('depends neither on the size of a batch nor on what else is sampled', async () => {
+    const expected = await ask(4, '--batch-size', '64');
+    expect(await ask(4, '--batch-size', '2')).toEqual(expected);
+    const { 'eval/accuracy': accuracy, 'eval/format': format } = await ask(0);
+    expect([accuracy, format]).toEqual([expected['eval/accuracy'], expected['eval/format']]);
   });
 });

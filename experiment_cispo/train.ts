@@ -24,7 +24,7 @@ import { optimizerStep } from '../lib/training/optimizer_step.ts';
 import { scheduleFactor } from '../lib/training/schedule.ts';
 import type { TrainingState } from '../lib/training/state.ts';
 
-import { sameAnswer } from '../lib/environments/answers.ts';
+import { sameAnswer, type Verdict } from '../lib/environments/answers.ts';
 import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/environments/dataset.ts';
 import { finiteReward } from '../lib/environments/reward.ts';
 
@@ -32,7 +32,7 @@ import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/co
 import { runMain } from '../lib/cli/main.ts';
 import { examples, integer, number } from '../lib/cli/options.ts';
 import { permutation, uniform } from '../lib/random.ts';
-import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
+import { type Asking, accuracies, type Evaluation, passAtK } from '../lib/run/evaluation.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { startRun } from '../lib/run/start.ts';
 import { inGroups, mean, sampleStd, sum } from '../lib/statistics.ts';
@@ -57,7 +57,8 @@ export const createCommand = () =>
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
     .option('--kl-coef <x>', 'β, weight of the KL to the initial policy', number({ min: 0, max: 1000 }), 0)
-    .option('--clip-range-high <x>', 'ε, how far the weight of a token may rise above 1', number({ min: 0 }), 4);
+    .option('--clip-range-high <x>', 'ε, how far the weight of a token may rise above 1', number({ min: 0 }), 4)
+    .option('--format-reward <x>', 'for a wrong answer in its tags', number({ min: 0, max: 1 }), 0.1);
 
 export type Options = OptionsOf<typeof createCommand>;
 
@@ -73,14 +74,14 @@ export function buildPrompt(tokenizer: Tokenizer, { question }: Problem, options
 }
 
 /** What became of the answer, the last in its tags. Accuracies count the right ones, whatever is rewarded. */
-export function verdict(text: string, { answer }: Pick<Problem, 'answer'>): 'right' | 'wrong' | 'missing' {
+export function verdict(text: string, { answer }: Pick<Problem, 'answer'>): Verdict {
   const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1].trim();
   return !given ? 'missing' : sameAnswer(given, answer) ? 'right' : 'wrong';
 }
 
 /** The rule that says how good a completion is. A wrong answer in its tags gets a little, as a hint towards the format. */
-export function reward(text: string, problem: Pick<Problem, 'answer'>): number {
-  return { right: 1, wrong: 0.1, missing: 0 }[verdict(text, problem)];
+export function reward(text: string, problem: Pick<Problem, 'answer'>, { formatReward }: Options): number {
+  return { right: 1, wrong: formatReward, missing: 0 }[verdict(text, problem)];
 }
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -94,7 +95,7 @@ export type Rollout = {
   text: string;
   finishReason: Completion['finishReason'];
   reward: number;
-  right: boolean; // whether the answer is, which accuracies count
+  verdict: Verdict; // which accuracies count
 };
 
 /** The random number in [0, 1) of one token: it depends on what it is drawn for, not on what else is in the batch. */
@@ -118,7 +119,7 @@ export async function rollout(
   return completions.map(({ tokens, logProbs, finishReason }, row) => {
     const [problem, prompt] = [problems[Math.floor(row / G)], prompts[Math.floor(row / G)]];
     const text = tokenizer.decode(tokens, { skipSpecialTokens: true });
-    const graded = { reward: finiteReward(reward(text, problem), problem), right: verdict(text, problem) === 'right' };
+    const graded = { verdict: verdict(text, problem), reward: finiteReward(reward(text, problem, options), problem) };
     return { problem, prompt, completion: tokens, oldLogProbs: logProbs, text, finishReason, ...graded };
   });
 }
@@ -207,6 +208,7 @@ export function statistics(
     tokens: mask.sum(),
     entropy: total(entropies),
     ...(refLogProbs ? { kl: total(k3(logProbs, refLogProbs)) } : {}),
+    'sampling/logp_difference_max': logProbs.sub(oldLogProbs).abs().mul(mask).max(),
     'clip_ratio/high_mean': total(ratio.greater(1 + clipRangeHigh).logicalAnd(advantages.greater(0))),
   };
 }
@@ -264,13 +266,14 @@ export async function update(
     }
   }
   const made = results.filter(({ finite }) => finite);
-  const { tokens, ...sums } = results[0].sums;
+  const { tokens, 'sampling/logp_difference_max': difference, ...sums } = results[0].sums;
   const perToken = (name: string) => mean(made.map(({ sums }) => sums[name] / sums.tokens));
   return {
     loss: mean(made.map(({ loss }) => loss)),
     grad_norm: mean(made.map(({ norm }) => norm)),
     learning_rate: learningRate,
     ...Object.fromEntries(Object.keys(sums).map((name) => [name, perToken(name)])),
+    'sampling/logp_difference_max': difference, // before the first update, where there should be none
     skipped_updates: state.counters.skipped,
   };
 }
@@ -279,8 +282,7 @@ export async function update(
 
 /**
  * Asks held-out problems, greedily and, if `samples` > 0, also so many times each as in training.
- * @returns shares: of right greedy answers, of right samples, of problems with at least one right sample; and the greedy
- *   answers to the first problems
+ * @returns metrics: of the greedy answers, how many are right; of the samples, that and pass@k. And the first greedy answers
  */
 export async function evaluate(
   model: Model,
@@ -294,39 +296,36 @@ export async function evaluate(
     const perBatch = Math.max(1, Math.floor((options.batchSize * options.numGenerations) / numGenerations));
     const rollouts: Rollout[] = [];
     for (let begin = 0; begin < problems.length; begin += perBatch) {
-      // No step of training is below 0: before and after are asked with the same random numbers.
-      const draw: Draw = (...token) => uniform(options.seed, -1 - begin, ...token);
+      // No step of training is -1: before and after are asked with the same random numbers.
+      const draw: Draw = (problem, ...token) => uniform(options.seed, -1, begin + problem, ...token);
       rollouts.push(...(await rollout(model, tokenizer, problems.slice(begin, begin + perBatch), draw, sampling)));
     }
     return rollouts;
   };
-  const right = (rollouts: Rollout[]) => rollouts.map(({ right }) => Number(right));
+  const verdicts = (rollouts: Rollout[]) => rollouts.map(({ verdict }) => verdict);
   const greedy = await ask(1, 0);
-  const accuracy = { 'eval/accuracy': mean(right(greedy)) };
-  const answers = greedy.slice(0, 3).map(toSample);
-  if (samples === 0) return { metrics: accuracy, answers };
-  const sampled = right(await ask(samples, options.temperature));
-  const any = inGroups(sampled, samples).map((group) => Math.max(...group));
-  const metrics = { ...accuracy, 'eval/sampled_accuracy': mean(sampled), [`eval/pass_at_${samples}`]: mean(any) };
-  return { metrics, answers };
+  const sampled = samples > 0 ? await ask(samples, options.temperature) : [];
+  const metrics = { ...accuracies(verdicts(greedy)), ...passAtK(inGroups(verdicts(sampled), samples)) };
+  return { metrics, answers: greedy.slice(0, 3).map(toSample) };
 }
 
 /** What metrics need of a rollout. */
-export type Outcome = Pick<Rollout, 'reward' | 'right' | 'completion' | 'finishReason'>;
+export type Outcome = Pick<Rollout, 'reward' | 'verdict' | 'completion' | 'finishReason'>;
 
 /** What the rollouts of a step say of the policy. A mean over none is NaN: no answer was wrong, say. */
 export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options): Record<string, number> {
   const length = (some: Outcome[]) => mean(some.map(({ completion }) => completion.length));
+  const right = rollouts.filter(({ verdict }) => verdict === 'right');
   const rewards = rollouts.map(({ reward }) => reward);
   const groups = inGroups(rewards, numGenerations);
   return {
     reward: mean(rewards),
     reward_std: mean(groups.map(sampleStd)),
     frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
-    'rewards/accuracy/mean': mean(rollouts.map(({ right }) => Number(right))),
+    'rewards/accuracy/mean': right.length / rollouts.length,
     'completions/mean_length': length(rollouts),
-    'completions/mean_right_length': length(rollouts.filter(({ right }) => right)),
-    'completions/mean_wrong_length': length(rollouts.filter(({ right }) => !right)),
+    'completions/mean_right_length': length(right),
+    'completions/mean_wrong_length': length(rollouts.filter(({ verdict }) => verdict !== 'right')),
     'completions/clipped_ratio': mean(rollouts.map(({ finishReason }) => Number(finishReason === 'length'))),
   };
 }

@@ -77,7 +77,7 @@ it('the rewards are those of experiment_multiturn_tool, with another notion of w
 it('recall is the share of the supporting passages that the searches found', () => {
   const row = (supporting: string[] | undefined, ...found: string[][]) => ({
     ...{ prompt: [1], completion: [1], mask: [1], transcript: [], finishReason: 'stop' as const, oldLogProbs: [0] },
-    ...{ rewards: [0, 0, 0, 0], reward: 0, right: false, advantage: 0 },
+    ...{ rewards: [0, 0, 0, 0], reward: 0, verdict: 'wrong' as const, advantage: 0 },
     problem: { question: '', answers: [''], source: '', columns: {}, supporting },
     calls: found.map((titles) => ({ tool: 'search', body: '', ok: true, text: '', titles })),
   });

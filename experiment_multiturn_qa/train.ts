@@ -23,6 +23,7 @@ import { optimizerStep } from '../lib/training/optimizer_step.ts';
 import { scheduleFactor } from '../lib/training/schedule.ts';
 import type { TrainingState } from '../lib/training/state.ts';
 
+import type { Verdict } from '../lib/environments/answers.ts';
 import { type Call, checkTools, converse, type Stretch, transcribe } from '../lib/environments/conversation.ts';
 import { checkCorpus, loadCorpus, loadQuestions, type Question as Problem } from '../lib/environments/corpus.ts';
 import { itemsOfStep, loadSplits } from '../lib/environments/dataset.ts';
@@ -34,7 +35,7 @@ import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/co
 import { runMain } from '../lib/cli/main.ts';
 import { examples, integer, number } from '../lib/cli/options.ts';
 import { permutation, uniform } from '../lib/random.ts';
-import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
+import { type Asking, accuracies, type Evaluation, passAtK } from '../lib/run/evaluation.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { startRun } from '../lib/run/start.ts';
 import { inGroups, mean, sampleStd } from '../lib/statistics.ts';
@@ -100,7 +101,7 @@ export type Rollout = {
   finishReason: Completion['finishReason'];
   rewards: number[]; // in the order of REWARDS
   reward: number; // their weighted sum
-  right: boolean; // whether the policy's answer is, with or without a tool
+  verdict: Verdict; // on the policy's answer, with or without a tool
 };
 
 /** The random number in [0, 1) of one token: it depends on what it is drawn for, not on what else is in the batch. */
@@ -294,8 +295,8 @@ export async function update(
 
 /**
  * Asks held-out problems, greedily and, if `samples` > 0, also so many times each as in training.
- * @returns shares: of right greedy answers, of right samples, of problems with at least one right sample; of the
- *   greedy conversations, calls a conversation and the share of calls that failed; and the first greedy answers
+ * @returns metrics: of the greedy answers, how many are right, calls a conversation, and the share of calls that failed;
+ *   of the samples, how many are right and pass@k. And the first greedy answers
  */
 export async function evaluate(
   model: Model,
@@ -310,28 +311,25 @@ export async function evaluate(
     const perBatch = Math.max(1, Math.floor((options.batchSize * options.numGenerations) / numGenerations));
     const rollouts: Rollout[] = [];
     for (let begin = 0; begin < problems.length; begin += perBatch) {
-      // No step of training is below 0: before and after are asked with the same random numbers.
-      const draw: Draw = (...token) => uniform(options.seed, -1 - begin, ...token);
+      // No step of training is -1: before and after are asked with the same random numbers.
+      const draw: Draw = (problem, ...token) => uniform(options.seed, -1, begin + problem, ...token);
       const asked = problems.slice(begin, begin + perBatch);
       rollouts.push(...(await rollout(model, tokenizer, asked, draw, tools, sampling)));
     }
     return rollouts;
   };
-  const right = (rollouts: Rollout[]) => rollouts.map(({ right }) => Number(right));
+  const verdicts = (rollouts: Rollout[]) => rollouts.map(({ verdict }) => verdict);
   const greedy = await ask(1, 0);
+  const sampled = samples > 0 ? await ask(samples, options.temperature) : [];
   const calls = Object.entries(callMetrics(greedy)).map(([name, value]) => [`eval/${name}`, value]);
-  const accuracy = { 'eval/accuracy': mean(right(greedy)), ...Object.fromEntries(calls) };
-  const answers = greedy.slice(0, 3).map(toSample);
-  if (samples === 0) return { metrics: accuracy, answers };
-  const sampled = right(await ask(samples, options.temperature));
-  const any = inGroups(sampled, samples).map((group) => Math.max(...group));
-  const metrics = { ...accuracy, 'eval/sampled_accuracy': mean(sampled), [`eval/pass_at_${samples}`]: mean(any) };
-  return { metrics, answers };
+  const accuracy = { ...accuracies(verdicts(greedy)), ...passAtK(inGroups(verdicts(sampled), samples)) };
+  return { metrics: { ...accuracy, ...Object.fromEntries(calls) }, answers: greedy.slice(0, 3).map(toSample) };
 }
 
 /** What the rollouts of a step say of the policy. Lengths are of what the policy wrote, without the tools' answers. */
 export function rolloutMetrics(rollouts: Rollout[], { numGenerations }: Options): Record<string, number> {
   const length = (some: Rollout[]) => mean(some.map(({ mask }) => mask.reduce((sum, own) => sum + own)));
+  const right = rollouts.filter(({ verdict }) => verdict === 'right');
   const rewards = rollouts.map(({ reward }) => reward);
   const groups = inGroups(rewards, numGenerations);
   const part = (i: number) => mean(rollouts.map(({ rewards }) => rewards[i]));
@@ -340,11 +338,11 @@ export function rolloutMetrics(rollouts: Rollout[], { numGenerations }: Options)
     reward_std: mean(groups.map(sampleStd)),
     frac_reward_zero_std: mean(groups.map((group) => Number(group.every((r) => r === group[0])))),
     ...Object.fromEntries(Object.keys(REWARDS).map((name, i) => [`rewards/${name}/mean`, part(i)])),
-    'rewards/accuracy/mean': mean(rollouts.map(({ right }) => Number(right))),
+    'rewards/accuracy/mean': right.length / rollouts.length,
     ...callMetrics(rollouts),
     'completions/mean_length': length(rollouts),
-    'completions/mean_right_length': length(rollouts.filter(({ right }) => right)),
-    'completions/mean_wrong_length': length(rollouts.filter(({ right }) => !right)),
+    'completions/mean_right_length': length(right),
+    'completions/mean_wrong_length': length(rollouts.filter(({ verdict }) => verdict !== 'right')),
     'completions/clipped_ratio': mean(rollouts.map(({ finishReason }) => Number(finishReason === 'length'))),
   };
 }

@@ -4,7 +4,7 @@
 import { InvalidArgumentError, Option } from '@commander-js/extra-typings';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { commaSeparated } from '../lib/cli/options.ts';
-import { sameAnswer } from '../lib/environments/answers.ts';
+import { sameAnswer, type Verdict } from '../lib/environments/answers.ts';
 import { answerOf, type Call, type Conversation, describeTools } from '../lib/environments/conversation.ts';
 import type { Problem } from '../lib/environments/dataset.ts';
 import { finiteReward } from '../lib/environments/reward.ts';
@@ -59,16 +59,18 @@ export const REWARDS = {
 /**
  * What a conversation is worth.
  * @param weights - of the rewards, in the order of {@link REWARDS}
- * @returns the rewards in this order, their weighted sum, and whether the answer is right, with or without a tool
+ * @returns the rewards in this order, their weighted sum, and what became of the answer, with or without a tool
  */
 export function gradeConversation(
   conversation: Conversation,
   problem: Parameters<typeof isRight>[1] & { question: string },
   weights: readonly number[],
-): { rewards: number[]; reward: number; right: boolean } {
+): { rewards: number[]; reward: number; verdict: Verdict } {
   const rewards = Object.values(REWARDS).map((reward) => reward(conversation, problem));
   const reward = rewards.reduce((sum, reward, i) => sum + weights[i] * reward, 0);
-  return { rewards, reward: finiteReward(reward, problem), right: isRight(answerOf(conversation), problem) };
+  const given = answerOf(conversation);
+  const verdict = given === undefined ? 'missing' : isRight(given, problem) ? 'right' : 'wrong';
+  return { rewards, reward: finiteReward(reward, problem), verdict };
 }
 
 /** Parses the weights of the rewards, as in 1,1,1,0.5. */

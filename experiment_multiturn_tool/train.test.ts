@@ -22,7 +22,7 @@ const copyOf = ({ params, ...rest }: typeof model): typeof model => ({
 /** Experience of given tokens: `mask` is 1 where the policy wrote. */
 const row = (completion: number[], mask: number[], advantage: number): Experience => ({
   ...{ prompt: [3, 60, 4], completion, mask, advantage, problem: PROBLEMS[0], transcript: [], calls: [] },
-  ...{ rewards: [0, 0, 0, 0], reward: 0, right: false, finishReason: 'stop' },
+  ...{ rewards: [0, 0, 0, 0], reward: 0, verdict: 'wrong' as const, finishReason: 'stop' },
   oldLogProbs: completion.map((_, i) => (mask[i] === 1 ? -0.1 - 0.3 * i : 0)),
   refLogProbs: completion.map((_, i) => -0.2 - 0.2 * i),
 });

@@ -11,13 +11,13 @@ export {
   amongAll,
   type Communicator,
   fromRankZero,
+  reduceByName,
   shard,
   soloCommunicator,
-  sumByName,
 } from './distributed/communicator.ts';
 export { allReduceTensors } from './distributed/flatten.ts';
 export { checkInSync } from './distributed/state.ts';
-export { exactMatch, normalizeAnswer, sameAnswer } from './environments/answers.ts';
+export { exactMatch, normalizeAnswer, sameAnswer, type Verdict } from './environments/answers.ts';
 export { createCalculator } from './environments/calculator.ts';
 export {
   answerOf,
@@ -40,7 +40,7 @@ export { disposeModel, type Model, trainable } from './model/model.ts';
 export { stopGradient } from './ops/stop_gradient.ts';
 export { normals, permutation, uniform } from './random.ts';
 export { curves, draw, STYLE } from './run/curves.ts';
-export type { Asking, Evaluation } from './run/evaluation.ts';
+export { type Asking, accuracies, type Evaluation, passAtK } from './run/evaluation.ts';
 export { measureSpeed } from './run/speed.ts';
 export { startRun } from './run/start.ts';
 export { createTrainingState } from './run/training_state.ts';

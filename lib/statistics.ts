@@ -1,5 +1,8 @@
 export const sum = (values: number[]): number => values.reduce((total, value) => total + value, 0);
 
+/** Whether the parts of a statistic are put together by their maximum and not by their sum: its name says so. */
+export const isMaximum = (name: string): boolean => name.endsWith('_max');
+
 /** The mean; of no values, NaN. */
 export const mean = (values: number[]): number => sum(values) / values.length;
 

@@ -18,15 +18,17 @@ it('says what the evaluation of a run would give', async () => {
   const { model, tokenizer, options } = await loadPolicy('models/tiny', { backend: BACKEND as 'wasm' });
   const problems = loadProblems('tasks/sums/test.jsonl').slice(0, 30);
   const { metrics: shares } = await evaluate(model, tokenizer, problems, { samples: 4 }, options);
-  const [greedy, sampled, any] = Object.values(shares).map((share) => `${(100 * share).toFixed(1)} %`);
+  const [greedy, format, ability, sampled, two, four] = Object.values(shares).map(
+    (share) => `${(100 * share).toFixed(1)} %`,
+  );
   const { code, stdout, stderr } = await run;
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   expect(stdout.split('\n').slice(1)).toEqual([
     'model: models/tiny',
     '30 problems of tasks/sums/test.jsonl',
-    `greedy: ${greedy}`,
+    `greedy: ${greedy} (${format} give an answer, of which ${ability} are right)`,
     `sampled: ${sampled}, at temperature 1`,
-    `pass@4: ${any}: at least one sample is right`,
+    `pass@2 ${two}, pass@4 ${four}: at least one of so many samples is right`,
     '',
   ]);
 });

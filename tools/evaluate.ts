@@ -60,11 +60,17 @@ async function main(): Promise<void> {
   try {
     const watch = watchEvaluation(problems.length * (1 + samples), bar, options);
     const { metrics: shares } = await evaluate(model, tokenizer, problems, { ...watch, samples }, options);
-    const line = (label: string, share: number) => `${label}: ${(100 * share).toFixed(1)} %`;
-    bar.log(line('greedy', shares['eval/accuracy']));
+    const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+    const { 'eval/accuracy': accuracy, 'eval/format': format, 'eval/ability': ability } = shares;
+    const split = format > 0 ? `, of which ${percent(ability)} are right` : '';
+    bar.log(`greedy: ${percent(accuracy)} (${percent(format)} give an answer${split})`);
     if (samples === 0) return;
-    bar.log(`${line('sampled', shares['eval/sampled_accuracy'])}, at temperature ${options.temperature}`);
-    bar.log(`${line(`pass@${samples}`, shares[`eval/pass_at_${samples}`])}: at least one sample is right`);
+    bar.log(`sampled: ${percent(shares['eval/sampled_accuracy'])}, at temperature ${options.temperature}`);
+    const passed = Object.entries(shares).filter(([name]) => name.startsWith('eval/pass_at_'));
+    const line = passed
+      .map(([name, share]) => `pass@${name.slice('eval/pass_at_'.length)} ${percent(share)}`)
+      .join(', ');
+    bar.log(`${line}: at least one of so many samples is right`);
   } finally {
     bar.stop();
   }

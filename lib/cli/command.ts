@@ -9,6 +9,9 @@ import { SCHEDULES } from '../training/schedule.ts';
 import { backendOptions } from './backend_options.ts';
 import { commaSeparated, integer, number, parseOptions } from './options.ts';
 
+/** What comes after it is the experiment's. */
+const LAST_GROUP = 'Backend:';
+
 /** Values of options that depend on the experiment. */
 export type RunDefaults = {
   modelName?: string;
@@ -60,6 +63,12 @@ export const createRunCommand = (experiment: string, { modelName = 'models/tiny'
       integer({ min: 0 }),
       defaults.evalSteps,
     )
+    .option(
+      '--eval-samples <n>',
+      'samples of each held-out problem, before and after, for pass@k (0: none)',
+      integer({ min: 0, max: 1024 }),
+      8,
+    )
     .option('--no-eval-on-start', 'no evaluation before the first step')
     .option(
       '--max-steps <n>',
@@ -107,7 +116,7 @@ export const createRunCommand = (experiment: string, { modelName = 'models/tiny'
     .option('--resume <run>', 'continue: the folder of a run or of a checkpoint, or "latest"')
     .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
     .helpOption('-h, --help', 'display help for command')
-    .optionsGroup('Backend:')
+    .optionsGroup(LAST_GROUP)
     .addOption(backendOptions.backend())
     .addOption(backendOptions.gpu())
     .addOption(backendOptions.threads())
@@ -117,8 +126,8 @@ export const createRunCommand = (experiment: string, { modelName = 'models/tiny'
 /** For `--help`: the options of the algorithm come first. */
 function groupItems<Item extends Command | Option>(...parameters: Parameters<typeof Help.prototype.groupItems<Item>>) {
   const groups = [...Help.prototype.groupItems<Item>(...parameters)];
-  const isOwn = ([heading]: [string, Item[]]) => heading.endsWith('GRPO:');
-  return new Map([...groups.filter(isOwn), ...groups.filter((group) => !isOwn(group))]);
+  const last = groups.findIndex(([heading]) => heading === LAST_GROUP);
+  return new Map([...groups.slice(last + 1), ...groups.slice(0, last + 1)]);
 }
 
 /** The text of a JSON object, on one line. */

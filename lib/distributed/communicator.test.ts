@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { agree, type Communicator, shard, soloCommunicator, sumByName } from './communicator.ts';
+import { agree, type Communicator, reduceByName, shard, soloCommunicator } from './communicator.ts';
 
 describe('shard', () => {
   it.each([
@@ -30,14 +30,24 @@ function pair(): Communicator[] {
   return [0, 1].map((rank) => ({ ...soloCommunicator(), rank, size: 2, allReduceSum }));
 }
 
-describe('sumByName', () => {
+describe('reduceByName', () => {
   it('adds up what has the same name, and gives every rank all, also one that has nothing', async () => {
     const [a, b] = pair();
-    const both = [sumByName(a, { tokens: 3, 'a/b': 1 }), sumByName(b, { tokens: 4, kl: 0.5 })];
+    const both = [reduceByName(a, { tokens: 3, 'a/b': 1 }), reduceByName(b, { tokens: 4, kl: 0.5 })];
     expect(await Promise.all(both)).toEqual(new Array(2).fill({ tokens: 7, 'a/b': 1, kl: 0.5 }));
-    const one = [sumByName(a, {}), sumByName(b, { tokens: 4 })];
+    const one = [reduceByName(a, {}), reduceByName(b, { tokens: 4 })];
     expect(await Promise.all(one)).toEqual([{ tokens: 4 }, { tokens: 4 }]);
-    expect(await Promise.all([sumByName(a, {}), sumByName(b, {})])).toEqual([{}, {}]);
+    expect(await Promise.all([reduceByName(a, {}), reduceByName(b, {})])).toEqual([{}, {}]);
+  });
+
+  it('takes the maximum of what is called so', async () => {
+    const [a, b] = pair();
+    const both = [reduceByName(a, { tokens: 3, 'x/y_max': 0.5 }), reduceByName(b, { tokens: 4, 'x/y_max': 2 })];
+    expect(await Promise.all(both)).toEqual(new Array(2).fill({ tokens: 7, 'x/y_max': 2 }));
+    expect(await Promise.all([reduceByName(a, { y_max: 1 }), reduceByName(b, {})])).toEqual([
+      { y_max: 1 },
+      { y_max: 1 },
+    ]);
   });
 });
 

@@ -1,4 +1,5 @@
 /** What ranks, the processes of one training run, say to each other. */
+import { isMaximum } from '../statistics.ts';
 
 /**
  * One rank's connection to all others. Every call but `close` is collective: each rank makes the same calls in the same
@@ -72,10 +73,11 @@ export const amongAll = <T>(own: T[], { first, count }: { first: number; count: 
   Array.from({ length: count }, (_, i) => own[i - first]);
 
 /**
- * Adds up numbers by name over all ranks. A rank may lack some, or all: it has nothing to add.
- * @returns the sums, on every rank
+ * Puts numbers together by name over all ranks: by their sum, or those called `…_max`, which are at least 0, by their
+ * maximum. A rank may lack some, or all: it has nothing to add.
+ * @returns sums and maxima, on every rank
  */
-export async function sumByName(
+export async function reduceByName(
   { rank, size, allReduceSum }: Communicator,
   own: Record<string, number>,
 ): Promise<Record<string, number>> {
@@ -91,7 +93,11 @@ export async function sumByName(
   const namesOf = (_: unknown, r: number): string[] =>
     JSON.parse(String.fromCharCode(...letters.subarray(r * width, r * width + lengths[r])));
   const names = [...new Set(Array.from({ length: size }, namesOf).flat())];
-  const sums = Float32Array.from(names, (name) => own[name] ?? 0);
-  await allReduceSum(sums);
-  return Object.fromEntries(names.map((name, i) => [name, sums[i]]));
+  // What is added up is one number; of what is not, each rank's has a place of its own.
+  const places = names.flatMap((name) => Array.from({ length: isMaximum(name) ? size : 1 }, (_, r) => ({ name, r })));
+  const isOwn = (name: string, r: number) => !isMaximum(name) || r === rank;
+  const values = Float32Array.from(places, ({ name, r }) => (isOwn(name, r) ? (own[name] ?? 0) : 0));
+  await allReduceSum(values);
+  const all = (name: string) => [...values].filter((_, i) => places[i].name === name);
+  return Object.fromEntries(names.map((name) => [name, Math.max(...all(name))]));
 }

@@ -1,5 +1,8 @@
 /** Whether two texts give the same answer. */
 
+/** What became of an answer. */
+export type Verdict = 'right' | 'wrong' | 'missing';
+
 /**
  * Whether an answer is the expected one. If that is a number, the answer must be an equal number, however it is written
  * ({@link numberIn}): whole numbers are compared exactly, others within a billionth of what is expected. Anything else is

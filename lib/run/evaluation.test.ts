@@ -1,5 +1,6 @@
 import { expect, it, vi } from 'vitest';
-import { answerLines, sampleLine, watchEvaluation } from './evaluation.ts';
+import type { Verdict } from '../environments/answers.ts';
+import { accuracies, answerLines, passAtK, sampleLine, watchEvaluation } from './evaluation.ts';
 
 /** Runs an evaluation of two batches on a clock of its own, and returns what was said of it. */
 function watch({ secondsPerToken, alive }: { secondsPerToken: number; alive: (token: number) => number }): string[] {
@@ -56,4 +57,40 @@ it('shows the same questions before and after', () => {
   const other = { step: 9, answers: [{ ...sample('2', 1), question: '2+2' }] };
   expect(answerLines([rows[0], other])).toEqual(['2+2 (answer: 2)', '  after, reward 1: 2']);
   expect(answerLines([])).toEqual([]);
+});
+
+it('splits the accuracy: is there an answer, and is it right if there is one', () => {
+  const verdicts: Verdict[] = ['right', 'wrong', 'right', 'missing', 'missing'];
+  expect(accuracies(verdicts)).toEqual({ 'eval/accuracy': 0.4, 'eval/format': 0.6, 'eval/ability': 2 / 3 });
+  expect(accuracies(['missing'])).toEqual({ 'eval/accuracy': 0, 'eval/format': 0, 'eval/ability': Number.NaN });
+});
+
+/** n samples, of which the first c are right. */
+const group = (n: number, c: number) => Array.from({ length: n }, (_, i): Verdict => (i < c ? 'right' : 'wrong'));
+
+it('pass@k is the share of the sets of k samples that have a right one', () => {
+  // Of 4 samples, 1 is right: 3 of the 6 pairs have it. Of 5 with 2 right ones: 7 of the 10 pairs have one.
+  expect(passAtK([group(4, 1)])).toEqual({
+    ...{ 'eval/sampled_accuracy': 0.25, 'eval/pass_at_2': 0.5, 'eval/pass_at_4': 1 },
+  });
+  expect(passAtK([group(5, 2)])['eval/pass_at_2']).toBeCloseTo(0.7, 12);
+  expect(passAtK([group(4, 1), group(4, 0)])).toMatchObject({ 'eval/pass_at_2': 0.25, 'eval/pass_at_4': 0.5 });
+  expect(Object.keys(passAtK([group(12, 3)]))).toEqual([
+    'eval/sampled_accuracy',
+    ...[2, 4, 8, 12].map((k) => `eval/pass_at_${k}`),
+  ]);
+  expect(passAtK([group(1, 1)])).toEqual({ 'eval/sampled_accuracy': 1, 'eval/pass_at_1': 1 });
+  expect(passAtK([])).toEqual({});
+});
+
+it('pass@k is that of infinitely many samples on average, which 1 - (1 - c/n)^k is not', () => {
+  // Exactly: the mean over c, which is spread binomially, of what is estimated from it.
+  const [n, k, p] = [8, 4, 0.3];
+  const choose = (c: number) => Array.from({ length: c }, (_, i) => (n - i) / (i + 1)).reduce((a, b) => a * b, 1);
+  const expected = (estimate: (c: number) => number) =>
+    Array.from({ length: n + 1 }, (_, c) => choose(c) * p ** c * (1 - p) ** (n - c) * estimate(c)).reduce(
+      (a, b) => a + b,
+    );
+  expect(expected((c) => passAtK([group(n, c)])[`eval/pass_at_${k}`])).toBeCloseTo(1 - (1 - p) ** k, 12);
+  expect(expected((c) => 1 - (1 - c / n) ** k)).toBeLessThan(1 - (1 - p) ** k - 0.03);
 });

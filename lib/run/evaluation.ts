@@ -1,5 +1,7 @@
 /** What is shown while held-out questions are asked, and of their answers. */
+import type { Verdict } from '../environments/answers.ts';
 import type { GenerateOptions } from '../generation/generate.ts';
+import { mean } from '../statistics.ts';
 import { beginning, oneLine } from '../text.ts';
 import type { LogEntry } from './metrics.ts';
 import { briefly, duration, type Progress, remaining } from './progress.ts';
@@ -81,4 +83,36 @@ export function answerLines(entries: LogEntry[]): string[] {
       return cut(`  ${step === 0 ? 'before' : 'after'}, reward ${briefly(said.reward)}: ${said.completion}`);
     }),
   ]);
+}
+
+const share = (verdicts: Verdict[], ...counted: Verdict[]) => mean(verdicts.map((v) => Number(counted.includes(v))));
+
+/** The share of right answers, and its two factors: is there an answer, and is it right if there is one? (NaN if never) */
+export const accuracies = (verdicts: Verdict[]): Record<string, number> => ({
+  'eval/accuracy': share(verdicts, 'right'),
+  'eval/format': share(verdicts, 'right', 'wrong'),
+  'eval/ability': share(
+    verdicts.filter((verdict) => verdict !== 'missing'),
+    'right',
+  ),
+});
+
+/**
+ * Of samples: the share of right ones, and pass@k, the chance that at least one of k is right, for k = 2, 4, 8 … n. What is
+ * estimated from n samples, of which c are right, is 1 − C(n − c, k) / C(n, k), without bias (Chen et al. 2021, "Evaluating
+ * Large Language Models Trained on Code", eq. 1); 1 − (1 − c / n)^k, which comes to mind first, is too low.
+ * @param groups - the n samples of each problem; where there are none, nothing is said
+ */
+export function passAtK(groups: Verdict[][]): Record<string, number> {
+  const n = groups[0]?.length ?? 0;
+  if (n === 0) return {};
+  const powers = Array.from({ length: Math.ceil(Math.log2(n)) }, (_, i) => 2 ** i).slice(1);
+  const passed = (group: Verdict[], k: number) => {
+    const wrong = group.filter((verdict) => verdict !== 'right').length;
+    let allWrong = 1; // the chance that k of the n, drawn without putting back, are all wrong
+    for (let i = 0; i < k; i++) allWrong *= Math.max(0, wrong - i) / (n - i);
+    return 1 - allWrong;
+  };
+  const at = (k: number) => [`eval/pass_at_${k}`, mean(groups.map((group) => passed(group, k)))];
+  return { 'eval/sampled_accuracy': share(groups.flat(), 'right'), ...Object.fromEntries([...powers, n].map(at)) };
 }

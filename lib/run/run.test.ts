@@ -44,7 +44,7 @@ async function take(
   };
   const every = { loggingSteps: 10, saveSteps: 0, saveTotalLimit: 1, evalSteps: 20 };
   const run = createRun(folder, state, context, {
-    ...{ maxSteps: 40, maxNewTokens: 4, evalOnStart: true, saveDtype: 'float32', ...every, ...options },
+    ...{ maxSteps: 40, maxNewTokens: 4, evalOnStart: true, evalSamples: 8, saveDtype: 'float32', ...every, ...options },
   });
   const ask = async ({ samples }: { samples: number }) => {
     asked.push(samples);

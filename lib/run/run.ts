@@ -51,6 +51,8 @@ export type StepOptions = FinalModelOptions & {
   /** evaluate every so many steps; 0: before the first and after the last only */
   evalSteps: number;
   evalOnStart: boolean;
+  /** samples of each held-out question before the first step and after the last: in between there are none */
+  evalSamples: number;
   maxNewTokens: number;
 };
 
@@ -66,8 +68,6 @@ export type RunContext = {
   communicator: Communicator;
 };
 
-/** Samples of each held-out question before the first step and after the last: in between there are none. */
-const PASS_AT = 8;
 /** Samples that a run shows on its way, about. */
 const SAMPLES = 10;
 
@@ -97,7 +97,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
     const advice = (time: string) =>
       `the evaluation before the first step takes up to ${time} more: --no-eval-on-start leaves it out, --eval-size asks fewer questions than ${heldOut}`;
     try {
-      const { metrics, answers } = await ask(watch(bar, PASS_AT, advice));
+      const { metrics, answers } = await ask(watch(bar, options.evalSamples, advice));
       folder.log({ step: 0, ...metrics });
       folder.answer({ step: 0, answers });
     } catch (error) {
@@ -123,7 +123,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
       },
       evaluate: async (ask) => {
         if (!evaluates) return;
-        const { metrics, answers } = await ask(watch(evaluates, isLast ? PASS_AT : 0));
+        const { metrics, answers } = await ask(watch(evaluates, isLast ? options.evalSamples : 0));
         Object.assign(noted.metrics, metrics);
         noted.isLogged = true;
         if (isLast) noted.answers = answers;

@@ -20,7 +20,15 @@ async function start(
   const log = vi.spyOn(console, 'log').mockImplementation(() => {});
   let prompt = '';
   const size = { batchSize: 1, numGenerations: 2, numIterations: 1, miniBatchSize: 0, gradientAccumulationSteps: 1 };
-  const steps = { maxSteps: 1, warmupSteps: 0, maxNewTokens: 4, topK: 0, evalSteps: 0, evalOnStart: false };
+  const steps = {
+    maxSteps: 1,
+    warmupSteps: 0,
+    maxNewTokens: 4,
+    topK: 0,
+    evalSteps: 0,
+    evalOnStart: false,
+    evalSamples: 8,
+  };
   const saves = { loggingSteps: 1, saveSteps: 0, saveTotalLimit: 1 };
   const options = {
     ...size,

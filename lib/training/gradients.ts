@@ -1,8 +1,9 @@
 /** Gradients by parameter name, added up over micro-batches. */
 import * as tf from '@tensorflow/tfjs';
 import { type Model, type Params, trainable } from '../model/model.ts';
+import { isMaximum } from '../statistics.ts';
 
-/** Sums over the tokens of a micro-batch that are only logged, by name. */
+/** Sums over the tokens of a micro-batch that are only logged, by name; or maxima, whose names end in `_max`. */
 export type Statistics = Record<string, tf.Scalar>;
 
 /**
@@ -10,7 +11,7 @@ export type Statistics = Record<string, tf.Scalar>;
  * @param losses - one function for each micro-batch: its share of the loss, shape (). What it returns is added, not
  *   averaged: divide by the count of the whole update, so that the split changes nothing. It may come with `statistics`
  * @returns the summed loss, shape (), and the gradient of what is trainable, by parameter name; a parameter without influence gets
- *   zeros, and so do all where there is no micro-batch. `statistics` are added up by name, in double precision.
+ *   zeros, and so do all where there is no micro-batch. `statistics` are put together by name, in double precision.
  */
 export async function accumulateGradients(
   model: Model,
@@ -45,20 +46,23 @@ export async function accumulateGradients(
   return {
     loss,
     gradients: Object.fromEntries(names.map((name, i) => [name, gradients[i]])),
-    statistics: await addUp(statistics),
+    statistics: await combine(statistics),
   };
 }
 
-/** Adds up statistics by name, in double precision, and disposes of them. */
-async function addUp(parts: Statistics[]): Promise<Record<string, number>> {
-  const sums: Record<string, number> = {};
+/** Adds up statistics by name, in double precision, or takes their maximum, and disposes of them. */
+async function combine(parts: Statistics[]): Promise<Record<string, number>> {
+  const totals: Record<string, number> = {};
   for (const part of parts.filter((part) => Object.keys(part).length > 0)) {
     // Read together: each reading by itself may wait for the device.
     const stacked = tf.stack(Object.values(part));
     const values = await stacked.data();
     stacked.dispose();
-    for (const [i, name] of Object.keys(part).entries()) sums[name] = (sums[name] ?? 0) + values[i];
+    for (const [i, name] of Object.keys(part).entries()) {
+      const before = totals[name] ?? 0;
+      totals[name] = isMaximum(name) ? Math.max(before, values[i]) : before + values[i];
+    }
   }
   tf.dispose(parts);
-  return sums;
+  return totals;
 }
