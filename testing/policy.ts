@@ -65,8 +65,8 @@ export const drawsOf =
   ({ seed }: Options, step: number): Draw =>
   (...token) =>
     uniform(seed, step, ...token);
-export const sample = (options: Options, step = 1, problems = PROBLEMS) =>
-  rollout(model, tokenizer, problems, drawsOf(options, step), options);
+export const sample = (options: Options, step = 1, problems = PROBLEMS, policy = model) =>
+  rollout(policy, tokenizer, problems, drawsOf(options, step), options);
 /** Rollouts with their advantages. */
 export const experience = async (options: Options) => toExperience(await sample(options), undefined, options);
 

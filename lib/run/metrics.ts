@@ -42,6 +42,9 @@ export function dropEntriesAfter(file: string, step: number): void {
   if (text !== readFileSync(file, 'utf8')) writeFileAtomically(file, text);
 }
 
+/** Reads a JSONL log line by line. */
+export const readEntries = (file: string): LogEntry[] => readLines(file).map(({ entry }) => entry);
+
 /** Reads a JSONL log as one entry a step, in the order of the steps: lines of the same step are put together. */
 export function readMetrics(file: string): LogEntry[] {
   const entries = new Map<number, LogEntry>();

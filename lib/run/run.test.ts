@@ -37,14 +37,23 @@ async function take(
     answer: (entry) => void answered.push(entry),
     report: async () => void reports++,
   };
-  const state = { counters: {}, model: { params: {} } } as TrainingState;
+  const state = { counters: {}, model: { params: {}, config: { eosTokenIds: [2] } } } as TrainingState;
   const context = {
     ...{ shown: { accuracy: 'eval/accuracy', reward: 'reward' }, heldOut: options.heldOut ?? 6 },
     ...{ source: { folder: '', dtypes: {} }, communicator: soloCommunicator() },
   };
   const every = { loggingSteps: 10, saveSteps: 0, saveTotalLimit: 1, evalSteps: 20 };
   const run = createRun(folder, state, context, {
-    ...{ maxSteps: 40, maxNewTokens: 4, evalOnStart: true, evalSamples: 8, saveDtype: 'float32', ...every, ...options },
+    ...{
+      maxSteps: 40,
+      maxNewTokens: 4,
+      numGenerations: 2,
+      evalOnStart: true,
+      evalSamples: 8,
+      saveDtype: 'float32',
+      ...every,
+      ...options,
+    },
   });
   const ask = async ({ samples }: { samples: number }) => {
     asked.push(samples);

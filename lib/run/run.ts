@@ -7,6 +7,7 @@ import { type Asking, type Evaluation, type Sample, sampleLine, watchEvaluation 
 import { type FinalModelOptions, finishRun } from './final_model.ts';
 import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
 import type { LogEntry } from './metrics.ts';
+import { noticed } from './notices.ts';
 import { briefly, type Progress, progress } from './progress.ts';
 import { howToResume, type RunFolder } from './run_folder.ts';
 import { saveTrainingState } from './training_state.ts';
@@ -54,6 +55,7 @@ export type StepOptions = FinalModelOptions & {
   /** samples of each held-out question before the first step and after the last: in between there are none */
   evalSamples: number;
   maxNewTokens: number;
+  numGenerations: number;
 };
 
 /** What an experiment says of its run. */
@@ -87,6 +89,19 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
     ...watchEvaluation(heldOut * (1 + samples), bar, { ...options, advice }),
   });
 
+  // What was said before a run was interrupted is not said again.
+  const entries = folder.history();
+  const said = new Set(folder.notices().map(({ rule }) => String(rule)));
+  /** Says once what there is to notice, and keeps it. */
+  function look(step: number): void {
+    const { eosTokenIds } = state.model.config;
+    for (const { rule, text } of noticed({ entries, eosTokenIds, ...options }, said)) {
+      said.add(rule);
+      folder.notice({ step, rule, text });
+      openBar()?.log(`noticed at step ${step}: ${text}`);
+    }
+  }
+
   async function evaluateFirst(ask: Ask): Promise<void> {
     const isDue = !folder.checkpoint && heldOut > 0 && options.evalOnStart;
     const bar = isDue ? openBar() : undefined;
@@ -98,8 +113,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
       `the evaluation before the first step takes up to ${time} more: --no-eval-on-start leaves it out, --eval-size asks fewer questions than ${heldOut}`;
     try {
       const { metrics, answers } = await ask(watch(bar, options.evalSamples, advice));
-      folder.log({ step: 0, ...metrics });
-      folder.answer({ step: 0, answers });
+      write(0, { metrics, samples: [], answers, isLogged: true });
     } catch (error) {
       bar.stop();
       throw error;
@@ -135,10 +149,13 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
   /** Writes what a step has noted. */
   function write(number: number, { metrics, samples, answers, isLogged }: Noted): void {
     if (isLogged) {
-      folder.log({ step: number, ...metrics });
+      const entry = { step: number, ...metrics };
+      folder.log(entry);
+      entries.push(entry);
       folder.sample(samples.map((sample): LogEntry => ({ step: number, ...sample })));
     }
     if (answers) folder.answer({ step: number, answers });
+    if (isLogged) look(number);
   }
 
   async function* steps(): AsyncGenerator<Step, void, undefined> {

@@ -8,7 +8,7 @@ import { quoted } from '../text.ts';
 import { curves } from './curves.ts';
 import { checkpointSteps, type FoundRun, findRun, type RunPlace, readJson } from './find_run.ts';
 import { isLock, lockFolder } from './lock.ts';
-import { appendEntries, dropEntriesAfter, type LogEntry, readMetrics, toCsv } from './metrics.ts';
+import { appendEntries, dropEntriesAfter, type LogEntry, readEntries, readMetrics, toCsv } from './metrics.ts';
 import type { Origin } from './origin.ts';
 
 /** The folder of a run that is under way. */
@@ -31,6 +31,10 @@ export type RunFolder = {
   answer: (entry: LogEntry) => void;
   /** The lines of answers.jsonl. */
   answers: () => LogEntry[];
+  /** Adds a line to notices.jsonl, under the same rule. */
+  notice: (entry: LogEntry) => void;
+  /** The lines of notices.jsonl. */
+  notices: () => LogEntry[];
   /** Saves checkpoint-<step> with the files that `write` puts into `dir`, then removes all but the newest `limit`. */
   saveCheckpoint: (step: number, write: (dir: string) => Promise<void>, options?: { limit?: number }) => Promise<void>;
   /** Saves final_model, in place of an older one. Returns its path. */
@@ -38,6 +42,9 @@ export type RunFolder = {
   /** Writes metrics.csv and curves.svg, as a checkpoint does once a minute: to be called at the end. */
   report: () => Promise<void>;
 };
+
+/** The file of what a run has noticed: a line each, `step`, `rule` and `text`. */
+export const NOTICES = 'notices.jsonl';
 
 /** Milliseconds until a checkpoint comes with new curves: to draw them may take longer than a step. */
 const REPORT_EVERY = 60_000;
@@ -59,6 +66,7 @@ export function openRun({
   const metrics = join(folder, 'metrics.jsonl');
   const completions = join(folder, 'completions.jsonl');
   const answers = join(folder, 'answers.jsonl');
+  const notices = join(folder, NOTICES);
   const stillOurs = lockFolder(folder);
 
   /** What to say of a write that failed: that the folder has gone, or else how to go on. */
@@ -115,7 +123,8 @@ export function openRun({
         if (later > step) removeFolder(join(folder, `checkpoint-${later}`));
       }
       // Without a checkpoint the run starts again, and logs what it does before step 1 again.
-      for (const file of [metrics, completions, answers]) dropEntriesAfter(file, checkpoint === undefined ? -1 : step);
+      for (const file of [metrics, completions, answers, notices])
+        dropEntriesAfter(file, checkpoint === undefined ? -1 : step);
     }
     const { experiment } = place;
     const config = { experiment, id, folder: resolve(folder), node: process.versions.node, origin, options };
@@ -125,7 +134,7 @@ export function openRun({
   }
 
   // A log that is there is added to, never made anew: what was in it would be missing.
-  const begun = new Set([metrics, completions, answers].filter((file) => existsSync(file)));
+  const begun = new Set([metrics, completions, answers, notices].filter((file) => existsSync(file)));
   return {
     experiment: place.experiment,
     id,
@@ -138,6 +147,8 @@ export function openRun({
     sample: (entries) => append(completions, entries),
     answer: (entry) => append(answers, [entry]),
     answers: () => readMetrics(answers),
+    notice: (entry) => append(notices, [entry]),
+    notices: () => readEntries(notices),
     saveCheckpoint: (at, fill, { limit = Number.POSITIVE_INFINITY } = {}) =>
       write(async () => {
         for (const file of begun) sync(file);
@@ -176,6 +187,8 @@ export const followRun = (place: Pick<RunFolder, 'experiment' | 'folder' | 'chec
   sample: () => {},
   answer: () => {},
   answers: () => [],
+  notice: () => {},
+  notices: () => [],
   saveCheckpoint: async () => {},
   saveFinalModel: async () => '',
   report: async () => {},

@@ -98,6 +98,7 @@ export async function startRun<Problem, Options extends StartOptions>(
     prompt: buildPrompt(tokenizer, problem, options),
   }));
   checkPrompts(prompts, initial.config, options);
+  const notable = [...notes, ...notices, ...onPrompts(prompts)];
   const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, resumed });
   await broadcastState(communicator, state);
 
@@ -109,12 +110,22 @@ export async function startRun<Problem, Options extends StartOptions>(
     ...(task.communicator ? [`ranks: ${communicator.size}`] : []),
     `run: ${folder.folder}${folder.step > 0 ? `, from step ${folder.step}` : ''}`,
     ...(resumed ? changedOptions(resumed.options, saved, { complete: resumed.origin !== undefined }) : []),
-    ...notes,
-    ...notices,
+    ...notable,
   ];
   if (!folder.silent) console.log(lines.join('\n'));
+  // A run that goes on from a checkpoint has kept them already.
+  if (!folder.checkpoint) for (const text of notable) folder.notice({ step: 0, rule: 'start', text });
   if (!task.reference) disposeModel(initial);
   const context = { ...task, heldOut: test.length, source: initial, communicator };
   const run = createRun(folder, state, context, options);
   return { run, state, tokenizer, reference: task.reference ? initial : undefined, source: initial };
+}
+
+/** A line about prompts that do not differ, whatever the problem. */
+function onPrompts(prompts: { prompt: number[] }[]): string[] {
+  const different = new Set(prompts.map(({ prompt }) => prompt.join()));
+  if (prompts.length < 2 || different.size > 1) return [];
+  return [
+    `all ${prompts.length} prompts are the same: is the question in --question-column, and does the chat template show it?`,
+  ];
 }

@@ -1,0 +1,174 @@
+/** What a run notices of itself: signs that nothing is learnt, each with its numbers and what to do about it. */
+import { mean, sampleStd } from '../statistics.ts';
+import type { LogEntry } from './metrics.ts';
+
+/** What the rules look at. */
+export type Seen = {
+  /** what was logged so far: first the evaluation before the first step, if there was one, then a line a logged step */
+  entries: LogEntry[];
+  numGenerations: number;
+  maxNewTokens: number;
+  /** the tokens that end a completion */
+  eosTokenIds: number[];
+};
+
+/** A rule's name, and its sentence if it holds. A mean over steps that do not have the metric is NaN, and no rule holds. */
+type Rule = [name: string, says: (view: View) => string | undefined];
+
+/** Logged steps that a rule looks at, unless it says otherwise: one step is chance. */
+const FEW = 5;
+const MANY = 10;
+const CUT = 'completions/clipped_ratio';
+
+type View = ReturnType<typeof viewOf>;
+
+/** A metric of a step; NaN if it does not have it, which metrics.jsonl says as null. */
+const metricOf = (entry: LogEntry | undefined, metric: string): number => Number(entry?.[metric] ?? Number.NaN);
+
+function viewOf({ entries, ...settings }: Seen) {
+  const steps = entries.filter(({ step }) => step > 0);
+  const meanOf = (some: LogEntry[], metric: string) => mean(some.map((entry) => metricOf(entry, metric)));
+  return {
+    ...settings,
+    steps,
+    newest: steps.at(-1),
+    /** the mean of a metric over the first, or the last, steps; NaN before there are so many */
+    first: (metric: string, n = FEW) => (steps.length < n ? Number.NaN : meanOf(steps.slice(0, n), metric)),
+    last: (metric: string, n = FEW) => (steps.length < n ? Number.NaN : meanOf(steps.slice(-n), metric)),
+    /** whether a metric has had this value in every step, and that for long enough */
+    always: (metric: string, value: unknown) =>
+      steps.length >= FEW && value !== undefined && steps.every((entry) => entry[metric] === value),
+    /** the share of right samples before the first step, or else in training */
+    solved: metricOf(
+      entries.find((entry) => 'eval/sampled_accuracy' in entry),
+      'eval/sampled_accuracy',
+    ),
+  };
+}
+
+const percent = (share: number) => `${(100 * share).toFixed(share > 0 && share < 0.01 ? 1 : 0)} %`;
+const brief = (x: number) => String(Number(x.toPrecision(3)));
+
+/** The share of groups of G whose answers are all right or all wrong, if each is right with probability p. */
+export const flatShare = (p: number, G: number): number => p ** G + (1 - p) ** G;
+
+/** The smallest G of which no more than half of the groups are flat; undefined if not even 64 will do. */
+export function groupThatHelps(p: number): number | undefined {
+  for (let G = 2; G <= 64; G++) if (flatShare(p, G) <= 0.5) return G;
+  return undefined;
+}
+
+/** What to do about groups that are flat, where a share p of the answers is right. */
+function remedyForFlat(p: number, G: number): string {
+  const [kind, other] = p < 0.5 ? ['hard', 'easier'] : ['easy', 'harder'];
+  const helps = groupThatHelps(p);
+  const larger = helps !== undefined && helps > G ? `raise --num-generations to ${helps} or more, or ` : '';
+  return `the problems are too ${kind}, ${percent(p)} of the answers are right, which lets expect ${percent(flatShare(p, G))} flat groups of ${G}: ${larger}take ${other} problems`;
+}
+
+/** Each is said at most once a run, when it first holds. The order is that of looking for a cause. */
+export const RULES: Rule[] = [
+  [
+    'no-end',
+    ({ first, last, maxNewTokens, eosTokenIds }) => {
+      const cut = last(CUT);
+      if (!(first(CUT) > 0.95 && cut > 0.95)) return undefined;
+      return `since the first step ${percent(1 - cut)} of the completions have ended by themselves, the others were cut off after ${maxNewTokens} tokens: raise --max-new-tokens; or, if completions.jsonl goes on after the answer, the model ends its texts in another way than by token ${eosTokenIds.join(' or ')}, see eos_token_id in its config.json`;
+    },
+  ],
+  [
+    'cut-off',
+    ({ first, last, maxNewTokens }) => {
+      const [before, now] = [first(CUT), last(CUT)];
+      if (!(now > 0.5) || before > 0.95) return undefined;
+      const remedy = before < 0.25 ? 'if they grow for no reason, lower --learning-rate, else' : 'they need more room:';
+      return `${percent(now)} of the completions of the last ${FEW} steps were cut off after ${maxNewTokens} tokens, of the first ${FEW} steps ${percent(before)}: ${remedy} raise --max-new-tokens`;
+    },
+  ],
+  [
+    'constant-reward',
+    ({ always, steps }) => {
+      const reward = steps[0]?.reward;
+      if (!always('frac_reward_zero_std', 1) || !always('reward', reward)) return undefined;
+      return `every completion of the first ${steps.length} steps got the reward ${reward}, so that none is better than another: look at completions.jsonl for what they are, and at the reward for what it wants`;
+    },
+  ],
+  [
+    'flat-groups',
+    ({ always, first, last, newest, solved, numGenerations }) => {
+      const flat = last('frac_reward_zero_std', MANY);
+      if (!(flat >= 0.9) || always('reward', newest?.reward)) return undefined;
+      const [before, now] = [solved, last('rewards/accuracy/mean', MANY)];
+      // Where the policy has come apart, it was not the problems: other rules say why.
+      if (first('rewards/accuracy/mean') - now > 0.1 || (now < 0.5 && before - now > 0.1)) return undefined;
+      // As it was before the first step; but a run that has learnt since has other problems than it began with.
+      const p = Math.abs(before - now) < 0.1 ? before : now;
+      return `in ${percent(flat)} of the groups of the last ${MANY} steps all rewards are equal, and teach nothing: ${remedyForFlat(p, numGenerations)}`;
+    },
+  ],
+  [
+    'learning-rate',
+    ({ first, last, steps, newest }) => {
+      const [before, now, spread] = [first('reward'), last('reward', MANY), first('reward_std')];
+      const rewards = steps.map((entry) => metricOf(entry, 'reward'));
+      // A few prompts a step are luckier at times: a fall counts if it is four times as large as chance makes it.
+      const variance = (some: number[]) => sampleStd(some) ** 2 / some.length;
+      const chance = Math.sqrt(variance(rewards.slice(0, FEW)) + variance(rewards.slice(-MANY)));
+      const [usual, norms] = [first('grad_norm'), steps.map((entry) => metricOf(entry, 'grad_norm'))];
+      const largest = Math.max(...norms.slice(FEW).filter(Number.isFinite));
+      const isWorse = steps.length >= FEW + MANY && now < before - Math.max(spread / 2, 4 * chance);
+      if (!isWorse || !(largest > 1.5 * usual)) return undefined;
+      return `the reward fell from ${brief(before)} in the first ${FEW} steps to ${brief(now)} in the last ${MANY}, while the gradient norm rose from ${brief(usual)} to ${brief(largest)}: lower --learning-rate (now ${brief(metricOf(newest, 'learning_rate'))}), or raise --kl-coef`;
+    },
+  ],
+  [
+    'entropy-gone',
+    ({ last }) => {
+      const [entropy, right] = [last('entropy'), last('rewards/accuracy/mean')];
+      if (!(entropy < 0.03 && right < 0.5)) return undefined;
+      return `the policy tries nothing else any more, its entropy is ${brief(entropy)} nats a token, and ${percent(right)} of its answers are right: go back to an earlier checkpoint, with a lower --learning-rate, or a higher --kl-coef or --temperature`;
+    },
+  ],
+  [
+    'entropy-exploding',
+    ({ first, last }) => {
+      const [before, now] = [first('entropy', 3), last('entropy')];
+      if (!(now > 1 && now > 3 * before)) return undefined;
+      return `the policy comes apart, its entropy rose from ${brief(before)} to ${brief(now)} nats a token: go back to an earlier checkpoint, with a lower --learning-rate or a higher --kl-coef`;
+    },
+  ],
+  [
+    'kl',
+    ({ last }) => {
+      const kl = last('kl');
+      if (!(kl > 1)) return undefined;
+      return `the policy is far from where it began, the KL is ${brief(kl)} nats a token (below 0.1 is usual): lower --learning-rate, or raise --kl-coef`;
+    },
+  ],
+  [
+    'log-probs',
+    ({ steps: [start] }) => {
+      // Later ones say nothing new: rounding grows where a policy comes apart and its logits become huge.
+      const difference = metricOf(start, 'sampling/logp_difference_max');
+      if (!(difference > 1e-3)) return undefined;
+      return `log-probs of the first update differ by up to ${brief(difference)} from those recorded while sampling, where rounding explains 0.001: what is sampled is not what is trained; try another --backend or --kernels off, and if that helps, please report it`;
+    },
+  ],
+  [
+    'nothing-moves',
+    ({ steps }) => {
+      const rates = steps.slice(0, FEW).map((entry) => metricOf(entry, 'learning_rate'));
+      if (rates.length < FEW || !(Math.max(...rates) < 1e-9)) return undefined;
+      return `no weight has moved, the learning rate was ${brief(Math.max(...rates))} at most, less than a float32 weight can change by: raise --learning-rate, or lower --warmup-steps`;
+    },
+  ],
+];
+
+/** The rules that hold and have not been said: their names, and a sentence each. */
+export function noticed(seen: Seen, said: ReadonlySet<string>): { rule: string; text: string }[] {
+  const view = viewOf(seen);
+  return RULES.flatMap(([rule, says]) => {
+    const text = said.has(rule) ? undefined : says(view);
+    return text === undefined ? [] : [{ rule, text }];
+  });
+}
