@@ -150,6 +150,21 @@ describe.concurrent('compare', () => {
     },
   );
 
+  it('sweeps an option, and goes on with it', async () => {
+    const folder = at('sweep');
+    const given = ['--experiments', 'base', '--sweep', 'kl-coef=0,0.1', '--seeds', '0', '--max-steps', '2'];
+    const first = await compare([...given, '--output-dir', folder, '--', ...TINY]);
+    expect(first).toMatchObject({ code: 0, stderr: '' });
+    const variants = ['base --kl-coef 0', 'base --kl-coef 0.1'];
+    for (const variant of variants) expect(lastStep(runFolder(folder, variant, 0))).toBe(2);
+    const report = readFileSync(join(folder, 'report.md'), 'utf8');
+    expect(report).toContain('|  | 0 | 0.1 |');
+    rmSync(runFolder(folder, variants[1], 0), { recursive: true });
+    expect(await compare(['--resume', folder])).toMatchObject({ code: 0, stderr: '' });
+    const timeless = (text: string) => text.replace(/<code>.*/s, '');
+    expect(timeless(readFileSync(join(folder, 'report.md'), 'utf8'))).toBe(timeless(report));
+  });
+
   it('that has a failing run ends the others well, says why, and can go on', async () => {
     const folder = at('failing');
     const data = at('late.jsonl');
@@ -185,7 +200,27 @@ const BAD: [name: string, args: () => string[], message: RegExp][] = [
     () => ['--experiments', 'drgrpo --blas off,drgrpo  --blas off', ...NEW()],
     /'drgrpo --blas off' occurs twice/,
   ],
-  ['too many variants', () => ['--experiments', SEVEN, ...NEW()], /at most 6 variants/],
+  ['too many variants', () => ['--experiments', SEVEN, ...NEW()], /at most 6 lines fit into a chart, found 7$/],
+  [
+    'too many lines of a sweep',
+    () => ['--experiments', 'base,drgrpo', '--sweep', 'seed=1,2,kl-coef=1,2,3,4', ...NEW()],
+    /at most 6 lines .* found 8, which are/,
+  ],
+  [
+    'a sweep without values',
+    () => ['--experiments', 'base', '--sweep', 'learning-rate', ...NEW()],
+    /--sweep.*as in learn/,
+  ],
+  [
+    'a sweep of what is no option',
+    () => ['--experiments', 'base', '--sweep', 'rate=1,2', ...NEW()],
+    /base --rate 1: unknown option '--rate'/,
+  ],
+  [
+    'a value that the experiment refuses',
+    () => ['--experiments', 'base', '--sweep', 'learning-rate=1e-4,2', ...NEW()],
+    /base --learning-rate 2: .*from 0 to 1/,
+  ],
   ['a seed twice', () => ['--experiments', 'base', '--seeds', '1,2,1', ...NEW()], /'1' occurs twice/],
   ['a seed that is none', () => ['--experiments', 'base', '--seeds', '1,x', ...NEW()], /--seeds.*an integer from 0 to/],
   ['no jobs', () => ['--experiments', 'base', '--jobs', '0', ...NEW()], /--jobs.*from 1 to/],

@@ -3,10 +3,11 @@
  *
  *   npm run compare -- --experiments base,drgrpo --seeds 0,1,2 --max-steps 200 --jobs 2
  *   npm run compare -- --experiments "drgrpo,drgrpo --critic-type grpo" -- --learning-rate 1e-4
+ *   npm run compare -- --experiments base,drgrpo --sweep learning-rate=1e-4,2e-4,4e-4
  *   npm run compare -- --resume runs/compare-<time>
  *
  * A variant is the name of an experiment, with options of its own if it needs any; what follows a lone `--` goes to every
- * run. All variants of the first seed come first, then those of the next; the report is written anew after each seed.
+ * run. A sweep gives each of them every value of an option. All variants of the first seed come first, then those of the next; the report is written anew after each seed.
  * After Ctrl-C, kill -9 or a failure, `--resume` keeps finished runs, and continues others from their last checkpoint.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -31,6 +32,7 @@ import { newFolder, timestamp } from '../lib/run/run_folder.ts';
 import { quoted } from '../lib/text.ts';
 import { MOST_VARIANTS } from './compare_curves.ts';
 import { type Comparison, readRun, runFolder, writeReport } from './compare_report.ts';
+import { linesOf, sweepsOf, sweepTexts } from './compare_sweep.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -67,6 +69,7 @@ export const createCommand = () =>
       examples(
         'npm run compare -- --experiments base,drgrpo --seeds 0,1,2 --max-steps 200 --jobs 2',
         'npm run compare -- --experiments "drgrpo,drgrpo --critic-type grpo" -- --learning-rate 1e-4',
+        'npm run compare -- --experiments base,drgrpo --sweep learning-rate=1e-4,2e-4,4e-4',
       ),
     )
     .optionsGroup('What to compare:')
@@ -74,6 +77,11 @@ export const createCommand = () =>
       '--experiments <variants>',
       'comma-separated: <name> of experiment_<name>, with options',
       list(variant, BETWEEN_VARIANTS),
+    )
+    .addOption(
+      new Option('--sweep <option=values>', 'every variant with each of these; several sweeps multiply').argParser(
+        sweepTexts,
+      ),
     )
     .addOption(
       new Option('--seeds <list>', 'comma-separated, for each variant')
@@ -109,10 +117,18 @@ async function readComparison(argv: string[]): Promise<Comparison & { resumed: b
     throw new UserError(`--resume takes its options from ${file}: leave out those that differ`);
   }
   if (experiments === undefined) throw new UserError('name what to compare, as in --experiments base,drgrpo');
-  if (experiments.length > MOST_VARIANTS) throw new UserError(`at most ${MOST_VARIANTS} variants fit into a chart`);
-  for (const label of experiments) await checkRunOptions(label, runOptions);
+  const { sweep = [], ...rest } = options;
+  const sweeps = sweepsOf(sweep);
+  const lines =
+    sweeps.length > 0 ? linesOf(experiments, sweeps) : experiments.map((name) => ({ name, variants: [name] }));
+  if (lines.length > MOST_VARIANTS) {
+    const each = sweeps.length > 1 ? ', which are the variants with every value of all sweeps but the first' : '';
+    throw new UserError(`at most ${MOST_VARIANTS} lines fit into a chart, found ${lines.length}${each}`);
+  }
+  const variants = lines.flatMap((line) => line.variants);
+  for (const label of variants) await checkRunOptions(label, runOptions);
   const folder = resume ?? outputDir ?? join('runs', `compare-${timestamp(new Date())}`);
-  return { folder, variants: experiments, ...options, runOptions, resumed: resume !== undefined };
+  return { folder, experiments, sweeps, variants, ...rest, runOptions, resumed: resume !== undefined };
 }
 
 /** The comparison's own options; who forgets the lone `--` before those of the runs is told. */
@@ -269,11 +285,12 @@ const resuming = (folder: string) => `npm run compare -- --resume ${quoted(folde
 
 async function main(): Promise<void> {
   const { resumed, ...comparison } = await readComparison(process.argv);
-  const { folder, variants, seeds, maxSteps, jobs, runOptions } = comparison;
+  const { folder, experiments, sweeps, variants, seeds, maxSteps, jobs, runOptions } = comparison;
   if (resumed) lockFolder(folder);
   else {
     newFolder({ experiment: 'compare', outputDir: folder });
-    const saved: Saved = { options: { experiments: variants, seeds, maxSteps, jobs }, runOptions };
+    const sweep = sweeps.length > 0 ? { sweep: sweeps.map(({ option, values }) => `${option}=${values}`) } : {};
+    const saved: Saved = { options: { experiments, ...sweep, seeds, maxSteps, jobs }, runOptions };
     writeFileAtomically(join(folder, 'compare.json'), `${JSON.stringify(saved, null, 2)}\n`);
   }
   const runOf = (label: string, seed: number): Run => ({ label, seed, folder: runFolder(folder, label, seed) });

@@ -47,10 +47,21 @@ const ON_SCREEN: Palette = {
   variants: LOOKS.map((_, v) => `var(--variant-${v})`),
 };
 
-type Point = { variant: string; step: number; mean: number; low?: number; high?: number; marked: boolean };
-type SeedPoint = { variant: string; seed: number; step: number; value: number };
-/** `points` are of the means, `seeds` of the runs. */
-type Chart = { panel: Panel; points: Point[]; seeds: SeedPoint[]; range: [low: number, high: number]; steps: number };
+/** A place on the horizontal axis: a number, or one of its values. */
+type X = number | string;
+type Point = { variant: string; x: X; mean: number; low?: number; high?: number; marked: boolean };
+type SeedPoint = { variant: string; seed: number; x: X; value: number };
+/** The horizontal axis: from 0 to a number, or values at equal distances. */
+type Axis = { title: string; end: number } | { title: string; values: X[] };
+/** `points` are of the means, `seeds` of the runs; `before`, where there is one, is of all before the first step. */
+type Chart = {
+  panel: Panel;
+  axis: Axis;
+  points: Point[];
+  seeds: SeedPoint[];
+  before?: { x: X; mean: number }[];
+  range: [low: number, high: number];
+};
 
 const LENGTH = PANELS.find(({ metric }) => metric === 'completions/mean_length')!;
 const LENGTHS = ['right', 'wrong'].map((kind) => {
@@ -63,16 +74,19 @@ const SHOWN = [
   ...PANELS.filter(({ metric }) => ['kl', 'entropy', 'grad_norm'].includes(metric)),
 ];
 
-/** What the panels show: those whose metric occurs. */
-function chartsOf(variants: string[], runs: LogEntry[][][]): Chart[] {
-  const steps = Math.max(...runs.flat().map((entries) => entries.at(-1)!.step));
+/**
+ * Metrics against the step: those that occur.
+ * @param runs - metrics of each run, by variant and seed
+ */
+export function stepCharts(variants: string[], runs: LogEntry[][][]): Chart[] {
+  const end = Math.max(...runs.flat().map((entries) => entries.at(-1)!.step));
   const charts = SHOWN.map((panel) => {
     const smooth = runs.map((ofVariant) => ofVariant.map((entries) => smoothed(panel.metric, entries)));
     const points = variants.flatMap((variant, v) => curve(smooth[v], variant, v / variants.length));
     const seeds = variants.flatMap((variant, v) =>
-      smooth[v].flatMap((values, seed) => [...values].map(([step, value]) => ({ variant, seed, step, value }))),
+      smooth[v].flatMap((values, seed) => [...values].map(([x, value]) => ({ variant, seed, x, value }))),
     );
-    return { panel, points, seeds, range: rangeOf(panel, points, seeds), steps };
+    return { panel, axis: { title: 'step', end }, points, seeds, range: rangeOf(panel, points, seeds) };
   }).filter(({ points }) => points.length > 0);
   const lengths = charts.filter(({ panel }) => LENGTHS.includes(panel));
   const shared = lengths.map(({ range }) => range);
@@ -80,6 +94,73 @@ function chartsOf(variants: string[], runs: LogEntry[][][]): Chart[] {
     chart.range = [Math.min(...shared.map(([low]) => low)), Math.max(...shared.map(([, high]) => high))];
   }
   return charts;
+}
+
+/** The mean of values, one a seed, with its interval, as a point. */
+function pointOf(variant: string, x: X, values: number[], marked: boolean): Point {
+  const { mean, half } = intervalOfSeeds(values);
+  return { variant, x, mean, ...(half === undefined ? {} : { low: mean - half, high: mean + half }), marked };
+}
+
+/** The name under which a run logs pass@k: pass@1 is the share of right samples. */
+const passAt = (k: number) => (k === 1 ? 'eval/sampled_accuracy' : `eval/pass_at_${k}`);
+
+/**
+ * pass@k against k, before the first step and after the last; undefined where runs do not have it.
+ * @param runs - metrics of each run, by variant and seed
+ */
+export function passAtKChart(variants: string[], runs: LogEntry[][][]): Chart | undefined {
+  const all = runs.flat();
+  const ks = [
+    1,
+    ...Object.keys(all[0].at(-1)!).flatMap((name) => Number(/^eval\/pass_at_(\d+)$/.exec(name)?.[1] ?? [])),
+  ];
+  const has = (k: number) => all.every((entries) => Number.isFinite(entries.at(-1)![passAt(k)]));
+  const values = ks.filter(has).sort((a, b) => a - b);
+  if (values.length < 3) return undefined;
+  const panel: Panel = {
+    metric: 'pass@k',
+    title: 'pass@k after the last step',
+    unit: 'problems',
+    format: '.0%',
+    domain: [0, 1],
+  };
+  const last = (entries: LogEntry[], k: number) => Number(entries.at(-1)![passAt(k)]);
+  const points = variants.flatMap((variant, v) =>
+    values.map((k) =>
+      pointOf(
+        variant,
+        k,
+        runs[v].map((entries) => last(entries, k)),
+        true,
+      ),
+    ),
+  );
+  const seeds = variants.flatMap((variant, v) =>
+    runs[v].flatMap((entries, seed) => values.map((k) => ({ variant, seed, x: k, value: last(entries, k) }))),
+  );
+  const first = (k: number) => numbers(all.map(([entry]) => (entry.step === 0 ? entry[passAt(k)] : undefined)));
+  const before = values.map((x) => ({ x, mean: mean(first(x)) })).filter(({ mean }) => Number.isFinite(mean));
+  const lowest = Math.min(...before.map(({ mean }) => mean), 1);
+  const [low, high] = rangeOf(panel, points, seeds);
+  return { panel, axis: { title: 'k', values }, points, seeds, before, range: [Math.min(low, lowest), high] };
+}
+
+/**
+ * What came of runs against the value of a swept option.
+ * @param lines - a name each
+ * @param results - of each run, by line, value and seed
+ */
+export function sweepChart(
+  panel: Panel,
+  { lines, option, values }: { lines: string[]; option: string; values: string[] },
+  results: number[][][],
+): Chart {
+  const points = lines.flatMap((variant, l) => values.map((x, i) => pointOf(variant, x, numbers(results[l][i]), true)));
+  const seeds = lines.flatMap((variant, l) =>
+    values.flatMap((x, i) => results[l][i].map((value, seed) => ({ variant, seed, x, value }))),
+  );
+  return { panel, axis: { title: option, values }, points, seeds, range: rangeOf(panel, points, seeds) };
 }
 
 /**
@@ -90,9 +171,8 @@ function curve(smooth: Map<number, number>[], variant: string, shift: number): P
   const steps = [...new Set(smooth.flatMap((values) => [...values.keys()]))].sort((a, b) => a - b);
   const every = Math.ceil(steps.length / 8);
   return steps.map((step, i) => {
-    const { mean, half } = intervalOfSeeds(numbers(smooth.map((values) => values.get(step))));
-    const band = half === undefined ? {} : { low: mean - half, high: mean + half };
-    return { variant, step, mean, ...band, marked: i % every === Math.floor(shift * every) };
+    const values = numbers(smooth.map((values) => values.get(step)));
+    return pointOf(variant, step, values, i % every === Math.floor(shift * every));
   });
 }
 
@@ -167,8 +247,34 @@ function looks(variants: string[], palette: Palette) {
   };
 }
 
+/** What places things along the horizontal axis. */
+function horizontal(axis: Axis) {
+  if ('values' in axis) {
+    const scale = { type: 'point' as const, domain: axis.values, padding: 0.2 };
+    return { field: 'x', type: 'ordinal' as const, scale, axis: { title: axis.title, labelAngle: 0 } };
+  }
+  return {
+    field: 'x',
+    type: 'quantitative' as const,
+    scale: { domain: [0, axis.end], nice: false },
+    axis: { title: axis.title, tickCount: 5, format: 'd', tickMinStep: 1 },
+  };
+}
+
+/** What all runs had in common before the first step. */
+const commonStart = (before: Chart['before'], y: object, { muted }: Palette) =>
+  before?.length
+    ? [
+        {
+          data: { values: before },
+          mark: { type: 'line' as const, stroke: muted, strokeWidth: 1.5, strokeDash: [3, 3] },
+          encoding: { y, color: {} },
+        },
+      ]
+    : [];
+
 function view(chart: Chart, variants: string[], palette: Palette): View {
-  const { panel, points, seeds, range, steps } = chart;
+  const { panel, axis, points, seeds, range } = chart;
   const { color, strokeDash, shape } = looks(variants, palette);
   const vertical = (field: string) => ({
     field,
@@ -183,12 +289,7 @@ function view(chart: Chart, variants: string[], palette: Palette): View {
     height: 140,
     data: { values: points },
     encoding: {
-      x: {
-        field: 'step',
-        type: 'quantitative',
-        scale: { domain: [0, steps], nice: false },
-        axis: { title: 'step', tickCount: 5, format: 'd', tickMinStep: 1 },
-      },
+      x: horizontal(axis),
       color,
     },
     layer: [
@@ -206,6 +307,7 @@ function view(chart: Chart, variants: string[], palette: Palette): View {
         mark: { type: 'line', strokeWidth: 0.8, opacity: 0.45, strokeJoin: 'round' },
         encoding: { y: vertical('value'), detail: { field: 'seed', type: 'nominal' } },
       },
+      ...commonStart(chart.before, vertical('mean'), palette),
       { mark: { type: 'line', strokeWidth: 2, strokeJoin: 'round' }, encoding: { y: vertical('mean'), strokeDash } },
       { transform: [{ filter: 'datum.marked' }], mark: 'point', encoding: { y: vertical('mean'), shape } },
     ],
@@ -269,16 +371,14 @@ export const COLOURS = [
   .join('\n');
 
 /**
- * Draws the curves of all metrics that occur.
- * @param runs - metrics of each run, by variant and seed
+ * Draws charts of the same variants.
  * @returns SVGs: `sheet`, all in one on white, for any page; `panels` and `keys` (a piece of each variant's line), for
  *   a page with {@link COLOURS} in its style sheet
  */
-export async function drawComparison(
+export async function drawCharts(
   variants: string[],
-  runs: LogEntry[][][],
+  charts: Chart[],
 ): Promise<{ sheet: string; panels: string[]; keys: string[] }> {
-  const charts = chartsOf(variants, runs);
   const drawAlone = async (label: string, chart: View, size = {}) => {
     const alone = { ...chart, ...size, background: null, padding: 2, config: config(ON_SCREEN) };
     const svg = await draw(alone as unknown as TopLevelSpec);
@@ -286,12 +386,10 @@ export async function drawComparison(
   };
   // Titles and labels included, so that a page scales all of them alike.
   const size = { width: 340, height: 215, autosize: { type: 'fit', contains: 'padding' } };
-  const label = ({ title, unit }: Panel) => `${title} (${unit}) against the step`;
+  const label = ({ panel: { title, unit }, axis }: Chart) => `${title} (${unit}) against ${axis.title}`;
   return {
     sheet: await draw(sheet(charts, variants)),
-    panels: await Promise.all(
-      charts.map((chart) => drawAlone(label(chart.panel), view(chart, variants, ON_SCREEN), size)),
-    ),
+    panels: await Promise.all(charts.map((chart) => drawAlone(label(chart), view(chart, variants, ON_SCREEN), size))),
     keys: await Promise.all(
       variants.map((variant, v) => drawAlone(`line ${v + 1}`, legend(variants, [variant], ON_SCREEN, false))),
     ),

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -11,7 +11,7 @@ import { escapeText, runFolder, writeReport } from './compare_report.ts';
 const VARIANTS = ['base', 'drgrpo --critic-type grpo'];
 const SEEDS = [0, 1, 2];
 const STEPS = 60;
-const PANELS = 8;
+const PANELS = 9; // the last one is pass@k
 const NASTY =
   '<think>a|b `c` *d*\n</think><script>alert(1)</script> &amp; [x](y) \u001b[31m \u202eright to left ' +
   'x'.repeat(500);
@@ -20,7 +20,7 @@ const temp = mkdtempSync(join(tmpdir(), 'compare-report-'));
 afterAll(() => rmSync(temp, { recursive: true }));
 
 const comparison = (folder: string, seeds = SEEDS) => ({
-  ...{ folder, variants: VARIANTS, seeds, maxSteps: STEPS },
+  ...{ folder, experiments: VARIANTS, sweeps: [], variants: VARIANTS, seeds, maxSteps: STEPS },
   ...{ jobs: 2, runOptions: ['--blas', 'it\'s "off"'] },
 });
 
@@ -30,7 +30,8 @@ function writeRun(folder: string, v: number, seed: number, change = 0): void {
   const noise = (step: number) => normals(8, seed, v, step);
   const rows = Array.from({ length: STEPS + 1 }, (_, step) => {
     const accuracy = { 'eval/accuracy': 0.4 + (0.5 * step) / STEPS + 0.01 * seed + (step ? 0.02 * v + change : 0) };
-    if (step === 0) return { step, ...accuracy };
+    if (step === 0)
+      return { step, ...accuracy, 'eval/sampled_accuracy': 0.4, 'eval/pass_at_2': 0.6, 'eval/pass_at_8': 0.8 };
     const [a, b, c, d, e, f] = noise(step);
     return {
       ...{ step, reward: 0.4 + (0.5 * step) / STEPS + 0.05 * a, kl: 0.001 * step * (1 + v) + 0.002 * b * b },
@@ -40,7 +41,9 @@ function writeRun(folder: string, v: number, seed: number, change = 0): void {
       ...{ entropy: Math.exp(-step / 40) + 0.05 * e * e, grad_norm: 1 + v + 0.3 * f * f },
       ...{ tokens_per_second: 4000 + 100 * seed, step_time: 1 },
       ...(step % 20 === 0 ? accuracy : {}),
-      ...(step === STEPS ? { 'eval/sampled_accuracy': 0.8 } : {}),
+      ...(step === STEPS
+        ? { 'eval/sampled_accuracy': 0.8, 'eval/pass_at_2': 0.9, 'eval/pass_at_8': 0.95 + 0.01 * v }
+        : {}),
     };
   });
   const samples = [1, STEPS].flatMap((step) =>
@@ -92,7 +95,8 @@ describe('numbers', () => {
       '| training time, minutes | 0.00 ± 0.00 |',
     ]);
     expect(line('tokens/s')[0]).toContain('4100 ± 248');
-    expect(markdown).not.toContain('pass@8'); // which these runs have not measured
+    expect(line('held-out pass@8')[0]).toContain('| 95.0 ± 0.0 | 96.0 ± 0.0 |');
+    expect(markdown).not.toContain('pass@64'); // which these runs have not measured
   });
 
   it('come to a sentence on top', () => {
@@ -134,6 +138,32 @@ it('says that seeds cannot tell variants apart, and shows no interval of two', a
   const two = await of([0, 1], () => 0);
   expect(two).toContain('2 seeds: drgrpo --critic-type grpo is 2.0 points above base, which may be chance.');
   expect(two).not.toMatch(/± \d/);
+});
+
+it('shows of a sweep what came of each value, and which was best by what was trained on', async () => {
+  const folder = join(temp, 'swept');
+  const sweeps = [{ option: 'learning-rate', values: ['1e-4', '2e-4'] }];
+  const variants = VARIANTS.flatMap((name) => sweeps[0].values.map((value) => `${name} --learning-rate ${value}`));
+  for (const [v, variant] of variants.entries()) {
+    for (const seed of SEEDS) {
+      const place = runFolder(folder, variant, seed);
+      writeRun(place, v % 2, seed);
+      const right = [0.5, 0.7, 0.9, 0.6][v] + 0.01 * seed;
+      appendFileSync(join(place, 'metrics.jsonl'), `{"step":${STEPS},"rewards/accuracy/mean":${right}}\n`);
+      if (v === 3) writeFileSync(join(place, 'notices.jsonl'), `{"step":7,"rule":"kl","text":"far | away"}\n`);
+    }
+  }
+  await writeReport({ ...comparison(folder), sweeps, variants });
+  const report = readFileSync(join(folder, 'report.md'), 'utf8');
+  expect(report).toMatch(/^# Sweep of learning-rate: base, drgrpo --critic-type grpo\n/);
+  expect(report).toContain(
+    '<b>Most right samples in training: base with 2e-4; drgrpo --critic-type grpo with 1e-4.</b>',
+  );
+  expect(report).toContain('|  | 1e-4 | 2e-4 |\n| --- | --- | --- |\n| base | 51.0 ± 2.5 | <b>71.0 ± 2.5</b> |');
+  expect(report).toContain('| drgrpo --critic-type grpo | <b>91.0 ± 2.5</b> | 61.0 ± 2.5 |');
+  expect(report).toContain('| drgrpo --critic-type grpo --learning-rate 2e-4 | 1 | 7 | far &#124; away |');
+  expect(report).toContain('--sweep learning-rate=1e-4,2e-4 --seeds 0,1,2');
+  expect(readFileSync(join(folder, 'curves.svg'), 'utf8')).toContain('Held-out accuracy, greedy');
 });
 
 it('covers the seeds that every variant has finished, and waits for the first', async () => {
@@ -186,9 +216,10 @@ describe.skipIf(why !== '')(`report.html in a browser${why}`, () => {
     expect(seen.pageWidth).toBeLessThanOrEqual(width);
     expect(seen.background).toBe(scheme === 'dark' ? 'rgb(13, 17, 23)' : 'rgb(255, 255, 255)');
     expect(seen.undescribed).toBe(0);
-    expect(seen.lines).toHaveLength(VARIANTS.length * PANELS * (1 + SEEDS.length)); // means and seeds
+    // Means and seeds, and pass@k before the first step.
+    expect(seen.lines).toHaveLength(VARIANTS.length * PANELS * (1 + SEEDS.length) + 1);
     expect(Math.min(...seen.lines.map((line) => line.width))).toBeGreaterThan(150);
-    expect(new Set(seen.lines.map(({ color }) => color)).size).toBe(VARIANTS.length);
+    expect(new Set(seen.lines.map(({ color }) => color)).size).toBe(VARIANTS.length + 1);
     const means = seen.lines.filter(({ thickness }) => thickness === 2);
     expect(means).toHaveLength(VARIANTS.length * PANELS);
     expect(new Set(means.map(({ dash }) => dash)).size).toBe(VARIANTS.length);

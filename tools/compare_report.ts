@@ -7,15 +7,30 @@ import { readJsonLines } from '../lib/environments/json_lines.ts';
 import { writeFileAtomically } from '../lib/folders.ts';
 import { isObject, readJsonObject } from '../lib/json.ts';
 import { smoothing } from '../lib/run/curves.ts';
-import { type LogEntry, readMetrics } from '../lib/run/metrics.ts';
+import { type LogEntry, readEntries, readMetrics } from '../lib/run/metrics.ts';
+import { NOTICES } from '../lib/run/run_folder.ts';
 import { mean } from '../lib/statistics.ts';
 import { quoted } from '../lib/text.ts';
-import { COLOURS, drawComparison, FEWEST_SEEDS, intervalOfSeeds, numbers } from './compare_curves.ts';
+import {
+  COLOURS,
+  drawCharts,
+  FEWEST_SEEDS,
+  intervalOfSeeds,
+  numbers,
+  passAtKChart,
+  stepCharts,
+  sweepChart,
+} from './compare_curves.ts';
+import { linesOf, type Sweep } from './compare_sweep.ts';
 
 /** What is compared, and how. `folder` holds the runs and the report. */
 export type Comparison = {
   folder: string;
   /** names of experiments, with options; the first is what the others are compared with */
+  experiments: string[];
+  /** options that each of them has with several values */
+  sweeps: Sweep[];
+  /** the experiments, where nothing is swept; else each with all that is swept */
   variants: string[];
   seeds: number[];
   maxSteps: number;
@@ -25,9 +40,18 @@ export type Comparison = {
   runOptions: string[];
 };
 
-/** A finished run: its options, one entry a logged step, the first group of each, and the seconds that training took. */
-export type FinishedRun = { options: Record<string, unknown>; entries: LogEntry[]; samples: Sample[]; seconds: number };
+/** A finished run: its options, one entry a logged step, the first group of each, what it noticed, and its seconds. */
+export type FinishedRun = {
+  options: Record<string, unknown>;
+  entries: LogEntry[];
+  samples: Sample[];
+  notices: LogEntry[];
+  seconds: number;
+};
 type Sample = { step: number; question: string; answer: string; completion: string; tokens: number; reward: number };
+
+/** Seeds that all variants have finished, and their runs, by variant and seed. */
+type Finished = { seeds: number[]; runs: FinishedRun[][] };
 
 /** Where the run of a variant with a seed is. Different variants have different folders, whatever their options hold. */
 export const runFolder = (folder: string, variant: string, seed: number): string =>
@@ -41,7 +65,8 @@ export async function readRun(folder: string, maxSteps: number): Promise<Finishe
   const state = await readJsonObject(join(folder, `checkpoint-${maxSteps}`, 'training_state.json'));
   const samples = readJsonLines(join(folder, 'completions.jsonl'), (line) => line as Sample);
   const counters = isObject(state?.counters) ? state.counters : state; // runs of earlier versions have them at the top
-  return { options, entries, samples, seconds: Number(counters?.seconds ?? Number.NaN) };
+  const notices = readEntries(join(folder, NOTICES));
+  return { options, entries, samples, notices, seconds: Number(counters?.seconds ?? Number.NaN) };
 }
 
 /**
@@ -55,16 +80,45 @@ export async function writeReport(comparison: Comparison): Promise<void> {
   const finished = bySeed.filter(({ runs }) => !runs.includes(undefined)) as { seed: number; runs: FinishedRun[] }[];
   if (finished.length === 0) return;
   const runs = variants.map((_, v) => finished.map((seed) => seed.runs[v]));
-  const { sheet, panels, keys } = await drawComparison(
-    variants,
-    runs.map((ofVariant) => ofVariant.map(({ entries }) => entries)),
-  );
+  const { names, charts } = chartsOf(comparison, runs);
+  const { sheet, panels, keys } = await drawCharts(names, charts);
   const blocks = describe(comparison, { seeds: finished.map(({ seed }) => seed), runs });
-  const legend = variants.map((variant, v) => `<span>${keys[v]}${escapeText(variant)}</span>`).join('\n');
+  const legend = names.map((name, i) => `<span>${keys[i]}${escapeText(name)}</span>`).join('\n');
   const curves = `<div class="legend">${legend}</div>\n<div class="panels">\n${panels.join('\n')}\n</div>`;
   writeFileAtomically(join(folder, 'curves.svg'), sheet);
   writeFileAtomically(join(folder, 'report.md'), toMarkdown(blocks));
   writeFileAtomically(join(folder, 'report.html'), toHtml(blocks, curves));
+}
+
+/** The charts, and the names of their lines. */
+function chartsOf(comparison: Comparison, runs: FinishedRun[][]) {
+  const { variants, sweeps } = comparison;
+  if (sweeps.length === 0) {
+    const entries = runs.map((ofVariant) => ofVariant.map((run) => run.entries));
+    const passed = passAtKChart(variants, entries);
+    return { names: variants, charts: [...stepCharts(variants, entries), ...(passed ? [passed] : [])] };
+  }
+  const [{ option, values }] = sweeps;
+  const lines = linesOf(comparison.experiments, sweeps).map(({ name }) => name);
+  const charts = sweepTables(comparison, runs).map(({ name, cells }) => {
+    const panel = { metric: name, title: capital(name.replace(/, %.*$/, '')), unit: '%' };
+    return sweepChart(panel, { lines, option, values }, cells);
+  });
+  return { names: lines, charts: charts.filter(({ points }) => points.some(({ mean }) => Number.isFinite(mean))) };
+}
+
+const capital = (text: string) => text[0].toUpperCase() + text.slice(1);
+
+/** Two results of a sweep, by line, value of the first option, and seed. */
+function sweepTables({ experiments, sweeps, variants, maxSteps }: Comparison, runs: FinishedRun[][]) {
+  const chosen = ['right samples in training, %\u00a0*', 'held-out accuracy, greedy, %'];
+  return chosen.map((name) => {
+    const { of } = quantities(maxSteps).find((quantity) => quantity.name === name)!;
+    const cells = linesOf(experiments, sweeps).map((line) =>
+      line.variants.map((variant) => runs[variants.indexOf(variant)].map(of)),
+    );
+    return { name, cells };
+  });
 }
 
 // ─── Numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -84,7 +138,18 @@ function quantities(maxSteps: number): Quantity[] {
   return [
     { name: 'held-out accuracy, greedy, %', digits: 1, of: (run) => final('eval/accuracy', run) },
     { name: 'held-out accuracy, sampled, %', digits: 1, of: (run) => final('eval/sampled_accuracy', run) },
-    { name: 'held-out pass@8, %', digits: 1, of: (run) => final('eval/pass_at_8', run) },
+    ...[8, 64].map((k) => ({
+      name: `held-out pass@${k}, %`,
+      digits: 1,
+      of: (run: FinishedRun) => final(`eval/pass_at_${k}`, run),
+    })),
+    { name: 'answers in the right format, greedy, %', digits: 1, of: (run) => final('eval/format', run) },
+    { name: 'right ones among these, %', digits: 1, of: (run) => final('eval/ability', run) },
+    {
+      name: 'right samples in training, %\u00a0*',
+      digits: 1,
+      of: (run) => 100 * late('rewards/accuracy/mean', run),
+    },
     {
       name: 'length of right answers, tokens\u00a0*',
       digits: 1,
@@ -144,13 +209,51 @@ export const escapeText = (text: string): string =>
     .replace(/[^\p{L}\p{M}\p{N} \n+=,.:;/()'"?%–-]|(?<=www)\.|:(?=\/)/giu, (c) => `&#${c.codePointAt(0)};`)
     .replaceAll('\n', '<br>');
 
-function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; runs: FinishedRun[][] }): Block[] {
-  const { variants, seeds: planned, maxSteps, jobs } = comparison;
-  const [first, ...others] = variants.map(escapeText);
+function describe(comparison: Comparison, finished: Finished): Block[] {
+  const { seeds } = finished;
+  const variants = comparison.variants.map(escapeText);
+  const missing = comparison.seeds.length - seeds.length;
+  const isSure = seeds.length >= FEWEST_SEEDS;
+  const [heading, sentence, ...found] =
+    comparison.sweeps.length > 0 ? describeSweep(comparison, finished) : describeComparison(comparison, finished);
+  return [
+    heading,
+    sentence,
+    {
+      text: `${variants.length} variants, ${comparison.maxSteps} steps, ${seeds.length > 1 ? 'seeds' : 'seed'} ${seeds.join(', ')}${missing > 0 ? ` (${missing} of ${comparison.seeds.length} seeds are not complete yet)` : ''}.`,
+    },
+    ...(isSure
+      ? []
+      : [
+          {
+            text: `With fewer than ${FEWEST_SEEDS} seeds there is no interval: they cannot tell a difference from chance.`,
+          },
+        ]),
+    ...found,
+    { heading: 'What the runs noticed' },
+    ...noticesOf(variants, finished),
+    { heading: 'How this was made' },
+    { text: `<code>${escapeText(commandOf(comparison))}</code>` },
+    { text: `Timings depend on: ${environment(comparison.jobs).map(escapeText).join('; ')}.` },
+  ];
+}
+
+/** What lines and bands of the charts are. */
+const linesAndBands = ({ seeds }: Finished): string =>
+  [
+    seeds.length > 1 ? 'Thick lines: mean over seeds. Thin lines: the seeds.' : 'Lines: one seed.',
+    ...(seeds.length >= FEWEST_SEEDS
+      ? ['Bands: 95 % interval of the mean (Student’s t), where none fills the panel.']
+      : []),
+  ].join(' ');
+
+/** Variants side by side: curves, results, and differences to the first of them. */
+function describeComparison(comparison: Comparison, finished: Finished): Block[] {
+  const { seeds, runs } = finished;
+  const [first, ...others] = comparison.variants.map(escapeText);
   const half = smoothing(runs[0][0].entries.filter((entry) => 'reward' in entry).length);
-  const several = seeds.length > 1;
-  const sure = seeds.length >= FEWEST_SEEDS;
-  const rows = quantities(maxSteps).filter(({ of }) => runs.flat().some((run) => Number.isFinite(of(run))));
+  const isSure = seeds.length >= FEWEST_SEEDS;
+  const rows = quantities(comparison.maxSteps).filter(({ of }) => runs.flat().some((run) => Number.isFinite(of(run))));
   const results = rows.map(({ name, digits, of }) => [
     name,
     ...runs.map((ofVariant) => show(ofVariant.map(of), { digits, seeds: seeds.length })),
@@ -162,44 +265,36 @@ function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; ru
       return show(pairs, { digits, seeds: seeds.length, signed: true });
     }),
   ]);
-  const missing = planned.length - seeds.length;
+  const averaged = isSure
+    ? 'Mean over seeds ± 95 % interval (Student’s t). '
+    : seeds.length > 1
+      ? 'Mean over seeds. '
+      : '';
   return [
     { heading: `Comparison: ${[first, ...others].join(', ')}` },
     { text: `<b>${verdict([first, ...others], runs)}</b>` },
-    {
-      text: `${variants.length} variants, ${maxSteps} steps, ${several ? 'seeds' : 'seed'} ${seeds.join(', ')}${missing > 0 ? ` (${missing} of ${planned.length} seeds are not complete yet)` : ''}.`,
-    },
-    ...(sure
-      ? []
-      : [
-          {
-            text: `With fewer than ${FEWEST_SEEDS} seeds there is no interval: they cannot tell a difference from chance.`,
-          },
-        ]),
     { heading: 'Curves' },
     { curves: true },
     {
       text: [
-        several ? 'Thick lines: mean over seeds. Thin lines: the seeds.' : 'Lines: one seed.',
-        ...(sure ? ['Bands: 95 % interval of the mean (Student’s t), where none fills the panel.'] : []),
+        linesAndBands(finished),
         half > 0
           ? `Metrics of batches are smoothed in each run first, by a moving average over ${2 * half + 1} logged steps; evaluations are not.`
           : 'Nothing is smoothed.',
         'A step at which some seeds have no right, or no wrong, answers shows the mean of the others. Right and wrong answers share one vertical scale.',
+        'The dotted grey line of pass@k, where there is one, is that of all before the first step.',
       ].join(' '),
     },
     { heading: 'Results' },
     { table: [['', first, ...others], ...results] },
-    {
-      text: `${sure ? 'Mean over seeds ± 95 % interval (Student’s t). ' : several ? 'Mean over seeds. ' : ''}* mean over the last 10 % of the steps. Accuracies are those of the last step.`,
-    },
+    { text: `${averaged}* mean over the last 10 % of the steps. Accuracies are those of the last step.` },
     ...(others.length === 0
       ? []
       : [
           { heading: `Differences to ${first}` },
           { table: [['', ...others], ...differences] },
           {
-            text: sure
+            text: isSure
               ? 'Each seed is compared with itself: mean of the differences ± 95 % interval. Where the interval contains 0, these seeds cannot tell whether there is a difference. Where it does not, the line is bold; by chance alone that happens to 1 line in 20.'
               : 'Each seed is compared with itself.',
           },
@@ -208,10 +303,48 @@ function describe(comparison: Comparison, { seeds, runs }: { seeds: number[]; ru
         ]),
     { heading: `Completions, seed ${seeds[0]}` },
     ...completions([first, ...others], runs),
-    { heading: 'How this was made' },
-    { text: `<code>${escapeText(commandOf(comparison))}</code>` },
-    { text: `Timings depend on: ${environment(jobs).map(escapeText).join('; ')}.` },
   ];
+}
+
+/** What came of each value of a swept option. */
+function describeSweep(comparison: Comparison, finished: Finished): Block[] {
+  const { experiments, sweeps } = comparison;
+  const names = linesOf(experiments, sweeps).map(({ name }) => escapeText(name));
+  const values = sweeps[0].values.map(escapeText);
+  const tables = sweepTables(comparison, finished.runs);
+  const bests = tables[0].cells.map((ofLine) => {
+    const means = ofLine.map((ofValue) => mean(numbers(ofValue)));
+    return means.indexOf(Math.max(...means.filter(Number.isFinite)));
+  });
+  const best = names.map((name, l) => `${name} with ${values[bests[l]]}`);
+  const blocks = tables.flatMap(({ name, cells }, t): Block[] => {
+    const rows = cells.map((ofLine, l) => {
+      const texts = ofLine.map((ofValue) => show(ofValue, { digits: 1, seeds: ofValue.length }));
+      return [names[l], ...texts.map((text, i) => (t === 0 && i === bests[l] ? `<b>${text}</b>` : text))];
+    });
+    return [{ heading: capital(name) }, { table: [['', ...values], ...rows] }];
+  });
+  return [
+    { heading: `Sweep of ${sweeps.map(({ option }) => option).join(', ')}: ${experiments.map(escapeText).join(', ')}` },
+    { text: `<b>Most right samples in training: ${best.join('; ')}.</b>` },
+    { heading: 'Curves' },
+    { curves: true },
+    { text: linesAndBands(finished) },
+    ...blocks,
+    {
+      text: `Columns: --${sweeps[0].option}. Bold: the best of its line, chosen by what is trained on, so that the held-out problems have no part in it. * mean over the last 10 % of the steps.`,
+    },
+  ];
+}
+
+/** The sentences of runs that have noticed something. */
+function noticesOf(variants: string[], { seeds, runs }: Finished): Block[] {
+  const rows = runs.flatMap((ofVariant, v) =>
+    ofVariant.flatMap(({ notices }, s) =>
+      notices.map(({ step, text }) => [variants[v], String(seeds[s]), String(step), escapeText(String(text))]),
+    ),
+  );
+  return rows.length > 0 ? [{ table: [['', 'seed', 'step', ''], ...rows] }] : [{ text: 'Nothing.' }];
 }
 
 /** What the comparison has shown, in a sentence: of the greedy accuracy on held-out questions. */
@@ -248,8 +381,19 @@ function differingOptions(variants: string[], runs: FinishedRun[][]): Block[] {
 }
 
 /** The command that starts the same comparison, for a shell. */
-function commandOf({ variants, seeds, maxSteps, jobs, runOptions }: Comparison): string {
-  const options = ['--experiments', variants, '--seeds', seeds, '--max-steps', maxSteps, '--jobs', jobs].map(String);
+function commandOf({ experiments, sweeps, seeds, maxSteps, jobs, runOptions }: Comparison): string {
+  const swept = sweeps.flatMap(({ option, values }) => ['--sweep', `${option}=${values}`]);
+  const options = [
+    '--experiments',
+    experiments,
+    ...swept,
+    '--seeds',
+    seeds,
+    '--max-steps',
+    maxSteps,
+    '--jobs',
+    jobs,
+  ].map(String);
   const rest = runOptions.length > 0 ? ['--', ...runOptions] : [];
   return `npm run compare -- ${[...options, ...rest].map(quoted).join(' ')}`;
 }
