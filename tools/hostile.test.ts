@@ -15,6 +15,7 @@ import * as drgrpo from '../experiment_drgrpo/train.ts';
 import * as gspo from '../experiment_gspo/train.ts';
 import * as qa from '../experiment_multiturn_qa/train.ts';
 import * as tool from '../experiment_multiturn_tool/train.ts';
+import * as random_reward from '../experiment_random_reward/train.ts';
 import * as rloo from '../experiment_rloo/train.ts';
 import { parseRunOptions } from '../lib/cli/command.ts';
 import { loadQuestions } from '../lib/environments/corpus.ts';
@@ -27,7 +28,18 @@ import { NODE, runProcess } from '../testing/processes.ts';
 
 const CASES = Number(process.env.CASES ?? 60);
 const PROCESSES = Math.ceil(CASES / 100);
-const EXPERIMENTS = { base, cispo, dapo, ddp, drgrpo, gspo, rloo, multiturn_tool: tool, multiturn_qa: qa };
+const EXPERIMENTS = {
+  base,
+  cispo,
+  dapo,
+  ddp,
+  drgrpo,
+  gspo,
+  random_reward,
+  rloo,
+  multiturn_tool: tool,
+  multiturn_qa: qa,
+};
 type Name = keyof typeof EXPERIMENTS;
 
 const folder = mkdtempSync(join(tmpdir(), 'hostile-'));
