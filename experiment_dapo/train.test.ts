@@ -2,6 +2,8 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import * as base from '../experiment_base/train.ts';
 import { parseOptions } from '../lib/cli/options.ts';
 import { useBackend } from '../testing/backend.ts';
+import { type During, lastStep, results, until } from '../testing/processes.ts';
+import { at, run, SHORT } from '../testing/script.ts';
 import { absent, expectTrlLoss, smallBatch, tokensOf, trlCases, valueAndGradient } from '../testing/trl_losses.ts';
 import { createCommand, grpoLoss, type Options, overlongPenalty, type Rollout, sampleUseful } from './train.ts';
 
@@ -35,7 +37,7 @@ describe('without its four parts it is GRPO', () => {
       return flat;
     };
     const result = await sampleUseful(sample, { ...optionsOf('--max-resamples 0'), numGenerations: 2 });
-    expect([result, asked]).toEqual([{ rollouts: flat, resampled: 0 }, [0]]);
+    expect([result, asked]).toEqual([{ rollouts: flat, resampled: [] }, [0]]);
   });
 });
 
@@ -79,7 +81,7 @@ describe('sampleUseful', () => {
     const { rollouts, resampled } = await sampleUseful(sample, options);
     expect(rollouts.map(({ reward }) => reward)).toEqual([0, 1, 1, 0.1, 1, 0]);
     expect(asked).toEqual([3, 2, 1]);
-    expect(resampled).toBe(3);
+    expect(resampled.map(({ reward }) => reward)).toEqual([1, 1, 0, 0, 0, 0]);
   });
 
   it('gives up after --max-resamples rounds: the batch is full all the same', async () => {
@@ -90,6 +92,22 @@ describe('sampleUseful', () => {
     };
     const options = { ...optionsOf('--batch-size 3 --max-resamples 2'), numGenerations: 2 };
     const { rollouts, resampled } = await sampleUseful(sample, options);
-    expect([rollouts.length, resampled, rounds]).toEqual([6, 6, 3]);
+    expect([rollouts.length, resampled.length / 2, rounds]).toEqual([6, 6, 3]);
   });
+});
+
+it('a run that is killed (-9) and resumed ends as if it never was, with what it sampled in vain', async () => {
+  const flags = [...SHORT, '--save-steps', '2', '--max-steps', '6'];
+  const [whole, killed] = ['dapo whole', 'dapo killed'].map((name) => at(name));
+  const train = (args: string[], during?: During) => run(args, { script: 'experiment_dapo/train.ts', during });
+  expect(await train([...flags, '--output-dir', whole])).toMatchObject({ code: 0, stderr: '' });
+  const kill: During = async (child, ended) => {
+    await until(() => lastStep(killed) >= 3, ended);
+    child.kill('SIGKILL');
+  };
+  expect(await train([...flags, '--output-dir', killed], kill)).toMatchObject({ signal: 'SIGKILL' });
+  expect(await train(['--resume', killed])).toMatchObject({ code: 0, stderr: '' });
+  expect(results(killed)).toEqual(results(whole));
+  const resampled = results(whole).metrics.map((entry) => entry['sampling/resampled_groups']);
+  expect(resampled.some((groups) => Number(groups) > 0)).toBe(true);
 });

@@ -57,7 +57,7 @@ export const createCommand = () =>
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
     .option('--kl-coef <x>', 'β, weight of the KL to the initial policy', number({ min: 0, max: 1000 }), 0)
-    .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
+    .option('--clip-range <x>', 'ε, how far the ratio, at first 1, may fall', number({ min: 0, max: 1 }), 0.2)
     .option('--clip-range-high <x>', 'how far it may rise above 1', number({ min: 0 }), 0.28)
     .option('--max-resamples <n>', 'rounds in which flat groups are sampled anew', integer({ min: 0, max: 100 }), 3)
     .option('--overlong-cache <n>', 'tokens before the limit that cost reward', integer({ min: 0 }), 8)
@@ -140,15 +140,15 @@ export async function rollout(
 export async function sampleUseful(
   sample: (round: number, count: number) => Promise<Rollout[]>,
   { batchSize, numGenerations, maxResamples }: Options,
-): Promise<{ rollouts: Rollout[]; resampled: number }> {
+): Promise<{ rollouts: Rollout[]; resampled: Rollout[] }> {
   const groups = inGroups(await sample(0, batchSize), numGenerations);
   const flat = () => groups.flatMap((group, p) => (group.every(({ reward }) => reward === group[0].reward) ? [p] : []));
-  let resampled = 0;
+  const resampled: Rollout[] = []; // in vain
   for (let round = 1; round <= maxResamples && flat().length > 0; round++) {
     const places = flat();
     const anew = inGroups(await sample(round, places.length), numGenerations);
+    resampled.push(...places.flatMap((p) => groups[p]));
     for (const [i, p] of places.entries()) groups[p] = anew[i];
-    resampled += places.length;
   }
   return { rollouts: groups.flat(), resampled };
 }
@@ -388,10 +388,10 @@ async function main(): Promise<void> {
     const experience = await toExperience(rollouts, reference, options); // advantage
     const sampled = performance.now();
     const updated = await update(state, experience, step.number, options); // update
-    const speeds = measureSpeed(state, rollouts, { began: step.began, sampled });
+    const speeds = measureSpeed(state, rollouts, { began: step.began, sampled, inVain: resampled });
     const samples = experience.slice(0, options.numGenerations).map(toSample);
     step.log({ ...rolloutMetrics(rollouts, options), ...updated, ...speeds }, samples);
-    step.log({ 'sampling/resampled_groups': resampled });
+    step.log({ 'sampling/resampled_groups': resampled.length / options.numGenerations });
     await step.evaluate(ask);
   }
 }

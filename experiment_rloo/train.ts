@@ -62,8 +62,8 @@ export const createCommand = () =>
       number({ min: 0, max: 1000 }),
       0,
     )
-    .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
-    .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }))
+    .option('--clip-range <x>', 'ε, how far the ratio, at first 1, may fall', number({ min: 0, max: 1 }), 0.2)
+    .option('--clip-range-high <x>', 'how far it may rise (default: as --clip-range)', number({ min: 0 }))
     .option('--format-reward <x>', 'for a wrong answer in its tags', number({ min: 0, max: 1 }), 0.1);
 
 export type Options = OptionsOf<typeof createCommand>;

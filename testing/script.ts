@@ -6,8 +6,6 @@ import { afterAll, beforeAll } from 'vitest';
 import { writeTestData, writeTestModel } from './model.ts';
 import { BACKEND, type During, NODE, runProcess } from './processes.ts';
 
-const TRAIN = 'experiment_base/train.ts';
-
 const temp = mkdtempSync(join(tmpdir(), 'grpo-'));
 export const at = (...names: string[]) => join(temp, ...names);
 export const MODEL = at('model');
@@ -25,5 +23,11 @@ export const TINY =
 export const SHORT = [...TINY, ...'--batch-size 2 --num-generations 4 --max-steps 8 --learning-rate 0.01'.split(' ')];
 
 /** Runs the script to its end; `during` may meddle with it meanwhile. */
-export const run = (args: string[], { command = NODE, during }: { command?: string[]; during?: During } = {}) =>
-  runProcess([...command, TRAIN, ...args], { during });
+export const run = (
+  args: string[],
+  {
+    script = 'experiment_base/train.ts',
+    command = NODE,
+    during,
+  }: { script?: string; command?: string[]; during?: During | undefined } = {},
+) => runProcess([...command, script, ...args], { during });

@@ -13,5 +13,14 @@ it('counts the tokens of a step, and divides them by the time of each part', () 
     train_tokens_per_second: 20 / 3,
   });
   expect(state.counters.tokens).toBe(120);
+  // What was sampled in vain took its time, and is no part of training.
+  const inVain = [{ completion: new Array(80) }];
+  expect(measureSpeed(state, completions, { began: 1000, sampled: 2000, inVain })).toEqual({
+    num_tokens: 220,
+    step_time: 4,
+    tokens_per_second: 25,
+    rollout_tokens_per_second: 100,
+    train_tokens_per_second: 20 / 3,
+  });
   now.mockRestore();
 });
