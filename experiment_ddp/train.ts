@@ -9,7 +9,6 @@
  *
  *   node --import tsx experiment_ddp/train.ts --nproc 2                       two processes of this machine
  *   mpirun -np 8 --hostfile hosts node --import tsx experiment_ddp/train.ts   several machines
- *   node --import tsx experiment_ddp/train.ts --help                          all options
  */
 import * as tf from '@tensorflow/tfjs';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
