@@ -35,7 +35,13 @@ function randomModel(): Model {
   const config: LlamaConfig = {
     ...{ vocabSize: VOCABULARY_SIZE, hiddenSize: 32, intermediateSize: 64, numLayers: 2, numHeads: 4, numKvHeads: 2 },
     ...{ headDim: 8, rmsNormEps: 1e-5, ropeTheta: 10_000, ropeScaling: null, maxPositionEmbeddings: 64 },
-    ...{ tieWordEmbeddings: false, bosTokenId: null, eosTokenIds: [TOKEN_IDS.eos], torchDtype: 'float32' },
+    ...{
+      head: 'logits' as const,
+      tieWordEmbeddings: false,
+      bosTokenId: null,
+      eosTokenIds: [TOKEN_IDS.eos],
+      torchDtype: 'float32',
+    },
     ...{ biases: { qkv: false, o: false, mlp: false }, qkNorm: false },
   };
   const params = Object.entries(parameterShapes(config)).map(([name, shape], i) => {

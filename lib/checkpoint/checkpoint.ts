@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs';
 import { mistakeIn, UserError } from '../errors.ts';
 import { ensureFolder, writeFile } from '../folders.ts';
 import { isObject, type JsonObject, readJsonObject } from '../json.ts';
-import { CHECKPOINT_FILES, type LlamaConfig, parameterShapes, readConfig } from '../model/config.ts';
+import { CHECKPOINT_FILES, type Head, type LlamaConfig, parameterShapes, readConfig } from '../model/config.ts';
 import type { Params } from '../model/model.ts';
 import { oneLine, shown } from '../text.ts';
 import { refuseNotFinite } from './finite.ts';
@@ -58,14 +58,15 @@ export type CheckpointFiles = {
  * Opens a Llama in a folder in Hugging Face layout: config.json with model.safetensors, or with shards and an index.
  * Tied embeddings may be stored under their own name, under the LM head's, or under both; here they have their own.
  * @param folder - checkpoint folder on this machine
+ * @param options.head - what the model must have on top
  * @throws {UserError} if the folder is no checkpoint, or has unknown tensors; `read` does so if a parameter is missing,
  *   misshapen or not finite
  */
-export async function openCheckpoint(folder: string): Promise<CheckpointFiles> {
+export async function openCheckpoint(folder: string, options: { head?: Head } = {}): Promise<CheckpointFiles> {
   const files = await readdir(folder).catch(() => {
     throw new UserError(`${folder}: there is no such folder; a checkpoint folder holds ${CHECKPOINT_FILES}.`);
   });
-  const config = await readConfig(folder);
+  const config = await readConfig(folder, options);
   const { listing, fileOf } = await locateTensors(folder, files);
   const shapes = parameterShapes(config);
   refuseUnknown(listing, Object.keys(fileOf), shapes, config);
@@ -111,10 +112,11 @@ export async function openCheckpoint(folder: string): Promise<CheckpointFiles> {
 /**
  * Loads all parameters of a checkpoint.
  * @param folder - as for {@link openCheckpoint}
+ * @param options - as for {@link openCheckpoint}
  * @throws {UserError} if the folder is no checkpoint, or if a parameter is missing, misshapen, unknown or not finite
  */
-export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
-  const { config, shapes, read, close } = await openCheckpoint(folder);
+export async function loadCheckpoint(folder: string, options: { head?: Head } = {}): Promise<Checkpoint> {
+  const { config, shapes, read, close } = await openCheckpoint(folder, options);
   const params: Params = {};
   const dtypes: Record<string, FloatDtype> = {};
   try {

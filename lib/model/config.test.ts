@@ -32,6 +32,7 @@ async function readChanged(changes: Record<string, unknown>, generation?: Record
 
 test('reads config.json', async () => {
   expect(await readConfig(`${fixtures}/llama3_rope_scaling`)).toEqual({
+    head: 'logits',
     vocabSize: 256,
     hiddenSize: 64,
     intermediateSize: 160,

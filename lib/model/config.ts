@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { UserError } from '../errors.ts';
-import { fieldsOf, type JsonObject, readJsonObject } from '../json.ts';
+import { fieldsOf, isObject, type JsonObject, readJsonObject } from '../json.ts';
 import { shown } from '../text.ts';
 import { type Rope, readRope } from './rope.ts';
 
@@ -24,7 +24,11 @@ export type LlamaConfig = Rope & {
   /** Each of them ends a text. Those of `generation_config.json`, or else of `config.json`. */
   eosTokenIds: number[];
   torchDtype: string;
+  head: Head;
 };
+
+/** What a model has on top: the next token's logits, or one number for a whole text, as reward models have it. */
+export type Head = 'logits' | 'score';
 
 /**
  * Reads and checks `config.json` (and the end-of-text tokens in `generation_config.json`) of a Hugging Face checkpoint:
@@ -32,14 +36,15 @@ export type LlamaConfig = Rope & {
  * Takes the keys of older and newer versions of transformers; a key that is missing gets transformers' default for that
  * family.
  * @param folder - checkpoint folder
+ * @param options.head - what the model must have on top
  * @throws {UserError} if a file is missing or malformed, or if the model has a feature that is not implemented here:
  *   better no result than a wrong one
  */
-export async function readConfig(folder: string): Promise<LlamaConfig> {
+export async function readConfig(folder: string, { head = 'logits' }: { head?: Head } = {}): Promise<LlamaConfig> {
   const file = join(folder, 'config.json');
   const json = await readJsonObject(file);
   if (!json) throw new UserError(`${file}: there is no such file; a checkpoint folder holds ${CHECKPOINT_FILES}.`);
-  const modelType = refuseUnsupported(file, json);
+  const modelType = refuseUnsupported(file, json, head);
   const defaults = DEFAULTS[modelType];
   const { integer, number, boolean, tokenIds } = fieldsOf(file, json);
 
@@ -85,6 +90,7 @@ export async function readConfig(folder: string): Promise<LlamaConfig> {
     bosTokenId: tokenIds('bos_token_id', defaults.bosTokenIds)[0] ?? null,
     eosTokenIds: generationEos.length > 0 ? generationEos : tokenIds('eos_token_id', defaults.eosTokenIds),
     torchDtype: [json.torch_dtype, json.dtype].find((dtype) => typeof dtype === 'string') ?? 'float32',
+    head,
   };
 }
 
@@ -110,7 +116,8 @@ export function parameterShapes(config: LlamaConfig): Record<string, number[]> {
     shapes[`${layer}.post_attention_layernorm.weight`] = [hiddenSize];
   }
   shapes['model.norm.weight'] = [hiddenSize];
-  if (!config.tieWordEmbeddings) shapes['lm_head.weight'] = [vocabSize, hiddenSize];
+  if (config.head === 'score') shapes['score.weight'] = [1, hiddenSize];
+  else if (!config.tieWordEmbeddings) shapes['lm_head.weight'] = [vocabSize, hiddenSize];
   return shapes;
 }
 
@@ -118,15 +125,13 @@ export function parameterShapes(config: LlamaConfig): Record<string, number[]> {
 export const CHECKPOINT_FILES =
   'config.json, model.safetensors (or shards with model.safetensors.index.json), tokenizer.json and tokenizer_config.json';
 
-/** The architectures that are computed here, and their `model_type`. */
-const ARCHITECTURES = {
-  LlamaForCausalLM: 'llama',
-  Qwen2ForCausalLM: 'qwen2',
-  Qwen3ForCausalLM: 'qwen3',
-  MistralForCausalLM: 'mistral',
-} as const;
+/** The families that are computed here, and their `model_type`. */
+const FAMILIES = { Llama: 'llama', Qwen2: 'qwen2', Qwen3: 'qwen3', Mistral: 'mistral' } as const;
 
-type ModelType = (typeof ARCHITECTURES)[keyof typeof ARCHITECTURES];
+/** How transformers calls a family with each head. */
+const SUFFIXES: Record<Head, string> = { logits: 'ForCausalLM', score: 'ForSequenceClassification' };
+
+type ModelType = (typeof FAMILIES)[keyof typeof FAMILIES];
 
 /** What transformers takes for a key that is missing, where the families differ. Null: as the other keys have it. */
 const DEFAULTS: Record<
@@ -142,22 +147,25 @@ const DEFAULTS: Record<
 };
 
 /** @returns the model's type */
-function refuseUnsupported(file: string, json: JsonObject): ModelType {
+function refuseUnsupported(file: string, json: JsonObject, head: Head): ModelType {
   if (typeof json.experiment === 'string') {
     throw new UserError(`${file}: this is the folder of a run: name the model in it, final_model or a checkpoint.`);
   }
+  const supported = Object.keys(FAMILIES).map((family) => `${family}${SUFFIXES[head]}`);
   const refuse = (what: string): never => {
     throw new UserError(
-      `${file}: ${what} is not supported; supported are ${Object.keys(ARCHITECTURES).join(', ')} without such options.`,
+      `${file}: ${what} is not supported; supported are ${supported.join(', ')} without such options.`,
     );
   };
   const { architectures, model_type: modelType } = json;
-  const types = Object.entries(ARCHITECTURES).flatMap(([name, type]) =>
-    (Array.isArray(architectures) ? architectures.includes(name) : !architectures && modelType === type) ? [type] : [],
+  const types = Object.values(FAMILIES).filter((type, i) =>
+    Array.isArray(architectures) ? architectures.includes(supported[i]) : !architectures && modelType === type,
   );
   if (types.length !== 1) refuse(`architecture ${shown(architectures ?? modelType ?? null)}`);
   if (modelType && modelType !== types[0]) refuse(`"model_type": ${shown(modelType)}`);
   if ((json.hidden_act ?? 'silu') !== 'silu') refuse(`"hidden_act": ${shown(json.hidden_act)}`);
+  const labels = isObject(json.id2label) ? Object.keys(json.id2label).length : (json.num_labels ?? 2);
+  if (head === 'score' && labels !== 1) refuse(`a score of ${shown(labels)} numbers ("id2label"), and not of one,`);
   if (json.quantization_config) refuse('a quantized checkpoint ("quantization_config")');
   const windows = Array.isArray(json.layer_types) && json.layer_types.some((type) => type !== 'full_attention');
   if (json.use_sliding_window || windows) refuse('sliding-window attention');

@@ -114,6 +114,34 @@ export function logits(model: Model, tokens: number[]): tf.Tensor2D {
   });
 }
 
+/**
+ * What a model with a score on top finds of texts: the score at the last token of each.
+ * @param sequences - B lists of at least one token id, of any lengths; those with the same `prompt` share its forward pass
+ * @returns scores, shape (B), differentiable
+ */
+export function scores(model: Model, sequences: { prompt: number[]; completion: number[] }[]): tf.Tensor1D {
+  const keys = sequences.map(({ prompt }) => prompt.join());
+  const prompts = [...new Set(keys)];
+  const prefix = prefill(
+    model,
+    prompts.map((key) => sequences[keys.indexOf(key)].prompt),
+  );
+  const rows = sequences.map(({ completion }, i) => ({ prompt: prompts.indexOf(keys[i]), length: completion.length }));
+  const { hidden } = extend(model, prefix, undefined, {
+    rows,
+    tokens: sequences.flatMap(({ completion }) => completion),
+  });
+  // Packed, the last token of a row is right before the first of the next one.
+  const lasts: number[] = [];
+  for (const { length } of rows) lasts.push((lasts.at(-1) ?? -1) + length);
+  const from = new Int32Array(hidden.shape[0]).fill(rows.length); // a token that is not the last goes nowhere
+  for (const [row, last] of lasts.entries()) from[last] = row;
+  const toRows = { rows: tf.tensor1d(lasts, 'int32'), holes: false };
+  const toTokens = { rows: tf.tensor1d(from, 'int32'), holes: hidden.shape[0] > rows.length };
+  const ends = moveRows(hidden, toRows, toTokens); // (B, H)
+  return tf.reshape(linear(ends, model.params['score.weight']), [-1]);
+}
+
 /** The output matrix, shape (V, H): its own parameter, or the embedding where the two are tied. */
 export const lmHead = ({ config, params }: Model): tf.Tensor =>
   params[config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight'];
