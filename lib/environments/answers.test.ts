@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { exactMatch, normalizeAnswer, sameAnswer } from './answers.ts';
+import { betweenTags, exactMatch, normalizeAnswer, sameAnswer } from './answers.ts';
 
 describe('sameAnswer', () => {
   it.each([
@@ -89,15 +89,29 @@ describe('sameAnswer', () => {
     ['"', "'", false],
     ['?', '!', false],
     ['', '', false],
+    ['\\boxed{1{,}000{,}000}', '1000000', true],
+    ['1000', '1{,}000', true],
+    ['10,\\!000', '10000', true],
+    ['\\(-\\$1\\,000.50\\)', '-1000.5', true],
+    ['1{,}5', '15', false],
+    ['1{,}000', '1', false],
+    ['{,}000', '0', false],
+    ['\\[ \\boxed{\u22121{,}000} \\]', '-1000', true],
+    ['72\\text{ apples}', '72', false],
+    ['72\\,\\text{km}', '72', false],
+    ['72^\\circ', '72', false],
   ])('%j for %j: %s', (given, expected, same) => {
     expect(sameAnswer(given, expected)).toBe(same);
   });
 
-  it.each(['9', ' ', '.', '"', '$', ',', '! ', '\\boxed{'])('takes no time for a long text of %j', (part) => {
-    const began = performance.now();
-    for (const expected of ['72', 'Paris']) expect(sameAnswer(`${part.repeat(50_000)}x`, expected)).toBe(false);
-    expect(performance.now() - began).toBeLessThan(500);
-  });
+  it.each(['9', ' ', '.', '"', '$', ',', '! ', '\\boxed{', '1{,}', '\\,'])(
+    'takes no time for a long text of %j',
+    (part) => {
+      const began = performance.now();
+      for (const expected of ['72', 'Paris']) expect(sameAnswer(`${part.repeat(50_000)}x`, expected)).toBe(false);
+      expect(performance.now() - began).toBeLessThan(500);
+    },
+  );
 
   const shared = join(import.meta.dirname, '../../../shared/oracles/grpo');
   const skipped = { skip: !existsSync(shared) };
@@ -146,5 +160,23 @@ describe('exact match', () => {
       expect(normalizeAnswer(prediction), prediction).toBe(normalized);
       expect(Number(exactMatch(prediction, targets)), prediction).toBe(em);
     }
+  });
+});
+
+describe('between tags', () => {
+  it.each([
+    ['<answer>72</answer>', ['72']],
+    ['a <answer> 7\n2 </answer> b <answer></answer> c', ['7\n2', '']],
+    ['<answer>1<answer>2</answer>', ['1<answer>2']],
+    ['</answer>1<answer>', []],
+    ['<answer>1</answer>2</answer>', ['1']],
+    ['<think>1</answer>', []],
+    ['', []],
+  ])('of %j stands %j', (text, inside) => expect(betweenTags(text, 'answer')).toEqual(inside));
+
+  it.each(['<answer>', '</answer>', '<answer></answer>'])('takes no time for a long text of %j', (part) => {
+    const began = performance.now();
+    betweenTags(part.repeat(50_000), 'answer');
+    expect(performance.now() - began).toBeLessThan(500);
   });
 });

@@ -29,15 +29,18 @@ const DECIMAL = /^([+-]?)(\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(?:e([+-]?\d{1,3}))
 const RATIO = /^([+-]?)(?:(\d{1,15})\/(\d{1,15})|\\[dt]?frac\{(\d{1,15})\}\{(\d{1,15})\})$/;
 const LONGEST = 1000;
 
+/** What LaTeX has between thousands: 1{,}000, 1\,000, 1,\!000. */
+const LATEX_SEPARATORS = /(?<=\d)(?:\{,\}|\\,|,\\!)(?=\d{3})/g;
+
 /**
- * The number that a text is: 1234, 1,234, -0.5, 6.626e-34, 1/2, \frac{1}{2}; with a currency's sign, or with %.
+ * The number that a text is: 1234, 1,234, 1{,}234, -0.5, 6.626e-34, 1/2, \frac{1}{2}; with a currency's sign, or with %.
  * @returns undefined if the text is anything else, such as a number among words
  */
 function numberIn(text: string): Fraction | undefined {
-  const bare = unwrap(text).replaceAll('\u2212', '-');
+  const bare = unwrap(text).replaceAll('\u2212', '-').replace(LATEX_SEPARATORS, ',');
   if (bare.length > LONGEST) return undefined;
   const number = bare
-    .replace(/\s*\\?%$/, '')
+    .replace(/(?:\s|\\,)*\\?%$/, '')
     .replace(/^([+-]?)\\?[$€£¥]\s*(?=[\d.+-])/, '$1')
     .replace(/(?<=[\d.])\s*[$€£¥]$/, '');
   const isPercent = bare.endsWith('%');
@@ -69,6 +72,7 @@ const WRAPPERS = [
   '\\boxed{ }',
   '\\text{ }',
   '\\( \\)',
+  '\\[ \\]',
   '$ $',
   '** **',
   '* *',
@@ -115,3 +119,16 @@ export const normalizeAnswer = (text: string): string =>
     .split(/\s+/)
     .filter(Boolean)
     .join(' ');
+
+/**
+ * What stands between each `<tag>` and the next `</tag>`, without white space around it. That takes linear time; a lazy
+ * regular expression would not, where many tags are opened and none is closed.
+ */
+export function betweenTags(text: string, tag: string): string[] {
+  const open = `<${tag}>`;
+  return text
+    .split(`</${tag}>`)
+    .slice(0, -1) // what follows the last closing tag is not closed
+    .filter((part) => part.includes(open))
+    .map((part) => part.slice(part.indexOf(open) + open.length).trim());
+}
