@@ -1,0 +1,143 @@
+/** The options of the trainer, under the names that TRL's GRPOConfig has in Python, in camelCase. */
+import * as base from '../experiment_base/train.ts';
+import * as cispo from '../experiment_cispo/train.ts';
+import * as dapo from '../experiment_dapo/train.ts';
+import * as drgrpo from '../experiment_drgrpo/train.ts';
+import * as gspo from '../experiment_gspo/train.ts';
+import * as rloo from '../experiment_rloo/train.ts';
+import { parseOptions } from '../lib/cli/options.ts';
+import { UserError } from '../lib/errors.ts';
+import { asText, kebab } from '../lib/run/saved_options.ts';
+import { shown } from '../lib/text.ts';
+
+/** What the trainer takes from an experiment: its options, its advantages, its update. */
+export type Algorithm = Pick<typeof base, 'createCommand' | 'toExperience' | 'update' | 'rolloutMetrics'>;
+
+/** The experiment behind each loss type: what it computes is written there, and nowhere else. */
+export const ALGORITHMS = {
+  grpo: base,
+  dr_grpo: drgrpo,
+  rloo,
+  dapo,
+  gspo,
+  cispo,
+} as Record<LossType, unknown> as Record<LossType, Algorithm>;
+
+export type LossType = 'grpo' | 'dr_grpo' | 'rloo' | 'dapo' | 'gspo' | 'cispo';
+
+/** Options of a run; what is not given is as in the experiment of that loss type. README.md has TRL's names beside them. */
+export type GRPOConfig = {
+  /** which experiment's advantages and loss; default `grpo` */
+  lossType?: LossType;
+  /** prompts a step, P; default 32 */
+  batchSize?: number;
+  /** completions of each prompt, G; default 8 */
+  numGenerations?: number;
+  /** passes over the completions of a step, μ; default 1 */
+  numIterations?: number;
+  /** completions a mini-batch; default all of the step */
+  miniBatchSize?: number;
+  /** mini-batches an update; default 1 */
+  gradientAccumulationSteps?: number;
+  /** weight of the KL to the reference, β; default 0, for which there is no reference */
+  beta?: number;
+  /** how far the ratio may fall below 1, ε */
+  epsilon?: number;
+  /** how far it may rise above 1; default as `epsilon`, or as in the paper */
+  epsilonHigh?: number;
+  /** steps; default: as many as `numTrainEpochs` take */
+  maxSteps?: number;
+  /** how often each prompt is seen; default 3 */
+  numTrainEpochs?: number;
+  /** default 1e-6 */
+  learningRate?: number;
+  lrSchedulerType?: string;
+  warmupSteps?: number;
+  weightDecay?: number;
+  maxGradNorm?: number;
+  /** tokens of a completion; default 256 */
+  maxCompletionLength?: number;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  /** weights of the reward functions, in their order; default 1 each */
+  rewardWeights?: number[];
+  /** seconds that a reward function may take for the completions of a step; default 600 */
+  rewardTimeout?: number;
+  /** the run's folder; default runs/trainer/<time> */
+  outputDir?: string;
+  seed?: number;
+  loggingSteps?: number;
+  /** checkpoint every so many steps; 0: at the end only */
+  saveSteps?: number;
+  saveTotalLimit?: number;
+  /** evaluate every so many steps; 0: before and after only */
+  evalSteps?: number;
+  /** samples of each prompt of `evalDataset`, before and after */
+  evalSamples?: number;
+  evalOnStart?: boolean;
+  gradientCheckpointing?: boolean;
+  /** completion tokens in memory at once */
+  microBatchTokens?: number;
+  loraRank?: number;
+  loraAlpha?: number;
+  backend?: string;
+  threads?: number;
+  /** variables of the chat template */
+  chatTemplateKwargs?: Record<string, unknown>;
+};
+
+/** Options that are called otherwise here, and those of other repositories: the name that the experiments have. */
+const NAMES: Record<string, string> = {
+  beta: 'klCoef',
+  epsilon: 'clipRange',
+  epsilonHigh: 'clipRangeHigh',
+  lrSchedulerType: 'lrScheduler',
+  maxCompletionLength: 'maxNewTokens',
+};
+
+/** Those that are the trainer's own. */
+const OWN = ['lossType', 'numTrainEpochs', 'rewardWeights', 'rewardTimeout', 'maxSteps'] satisfies (keyof GRPOConfig)[];
+
+/** Where TRL's defaults differ from those of the experiments, which are made for the bundled model. */
+const DEFAULTS: GRPOConfig = { learningRate: 1e-6, maxCompletionLength: 256, numTrainEpochs: 3 };
+
+/**
+ * The options of a run, as the experiment of its loss type parses them.
+ * @param args - as the user gives them
+ * @param given.modelName - what is trained
+ * @param given.prompts - how many there are to train on, of which epochs are made
+ * @throws {UserError} naming an option that is not known, or has no such value
+ */
+export function optionsOf(
+  args: GRPOConfig,
+  { modelName, prompts, resume }: { modelName: string; prompts: number; resume?: string | undefined },
+): base.Options {
+  const { lossType = 'grpo', ...config } = { ...DEFAULTS, ...args };
+  if (!Object.hasOwn(ALGORITHMS, lossType)) {
+    throw new UserError(`lossType must be one of ${Object.keys(ALGORITHMS).join(', ')}, found ${shown(lossType)}`);
+  }
+  const command = ALGORITHMS[lossType].createCommand();
+  const known = command.options.map((option) => option.attributeName());
+  const flags = command.options.map((option) => option.long);
+  const line = Object.entries(config).flatMap(([name, value]) => {
+    if (value === undefined || (OWN as string[]).includes(name)) return [];
+    const option = NAMES[name] ?? name;
+    if (!known.includes(option)) {
+      throw new UserError(`args: there is no option ${shown(name)} for lossType ${lossType}: see GRPOConfig`);
+    }
+    if (typeof value === 'boolean') {
+      const flag = `--${value ? '' : 'no-'}${kebab(option)}`;
+      return flags.includes(flag) ? [flag] : []; // else it is as it is unless told otherwise
+    }
+    return [`--${kebab(option)}=${typeof value === 'object' ? JSON.stringify(value) : asText(value)}`];
+  });
+  const batchSize = Number(config.batchSize ?? parseOptions(command, ['node', 'trainer']).batchSize);
+  const maxSteps = config.maxSteps ?? Math.max(1, Math.ceil((config.numTrainEpochs! * prompts) / batchSize));
+  const own = [`--model-name=${modelName}`, `--max-steps=${maxSteps}`, ...(resume ? [`--resume=${resume}`] : [])];
+  try {
+    return parseOptions(command, ['node', 'trainer', ...line, ...own]);
+  } catch (error) {
+    throw error instanceof UserError ? new UserError(`args: ${error.message}`) : error;
+  }
+}

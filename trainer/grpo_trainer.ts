@@ -1,0 +1,251 @@
+/**
+ * `GRPOTrainer`: the algorithms of the experiments, with prompts and rewards of one's own, under TRL's names. What an
+ * algorithm computes stands in its experiment; here is only what lies between your data and that.
+ */
+
+import type { Draw, Options, Rollout } from '../experiment_base/train.ts';
+import * as dapo from '../experiment_dapo/train.ts';
+import { saveCheckpoint } from '../lib/checkpoint/checkpoint.ts';
+import { writeLora } from '../lib/checkpoint/lora_files.ts';
+import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { itemsOfStep } from '../lib/environments/dataset.ts';
+import { UserError } from '../lib/errors.ts';
+import { generate } from '../lib/generation/generate.ts';
+import { mergeLora } from '../lib/model/lora.ts';
+import type { Model } from '../lib/model/model.ts';
+import { uniform } from '../lib/random.ts';
+import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
+import { measureSpeed } from '../lib/run/speed.ts';
+import { type Started, startRun } from '../lib/run/start.ts';
+import { mean, sampleStd } from '../lib/statistics.ts';
+import { ALGORITHMS, type GRPOConfig, optionsOf } from './config.ts';
+import { type Dataset, type Example, readDataset } from './dataset.ts';
+import { callRewards, namesOf, type RewardFunction } from './rewards.ts';
+
+/** What is trained, on what, and how. */
+export type GRPOTrainerOptions = {
+  /** a folder in the Hugging Face layout, or `owner/name[@revision]` on the hub */
+  model: string;
+  /** one, or several, whose weighted sum is the reward */
+  rewardFuncs: RewardFunction | RewardFunction[];
+  args?: GRPOConfig;
+  trainDataset: Dataset;
+  /** held out; without it nothing is evaluated */
+  evalDataset?: Dataset;
+};
+
+const EXPERIMENT = 'trainer';
+const SHOWN = { reward: 'reward', 'held-out reward': 'eval/reward', 'tokens/s': 'tokens_per_second' };
+
+/** A completion with its rewards, of which an algorithm sees the sum. */
+type Graded = Rollout & { example: Example; rewards: (number | null)[] };
+
+export class GRPOTrainer {
+  readonly #options: GRPOTrainerOptions;
+  readonly #functions: RewardFunction[];
+  readonly #names: string[];
+  readonly #weights: number[];
+  #started: Started | undefined;
+
+  /** @throws {UserError} if there is no reward function, or not a weight for each */
+  constructor(options: GRPOTrainerOptions) {
+    this.#options = options;
+    this.#functions = [options.rewardFuncs].flat();
+    this.#names = namesOf(this.#functions);
+    this.#weights = options.args?.rewardWeights ?? this.#functions.map(() => 1);
+    if (this.#weights.length !== this.#functions.length || !this.#weights.every(Number.isFinite)) {
+      throw new UserError(
+        `args.rewardWeights must be ${this.#functions.length} numbers, one a reward function, found ${JSON.stringify(this.#weights)}`,
+      );
+    }
+  }
+
+  /**
+   * Trains, or goes on: to the last step, or until Ctrl-C, which saves.
+   * @param options.resumeFromCheckpoint - the folder of a run or of one of its checkpoints; true: the run in `outputDir`
+   * @returns the run's folder, and the metrics of its last step
+   * @throws {UserError} for any mistake in options, data sets and reward functions; what was saved until then is kept
+   */
+  async train({ resumeFromCheckpoint }: { resumeFromCheckpoint?: string | boolean } = {}) {
+    const { args = {}, model: modelName } = this.#options;
+    const train = await readDataset(this.#options.trainDataset, 'trainDataset');
+    const test = this.#options.evalDataset ? await readDataset(this.#options.evalDataset, 'evalDataset') : [];
+    const resume = resumeFromCheckpoint === true ? args.outputDir : resumeFromCheckpoint || undefined;
+    if (resumeFromCheckpoint === true && resume === undefined) {
+      throw new UserError('resumeFromCheckpoint: true continues the run in args.outputDir: name that folder');
+    }
+    const options = optionsOf(args, { modelName, prompts: train.length, resume });
+    const { lossType = 'grpo' } = args;
+    const algorithm = ALGORITHMS[lossType];
+    this.#started = await startRun(options, {
+      ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt, reference: options.klCoef > 0 },
+    });
+    const { run, state, tokenizer, reference } = this.#started;
+    const ask = (how: Asking) => this.#evaluate(state.model, tokenizer, test, how, options);
+
+    let last: Record<string, number> = {};
+    await run.evaluateFirst(ask);
+    for await (const step of run.steps()) {
+      const sample = (round: number, count: number) => {
+        const place = step.number + round * options.maxSteps; // what is beyond the last step, no step samples
+        const draw: Draw = (...token) => uniform(options.seed, place, ...token);
+        const examples = itemsOfStep(train, place, options).slice(0, count);
+        return this.#rollout(state.model, tokenizer, examples, draw, options);
+      };
+      const { rollouts, resampled } = await this.#sampleStep(sample, options);
+      const experience = await algorithm.toExperience(rollouts, reference, options);
+      const sampled = performance.now();
+      const updated = await algorithm.update(state, experience, step.number, options);
+      const speeds = measureSpeed(state, rollouts, { began: step.began, sampled, inVain: resampled });
+      const samples = rollouts
+        .slice(0, options.numGenerations)
+        .map((row, i) => this.#toSample({ ...row, advantage: experience[i].advantage }));
+      const again = { 'sampling/resampled_groups': resampled.length / options.numGenerations };
+      last = { ...this.#metrics(rollouts, options), ...updated, ...speeds, ...(lossType === 'dapo' ? again : {}) };
+      step.log(last, samples);
+      await step.evaluate(ask);
+    }
+    return { folder: run.folder.folder, metrics: last };
+  }
+
+  /**
+   * Asks the held-out prompts once more, greedily and `evalSamples` times.
+   * @throws {UserError} before `train`, or without an `evalDataset`
+   */
+  async evaluate(): Promise<Record<string, number>> {
+    const { evalDataset, args = {}, model: modelName } = this.#options;
+    if (!evalDataset) throw new UserError('evaluate() asks the prompts of evalDataset: give the trainer one');
+    const { state, tokenizer } = this.#afterTraining('evaluate()');
+    const test = await readDataset(evalDataset, 'evalDataset');
+    const options = optionsOf(args, { modelName, prompts: 1 });
+    const how = { samples: options.evalSamples };
+    return (await this.#evaluate(state.model, tokenizer, test, how, options)).metrics;
+  }
+
+  /** Writes the model (of an adapter, that) in the Hugging Face layout. */
+  async saveModel(folder: string): Promise<void> {
+    const { state, source } = this.#afterTraining('saveModel()');
+    if (state.model.lora) return writeLora(folder, state.model.lora);
+    await saveCheckpoint(folder, { source: source.folder, params: mergeLora(state.model) }, { dtype: source.dtypes });
+  }
+
+  #afterTraining(what: string): Started {
+    if (this.#started) return this.#started;
+    throw new UserError(`${what} is about the model that train() has trained: call that first`);
+  }
+
+  /** Samples completions of prompts and has them rewarded: those of prompt 0 first. */
+  async #rollout(
+    model: Model,
+    tokenizer: Tokenizer,
+    examples: Example[],
+    draw: Draw,
+    options: Options & { onProgress?: Asking['onProgress'] },
+  ): Promise<Graded[]> {
+    const G = options.numGenerations;
+    const prompts = examples.map((example) => buildPrompt(tokenizer, example));
+    const completions = await generate(model, prompts, G, {
+      ...options,
+      eosTokenIds: model.config.eosTokenIds,
+      random: (row, position) => draw(Math.floor(row / G), row % G, position),
+    });
+    const texts = completions.map(({ tokens }) => tokenizer.decode(tokens, { skipSpecialTokens: true }));
+    const of = (row: number) => examples[Math.floor(row / G)];
+    const columns = [...new Set(examples.flatMap((example) => Object.keys(example.columns)))];
+    const inputs = {
+      ...Object.fromEntries(columns.map((name) => [name, completions.map((_, row) => of(row).columns[name])])),
+      prompts: completions.map((_, row) => of(row).prompt),
+      completions: texts.map((text, row) =>
+        typeof of(row).prompt === 'string' ? text : [{ role: 'assistant', content: text }],
+      ),
+      completionIds: completions.map(({ tokens }) => tokens),
+    };
+    const { rewardTimeout: timeout = 600 } = this.#options.args ?? {};
+    const graded = await callRewards(this.#functions, inputs, { weights: this.#weights, timeout });
+    return completions.map(({ tokens, logProbs, finishReason }, row) => ({
+      example: of(row),
+      problem: { question: questionOf(of(row)), answer: '', columns: of(row).columns, source: of(row).source },
+      ...{ prompt: prompts[Math.floor(row / G)], completion: tokens, oldLogProbs: logProbs, text: texts[row] },
+      ...{ finishReason, verdict: 'missing' as const, ...graded[row] },
+    }));
+  }
+
+  /** The completions of a step: with DAPO, flat groups are sampled anew, and what is too long loses reward. */
+  async #sampleStep(
+    sample: (round: number, count: number) => Promise<Graded[]>,
+    options: Options,
+  ): Promise<{ rollouts: Graded[]; resampled: Graded[] }> {
+    if (this.#options.args?.lossType !== 'dapo') {
+      return { rollouts: await sample(0, options.batchSize), resampled: [] };
+    }
+    const own = options as dapo.Options;
+    const shortened = async (round: number, count: number) =>
+      (await sample(round, count)).map((row) => {
+        return { ...row, reward: row.reward - dapo.overlongPenalty(row.completion.length, own) };
+      });
+    return (await dapo.sampleUseful(shortened, own)) as { rollouts: Graded[]; resampled: Graded[] };
+  }
+
+  /** Held-out prompts: rewards of the greedy completions, and of samples as in training. */
+  async #evaluate(
+    model: Model,
+    tokenizer: Tokenizer,
+    examples: Example[],
+    { samples, onProgress }: Asking,
+    options: Options,
+  ): Promise<Evaluation> {
+    const ask = async (numGenerations: number, temperature: number): Promise<Graded[]> => {
+      const sampling = { ...options, numGenerations, temperature, onProgress };
+      const perBatch = Math.max(1, Math.floor((options.batchSize * options.numGenerations) / numGenerations));
+      const rollouts: Graded[] = [];
+      for (let begin = 0; begin < examples.length; begin += perBatch) {
+        const draw: Draw = (place, ...token) => uniform(options.seed, -1, begin + place, ...token);
+        const asked = examples.slice(begin, begin + perBatch);
+        rollouts.push(...(await this.#rollout(model, tokenizer, asked, draw, sampling)));
+      }
+      return rollouts;
+    };
+    const greedy = await ask(1, 0);
+    const metrics = { 'eval/reward': mean(greedy.map(({ reward }) => reward)), ...this.#perFunction(greedy, 'eval/') };
+    const answers = greedy.slice(0, 3).map((row) => this.#toSample(row));
+    if (samples === 0) return { metrics, answers };
+    const sampled = (await ask(samples, options.temperature)).map(({ reward }) => reward);
+    return { metrics: { ...metrics, 'eval/sampled_reward': mean(sampled) }, answers };
+  }
+
+  /** What the completions of a step say of the policy, without what only a task with right answers has. */
+  #metrics(rollouts: Graded[], options: Options): Record<string, number> {
+    const { rolloutMetrics } = ALGORITHMS[this.#options.args?.lossType ?? 'grpo'];
+    const all = Object.entries(rolloutMetrics(rollouts, options));
+    const isAboutAnswers = (name: string) => /^rewards\/accuracy|mean_(right|wrong)_length$/.test(name);
+    return { ...Object.fromEntries(all.filter(([name]) => !isAboutAnswers(name))), ...this.#perFunction(rollouts) };
+  }
+
+  /** Mean and standard deviation of each reward function, over those completions that it has a reward for. */
+  #perFunction(rollouts: Graded[], prefix = ''): Record<string, number> {
+    const parts = this.#names.map((name, f): [string, number][] => {
+      const values = rollouts.flatMap(({ rewards }) => rewards[f] ?? []);
+      return [
+        [`${prefix}rewards/${name}/mean`, mean(values)],
+        [`${prefix}rewards/${name}/std`, sampleStd(values)],
+      ];
+    });
+    return Object.fromEntries(parts.flat());
+  }
+
+  /** A line of completions.jsonl. */
+  #toSample({ example, text, completion, reward, rewards, advantage }: Graded & { advantage?: number }) {
+    return {
+      ...{ question: questionOf(example), completion: text, tokens: completion.length, reward },
+      rewards: Object.fromEntries(this.#names.map((name, f) => [name, rewards[f]])),
+      ...(advantage === undefined ? {} : { advantage }),
+    };
+  }
+}
+
+/** The prompt's token ids: a text as it is, a conversation through the chat template. */
+const buildPrompt = (tokenizer: Tokenizer, { prompt }: Example): number[] =>
+  typeof prompt === 'string' ? tokenizer.encode(prompt) : tokenizer.chat(prompt, { addGenerationPrompt: true });
+
+/** What a prompt asks, for people: a text, or the last message. */
+const questionOf = ({ prompt }: Example): string => (typeof prompt === 'string' ? prompt : prompt.at(-1)!.content);

@@ -1,0 +1,109 @@
+/** Reward functions of one's own: what they are given, and what is asked of their answers. */
+import type { ChatMessage } from '../lib/checkpoint/chat_template.ts';
+import { UserError } from '../lib/errors.ts';
+import { shown } from '../lib/text.ts';
+
+/** A text that is continued, or a conversation that the chat template lays out. */
+export type Prompt = string | ChatMessage[];
+
+/** What a reward function is given: a list each, with an entry for every completion; other columns of the data set too. */
+export type RewardInputs = {
+  prompts: Prompt[];
+  /** texts; or, of conversations, the message that was added, as in TRL */
+  completions: (string | ChatMessage[])[];
+  /** token ids, that of the end included */
+  completionIds: number[][];
+  [column: string]: unknown[];
+};
+
+/** Rewards of completions, in their order; null for those that it has nothing to say of. */
+export type RewardFunction = (inputs: RewardInputs) => (number | null)[] | Promise<(number | null)[]>;
+
+/**
+ * What a function is called in metrics and messages.
+ * @throws {UserError} if it has no name, or two have the same
+ */
+export function namesOf(functions: RewardFunction[]): string[] {
+  if (functions.length === 0) throw new UserError('rewardFuncs: expected at least one function, found none');
+  const names = functions.map((reward, i) => {
+    if (typeof reward !== 'function')
+      throw new UserError(`rewardFuncs[${i}] must be a function, found ${shown(reward)}`);
+    return reward.name || `reward_${i}`;
+  });
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw new UserError(`rewardFuncs: two are called ${twice}: give one of them another name`);
+  return names;
+}
+
+/**
+ * Asks all reward functions, side by side.
+ * @param options.weights - of the functions, in their order
+ * @param options.timeout - seconds that each may take
+ * @returns by completion: the weighted sum, and what each function said
+ * @throws {UserError} naming the function, and the completion, if it throws, takes too long, or gives anything but a finite
+ *   number or null for each completion, or if none of them has a reward for one
+ */
+export async function callRewards(
+  functions: RewardFunction[],
+  inputs: RewardInputs,
+  { weights, timeout }: { weights: number[]; timeout: number },
+): Promise<{ reward: number; rewards: (number | null)[] }[]> {
+  const names = namesOf(functions);
+  const count = inputs.completions.length;
+  const given = await Promise.all(functions.map((reward, f) => ask(reward, names[f], inputs, timeout)));
+  for (const [f, values] of given.entries()) checkValues(names[f], values, count);
+  return inputs.completions.map((completion, i) => {
+    const rewards = given.map((values) => values[i]);
+    if (rewards.every((reward) => reward === null)) {
+      throw new UserError(`no reward function has a reward for ${describe(inputs, i)}: one must return a number`);
+    }
+    const reward = rewards.reduce<number>((sum, value, f) => sum + weights[f] * (value ?? 0), 0);
+    if (Number.isFinite(reward)) return { reward, rewards };
+    throw new UserError(`the weighted sum of the rewards is ${reward} for ${shown(completion)}: lower rewardWeights`);
+  });
+}
+
+async function ask(
+  reward: RewardFunction,
+  name: string,
+  inputs: RewardInputs,
+  timeout: number,
+): Promise<(number | null)[]> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    const message = `the reward function ${name} has not answered within ${timeout} seconds: raise rewardTimeout, or make it faster`;
+    timer = setTimeout(() => reject(new UserError(message)), 1000 * timeout);
+  });
+  try {
+    return await Promise.race([late, reward(inputs)]);
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw new UserError(`the reward function ${name} threw: ${error instanceof Error ? error.message : shown(error)}`);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function checkValues(name: string, values: unknown, count: number): void {
+  if (!Array.isArray(values)) {
+    throw new UserError(
+      `the reward function ${name} must return a list with a number for each of the ${count} completions, found ${shown(values ?? null)}`,
+    );
+  }
+  if (values.length !== count) {
+    throw new UserError(
+      `the reward function ${name} must return ${count} rewards, one a completion, found ${values.length}`,
+    );
+  }
+  const wrong = values.findIndex((value) => value !== null && !(typeof value === 'number' && Number.isFinite(value)));
+  if (wrong < 0) return;
+  const value = values[wrong];
+  const found = typeof value === 'number' || value === undefined ? String(value) : shown(value);
+  throw new UserError(
+    `the reward function ${name} must return finite numbers (or null for a completion that it leaves out), found ${found} for completion ${wrong}`,
+  );
+}
+
+/** Which completion is meant. */
+const describe = ({ prompts }: RewardInputs, i: number): string =>
+  `completion ${i}, of the prompt ${shown(prompts[i])}`;
