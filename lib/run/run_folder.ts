@@ -275,6 +275,8 @@ function cannotWrite(folder: string, error: unknown): unknown {
   return new UserError(`cannot write to ${folder} (${code}): name another folder with --output-dir`);
 }
 
-/** The command that continues a run. */
+/** The command that continues a run; or, where it is no experiment's, but a script's of one's own, the call. */
 export const howToResume = ({ experiment, folder }: Pick<RunFolder, 'experiment' | 'folder'>): string =>
-  `node --import tsx ${experiment}/train.ts --resume ${quoted(folder)}`;
+  experiment.startsWith('experiment_')
+    ? `node --import tsx ${experiment}/train.ts --resume ${quoted(folder)}`
+    : `train({ resumeFromCheckpoint: ${JSON.stringify(folder)} })`;
