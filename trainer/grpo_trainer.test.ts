@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
@@ -71,4 +71,39 @@ describe('is the experiment of its loss type, to the last bit', () => {
     );
     expect(await weightsOf(join(ours, 'final_model'))).toEqual(await weightsOf(join(theirs, 'final_model')));
   });
+});
+
+it('a reward that throws takes no step before it along: the run goes on from there, to the same end', async () => {
+  let calls = 0;
+  let isBroken = true;
+  const moody = (inputs: RewardInputs) => {
+    if (isBroken && ++calls === 3) throw new Error('503');
+    return correct(inputs);
+  };
+  const make = (outputDir: string, reward: (inputs: RewardInputs) => number[]) =>
+    new GRPOTrainer({ model: 'models/tiny', rewardFuncs: reward, args: { ...ARGS, outputDir }, trainDataset: SUMS });
+  const [broken, whole] = [join(temp, 'broken'), join(temp, 'whole')];
+  await expect(make(broken, moody).train()).rejects.toThrow('the reward function moody threw: 503');
+  expect(existsSync(join(broken, 'checkpoint-2'))).toBe(true);
+  isBroken = false;
+  await make(broken, moody).train({ resumeFromCheckpoint: true });
+  await make(whole, correct).train();
+  expect(await weightsOf(join(broken, 'final_model'))).toEqual(await weightsOf(join(whole, 'final_model')));
+});
+
+it('raises a reward that is easy to raise; evaluates, and saves what it has trained', async () => {
+  const brief = ({ completionIds }: RewardInputs) => completionIds.map((ids) => -ids.length / 10);
+  const prompts = SUMS.slice(0, 40).map(({ prompt }) => ({ prompt }));
+  const trainer = new GRPOTrainer({
+    ...{ model: 'models/tiny', rewardFuncs: brief, trainDataset: prompts, evalDataset: prompts.slice(0, 8) },
+    args: { ...ARGS, maxSteps: 12, evalSamples: 2, outputDir: join(temp, 'brief') },
+  });
+  await expect(trainer.evaluate()).rejects.toThrow(/call that first/);
+  await trainer.train();
+  const rewards = readMetrics(join(temp, 'brief', 'metrics.jsonl')).map(({ reward }) => Number(reward));
+  expect(rewards.at(-1)!).toBeGreaterThan(rewards[1] + 0.3); // 3 tokens fewer
+  const metrics = await trainer.evaluate();
+  expect(metrics['eval/reward']).toBe(readMetrics(join(temp, 'brief', 'metrics.jsonl')).at(-1)!['eval/reward']);
+  await trainer.saveModel(join(temp, 'saved'));
+  expect(await weightsOf(join(temp, 'saved'))).toEqual(await weightsOf(join(temp, 'brief', 'final_model')));
 });

@@ -23,12 +23,18 @@ afterEach(() => void vi.restoreAllMocks());
 
 /** Takes the steps of a run that writes nothing, and returns what was logged and how often held-out questions were asked. */
 async function take(
-  { stopAt, ...options }: Partial<StepOptions> & { heldOut?: number; stopAt?: number } = {},
+  {
+    stopAt,
+    failAt,
+    updatesBefore = 0,
+    ...options
+  }: Partial<StepOptions> & { heldOut?: number; stopAt?: number; failAt?: number; updatesBefore?: number } = {},
   notes: Record<number, string> = {},
 ) {
   signals.pressed = false;
   const [logged, answered, asked]: [LogEntry[], LogEntry[], number[]] = [[], [], []];
   let reports = 0;
+  const checkpoints: number[] = [];
   const folder: RunFolder = {
     ...followRun({ experiment: 'experiment_base', folder: 'nowhere', step: 0 }),
     silent: false,
@@ -36,8 +42,13 @@ async function take(
     log: (entry) => void logged.push(entry),
     answer: (entry) => void answered.push(entry),
     report: async () => void reports++,
+    saveCheckpoint: async (step) => void checkpoints.push(step),
   };
-  const state = { counters: {}, model: { params: {}, config: { eosTokenIds: [2] } } } as TrainingState;
+  const state = {
+    counters: {},
+    optimizer: { step: 0 },
+    model: { params: {}, config: { eosTokenIds: [2] } },
+  } as TrainingState;
   const context = {
     ...{ shown: { accuracy: 'eval/accuracy', reward: 'reward' }, heldOut: options.heldOut ?? 6 },
     ...{ source: { folder: '', dtypes: {} }, communicator: soloCommunicator() },
@@ -61,6 +72,11 @@ async function take(
   };
   await run.evaluateFirst(ask);
   for await (const step of run.steps()) {
+    if (step.number === failAt) {
+      state.optimizer.step += updatesBefore;
+      throw Object.assign(new Error('no reward'), { checkpoints });
+    }
+    state.optimizer.step++;
     if (notes[step.number]) state.notes = [notes[step.number]];
     step.log({ reward: step.number }, [{ question: `${step.number}+1`, completion: 'x', reward: step.number }]);
     await step.evaluate(ask);
@@ -109,6 +125,15 @@ it('says what there is to say of a step, once, when it happens', async () => {
   expect(printed.match(/an update was skipped/g)).toHaveLength(1);
   expect(printed.indexOf('step 3: an update was skipped\n')).toBeLessThan(printed.indexOf('step 10/40'));
   expect(printed).toContain('step 40: another\n');
+});
+
+it('keeps the steps before one that fails, and says how to go on', async () => {
+  await expect(take({ failAt: 15 })).rejects.toMatchObject({ message: 'no reward', checkpoints: [14] });
+  expect(printed).toMatch(/^the 14 steps before are saved; to continue: node .*--resume nowhere$/m);
+  // What a checkpoint has already needs no other; what a step has changed in part is not kept.
+  await expect(take({ failAt: 15, saveSteps: 7 })).rejects.toMatchObject({ checkpoints: [7, 14] });
+  await expect(take({ failAt: 15, updatesBefore: 1 })).rejects.toMatchObject({ checkpoints: [] });
+  await expect(take({ failAt: 1 })).rejects.toMatchObject({ checkpoints: [] });
 });
 
 it('draws the curves also where Ctrl-C ends it', async () => {

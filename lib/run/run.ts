@@ -163,14 +163,22 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
     const show = createDisplay(bar, folder, context, options);
     const interrupt = folder.silent ? undefined : onInterrupt();
     const isAsked = () => agree(communicator, interrupt?.requested() ?? false);
-    let done = folder.step;
+    let [done, saved] = [folder.step, folder.step];
+    let underWay: number | undefined; // while a step is: the updates before it
+    const save = async (number: number) => {
+      const write = (dir: string) => saveTrainingState({ ...folder, folder: dir, step: number }, state, source.folder);
+      await folder.saveCheckpoint(number, write, { limit: options.saveTotalLimit });
+      saved = number;
+    };
     try {
       let stop = await isAsked();
       if (done >= options.maxSteps)
         bar?.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
       while (done < options.maxSteps && !stop) {
         const { step, noted } = beginStep(done + 1, bar);
+        underWay = state.optimizer.step;
         yield step;
+        underWay = undefined;
         for (const note of state.notes?.splice(0) ?? []) bar?.log(`step ${step.number}: ${note}`);
         state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - step.began) / 1000;
         // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
@@ -179,14 +187,17 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
         write(step.number, noted);
         show(step.number, noted);
         if (step.isLast || stop || isDue(step.number, options.saveSteps)) {
-          const save = (dir: string) =>
-            saveTrainingState({ ...folder, folder: dir, step: step.number }, state, source.folder);
-          await folder.saveCheckpoint(step.number, save, { limit: options.saveTotalLimit });
+          await save(step.number);
           stop = await isAsked();
         }
         done = step.number;
       }
     } finally {
+      // A step that failed before it changed anything, because of a reward, say, takes none of those before it along.
+      if (underWay === state.optimizer.step && done > saved) {
+        await save(done).catch(() => {}); // the error that ended the step is the one to tell
+        if (saved === done) bar?.log(`the ${done} steps before are saved; to continue: ${howToResume(folder)}`);
+      }
       bar?.stop();
       interrupt?.dispose();
     }
