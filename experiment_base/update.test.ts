@@ -245,16 +245,3 @@ describe('update', () => {
     }
   });
 });
-
-describe('evaluate', () => {
-  const problems = Array.from({ length: 7 }, (_, i) => PROBLEMS[i % 2]);
-  const ask = async (samples: number, ...flags: string[]) =>
-    (await evaluate(model, tokenizer, problems, { samples }, optionsOf(...SMALL, ...flags))).metrics;
-
-  it('depends neither on the size of a batch nor on what else is sampled', async () => {
-    const expected = await ask(4, '--batch-size', '64');
-    expect(await ask(4, '--batch-size', '2')).toEqual(expected);
-    const { 'eval/accuracy': accuracy, 'eval/format': format } = await ask(0);
-    expect([accuracy, format]).toEqual([expected['eval/accuracy'], expected['eval/format']]);
-  });
-});

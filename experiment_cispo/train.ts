@@ -296,8 +296,8 @@ export async function evaluate(
     const perBatch = Math.max(1, Math.floor((options.batchSize * options.numGenerations) / numGenerations));
     const rollouts: Rollout[] = [];
     for (let begin = 0; begin < problems.length; begin += perBatch) {
-      // No step of training is -1: before and after are asked with the same random numbers.
-      const draw: Draw = (problem, ...token) => uniform(options.seed, -1, begin + problem, ...token);
+      // No step of training is below 0: before and after are asked with the same random numbers.
+      const draw: Draw = (...token) => uniform(options.seed, -1 - begin, ...token);
       rollouts.push(...(await rollout(model, tokenizer, problems.slice(begin, begin + perBatch), draw, sampling)));
     }
     return rollouts;

@@ -311,8 +311,8 @@ export async function evaluate(
     const perBatch = Math.max(1, Math.floor((options.batchSize * options.numGenerations) / numGenerations));
     const rollouts: Rollout[] = [];
     for (let begin = 0; begin < problems.length; begin += perBatch) {
-      // No step of training is -1: before and after are asked with the same random numbers.
-      const draw: Draw = (problem, ...token) => uniform(options.seed, -1, begin + problem, ...token);
+      // No step of training is below 0: before and after are asked with the same random numbers.
+      const draw: Draw = (...token) => uniform(options.seed, -1 - begin, ...token);
       const asked = problems.slice(begin, begin + perBatch);
       rollouts.push(...(await rollout(model, tokenizer, asked, draw, tools, sampling)));
     }
