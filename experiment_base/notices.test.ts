@@ -74,7 +74,9 @@ describe.concurrent('a run notices that', () => {
   it('most completions are cut off; no weight moves', async () => {
     const found = await noticed('tight', '--max-new-tokens 19 --learning-rate 0 --max-steps 6');
     expect(found).toEqual({
-      'cut-off': [expect.stringMatching(/% of the completions of the last 5 steps were cut off after 19 tokens/)],
+      'cut-off': [
+        expect.stringMatching(/% of the completions of the last 5 logged steps were cut off after 19 tokens/),
+      ],
       'nothing-moves': [expect.stringMatching(/the learning rate was 0 at most/)],
     });
   });
@@ -94,13 +96,13 @@ describe.concurrent('a run notices that', () => {
       'unsolved.jsonl',
       unsolved(8).map((problem) => ({ ...problem, asked: 'no', question: '1+1' })),
     );
-    const found = await noticed('constant', `--format-reward 0 --max-steps 6 --dataset ${data}`, model);
+    const found = await noticed('constant', `--format-reward 0 --max-steps 8 --dataset ${data}`, model);
     expect(found).toEqual({
       start: [
         expect.stringMatching(/^no chat template: /),
         expect.stringMatching(/^all 8 prompts are the same: .*--question-column/),
       ],
-      'constant-reward': [expect.stringMatching(/every completion of the first 5 steps got the reward 0, /)],
+      'constant-reward': [expect.stringMatching(/^in each of the first 7 logged steps .* and their mean 0, /)],
     });
   });
 
@@ -110,7 +112,7 @@ describe.concurrent('a run notices that', () => {
       { question: '62+26', answer: 88 },
       { question: '33+56', answer: 89 },
     ]);
-    const found = await noticed('hard', `--format-reward 0 --max-steps 12 --dataset ${data}`);
+    const found = await noticed('hard', `--format-reward 0 --max-steps 11 --batch-size 10 --dataset ${data}`);
     expect(Object.keys(found)).toEqual(['flat-groups']);
     expect(found['flat-groups'][0]).toMatch(/too hard, \d(\.\d)? % of the answers are right, .*easier problems$/);
   });
@@ -170,7 +172,7 @@ describe('a run notices, where something is done to it in each step, that', () =
   });
 
   it('the entropy is gone', async () => {
-    const found = await take('certain', (_, state) => scale(state, 3000), [6]);
+    const found = await take('certain', (step, state) => scale(state, step <= 3 ? 1 : 3000), [14]);
     expect(found.find(({ rule }) => rule === 'entropy-gone')?.text).toMatch(/^the policy tries nothing else .* 0 % of/);
   });
 

@@ -56,12 +56,12 @@ export const createCommand = () =>
     .optionsGroup('GRPO:')
     .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1, max: 65_536 }), 32)
     .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2, max: 65_536 }), 8)
-    .option('--num-iterations <n>', 'μ, passes over the completions of a step', integer({ min: 1, max: 1000 }), 1)
+    .option('--num-iterations <n>', 'μ, passes over a step (1 update clips nothing)', integer({ min: 1, max: 1000 }), 1)
     .option('--mini-batch-size <n>', 'completions a mini-batch (0: all P · G)', integer({ min: 0 }), 0)
     .option('--gradient-accumulation-steps <n>', 'mini-batches an update', integer({ min: 1 }), 1)
     .option('--kl-coef <x>', 'β, weight of the KL to the initial policy', number({ min: 0, max: 1000 }), 0)
-    .option('--clip-range <x>', 'ε, how far the ratio, at first 1, may fall', number({ min: 0, max: 1 }), 0.2)
-    .option('--clip-range-high <x>', 'how far it may rise (default: as --clip-range)', number({ min: 0 }))
+    .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
+    .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }))
     .option('--format-reward <x>', 'for a wrong answer in its tags', number({ min: 0, max: 1 }), 0.1);
 
 export type Options = OptionsOf<typeof createCommand>;

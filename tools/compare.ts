@@ -7,7 +7,8 @@
  *   npm run compare -- --resume runs/compare-<time>
  *
  * A variant is the name of an experiment, with options of its own if it needs any; what follows a lone `--` goes to every
- * run. A sweep gives each of them every value of an option. All variants of the first seed come first, then those of the next; the report is written anew after each seed.
+ * run. A sweep gives each of them every value of an option. All variants of the first seed come first, then those of the
+ * next; the report is written anew after each seed.
  * After Ctrl-C, kill -9 or a failure, `--resume` keeps finished runs, and continues others from their last checkpoint.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -120,7 +121,9 @@ async function readComparison(argv: string[]): Promise<Comparison & { resumed: b
   const { sweep = [], ...rest } = options;
   const sweeps = sweepsOf(sweep);
   const lines =
-    sweeps.length > 0 ? linesOf(experiments, sweeps) : experiments.map((name) => ({ name, variants: [name] }));
+    sweeps.length > 0
+      ? linesOf(experiments, sweeps, runOptions)
+      : experiments.map((name) => ({ name, variants: [name] }));
   if (lines.length > MOST_VARIANTS) {
     const each = sweeps.length > 1 ? ', which are the variants with every value of all sweeps but the first' : '';
     throw new UserError(`at most ${MOST_VARIANTS} lines fit into a chart, found ${lines.length}${each}`);

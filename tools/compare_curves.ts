@@ -105,16 +105,22 @@ function pointOf(variant: string, x: X, values: number[], marked: boolean): Poin
 /** The name under which a run logs pass@k: pass@1 is the share of right samples. */
 const passAt = (k: number) => (k === 1 ? 'eval/sampled_accuracy' : `eval/pass_at_${k}`);
 
+/** The k, above 1, of which a run has measured pass@k. */
+export const ksOf = (entries: LogEntry[]): number[] =>
+  Object.keys(entries.at(-1)!).flatMap((name) => Number(/^eval\/pass_at_(\d+)$/.exec(name)?.[1] ?? []));
+
 /**
  * pass@k against k, before the first step and after the last; undefined where runs do not have it.
  * @param runs - metrics of each run, by variant and seed
+ * @param options.common - whether all started from the same model
  */
-export function passAtKChart(variants: string[], runs: LogEntry[][][]): Chart | undefined {
+export function passAtKChart(
+  variants: string[],
+  runs: LogEntry[][][],
+  { common }: { common: boolean },
+): Chart | undefined {
   const all = runs.flat();
-  const ks = [
-    1,
-    ...Object.keys(all[0].at(-1)!).flatMap((name) => Number(/^eval\/pass_at_(\d+)$/.exec(name)?.[1] ?? [])),
-  ];
+  const ks = [1, ...ksOf(all[0])];
   const has = (k: number) => all.every((entries) => Number.isFinite(entries.at(-1)![passAt(k)]));
   const values = ks.filter(has).sort((a, b) => a - b);
   if (values.length < 3) return undefined;
@@ -140,7 +146,9 @@ export function passAtKChart(variants: string[], runs: LogEntry[][][]): Chart | 
     runs[v].flatMap((entries, seed) => values.map((k) => ({ variant, seed, x: k, value: last(entries, k) }))),
   );
   const first = (k: number) => numbers(all.map(([entry]) => (entry.step === 0 ? entry[passAt(k)] : undefined)));
-  const before = values.map((x) => ({ x, mean: mean(first(x)) })).filter(({ mean }) => Number.isFinite(mean));
+  const before = (common ? values : [])
+    .map((x) => ({ x, mean: mean(first(x)) }))
+    .filter(({ mean }) => Number.isFinite(mean));
   const lowest = Math.min(...before.map(({ mean }) => mean), 1);
   const [low, high] = rangeOf(panel, points, seeds);
   return { panel, axis: { title: 'k', values }, points, seeds, before, range: [Math.min(low, lowest), high] };

@@ -16,6 +16,7 @@ import {
   drawCharts,
   FEWEST_SEEDS,
   intervalOfSeeds,
+  ksOf,
   numbers,
   passAtKChart,
   stepCharts,
@@ -95,7 +96,8 @@ function chartsOf(comparison: Comparison, runs: FinishedRun[][]) {
   const { variants, sweeps } = comparison;
   if (sweeps.length === 0) {
     const entries = runs.map((ofVariant) => ofVariant.map((run) => run.entries));
-    const passed = passAtKChart(variants, entries);
+    const models = new Set(runs.flat().map(({ options }) => options.modelName));
+    const passed = passAtKChart(variants, entries, { common: models.size === 1 });
     return { names: variants, charts: [...stepCharts(variants, entries), ...(passed ? [passed] : [])] };
   }
   const [{ option, values }] = sweeps;
@@ -126,7 +128,8 @@ function sweepTables({ experiments, sweeps, variants, maxSteps }: Comparison, ru
 /** A line of the tables. `of` gives NaN where a run does not have it. */
 type Quantity = { name: string; digits: number; of: (run: FinishedRun) => number };
 
-function quantities(maxSteps: number): Quantity[] {
+/** @param most - the largest k of pass@k */
+function quantities(maxSteps: number, most = 64): Quantity[] {
   const final = (metric: string, run: FinishedRun) => 100 * Number(run.entries.at(-1)![metric] ?? Number.NaN);
   const late = (metric: string, { entries }: FinishedRun) => {
     return mean(numbers(entries.filter(({ step }) => step > 0.9 * maxSteps).map((entry) => entry[metric])));
@@ -138,7 +141,7 @@ function quantities(maxSteps: number): Quantity[] {
   return [
     { name: 'held-out accuracy, greedy, %', digits: 1, of: (run) => final('eval/accuracy', run) },
     { name: 'held-out accuracy, sampled, %', digits: 1, of: (run) => final('eval/sampled_accuracy', run) },
-    ...[8, 64].map((k) => ({
+    ...[8, most].map((k) => ({
       name: `held-out pass@${k}, %`,
       digits: 1,
       of: (run: FinishedRun) => final(`eval/pass_at_${k}`, run),
@@ -253,7 +256,10 @@ function describeComparison(comparison: Comparison, finished: Finished): Block[]
   const [first, ...others] = comparison.variants.map(escapeText);
   const half = smoothing(runs[0][0].entries.filter((entry) => 'reward' in entry).length);
   const isSure = seeds.length >= FEWEST_SEEDS;
-  const rows = quantities(comparison.maxSteps).filter(({ of }) => runs.flat().some((run) => Number.isFinite(of(run))));
+  const most = Math.max(...runs.flat().flatMap(({ entries }) => ksOf(entries)));
+  const rows = quantities(comparison.maxSteps, most > 8 ? most : undefined).filter(({ of }) =>
+    runs.flat().some((run) => Number.isFinite(of(run))),
+  );
   const results = rows.map(({ name, digits, of }) => [
     name,
     ...runs.map((ofVariant) => show(ofVariant.map(of), { digits, seeds: seeds.length })),

@@ -33,6 +33,7 @@ it('multiplies: a line for each variant and each value of all sweeps but the fir
       })),
     ),
   );
+  expect(() => linesOf(['base'], sweeps, ['--kl-coef', '0'])).toThrow('--kl-coef is swept, and all runs have a value');
   expect(() => linesOf(['base --kl-coef=0.2'], sweeps)).toThrow(
     "--kl-coef is swept, and 'base --kl-coef=0.2' has a value",
   );

@@ -41,11 +41,15 @@ export type Line = { name: string; variants: string[] };
 
 /**
  * Every experiment with every combination of the swept values.
+ * @param runOptions - what all runs are given besides
  * @returns a line for each experiment and each combination of all sweeps but the first
- * @throws {UserError} if an experiment has an option already that is swept
+ * @throws {UserError} if an experiment, or every run, has an option already that is swept
  */
-export function linesOf(experiments: string[], [first, ...others]: Sweep[]): Line[] {
+export function linesOf(experiments: string[], [first, ...others]: Sweep[], runOptions: string[] = []): Line[] {
   for (const { option } of [first, ...others]) {
+    if (runOptions.some((word) => word.split('=')[0] === `--${option}`)) {
+      throw new UserError(`--${option} is swept, and all runs have a value of their own: leave out one of the two`);
+    }
     const both = experiments.find((name) => name.split(/[ =]/).includes(`--${option}`));
     if (both)
       throw new UserError(`--${option} is swept, and '${both}' has a value of its own: leave out one of the two`);

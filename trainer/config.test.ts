@@ -35,6 +35,10 @@ it('has the options of the loss type, with the defaults of its paper', () => {
 it.each([
   [{ lossType: 'ppo' }, /^lossType must be one of grpo, dr_grpo, .*found "ppo"/],
   [{ learningrate: 1 }, /^args: there is no option "learningrate" for lossType grpo/],
+  [{ systemPrompt: 'x' }, /there is no option "systemPrompt"/], // which an experiment has
+  [{ numTrainEpochs: -1 }, /^args.numTrainEpochs must be above 0, found -1/],
+  [{ rewardTimeout: Number.POSITIVE_INFINITY }, /^args.rewardTimeout must be .* found Infinity/],
+  [{ maxResamples: 1 }, /there is no option "maxResamples" for lossType grpo/],
   [{ learningRate: 'fast' }, /^args: option '--learning-rate <x>' argument 'fast' is invalid/],
   [{ learningRate: Number.NaN }, /^args: .*--learning-rate.*NaN/],
   [{ numGenerations: 1 }, /^args: .*--num-generations.*from 2 to/],

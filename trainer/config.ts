@@ -76,6 +76,9 @@ export type GRPOConfig = {
   /** samples of each prompt of `evalDataset`, before and after */
   evalSamples?: number;
   evalOnStart?: boolean;
+  /** DAPO's: rounds in which flat groups are sampled anew; tokens before the limit that cost reward */
+  maxResamples?: number;
+  overlongCache?: number;
   gradientCheckpointing?: boolean;
   /** completion tokens in memory at once */
   microBatchTokens?: number;
@@ -83,12 +86,13 @@ export type GRPOConfig = {
   loraAlpha?: number;
   backend?: string;
   threads?: number;
-  /** variables of the chat template */
+  /** variables of the chat template, and the day that it is told, as 2026-07-26 (default: that of the start) */
   chatTemplateKwargs?: Record<string, unknown>;
+  templateDate?: string;
 };
 
-/** Options that are called otherwise here, and those of other repositories: the name that the experiments have. */
-const NAMES: Record<string, string> = {
+/** How the experiments call what has another name here. */
+const NAMES: Partial<Record<keyof GRPOConfig, string>> = {
   beta: 'klCoef',
   epsilon: 'clipRange',
   epsilonHigh: 'clipRangeHigh',
@@ -96,11 +100,21 @@ const NAMES: Record<string, string> = {
   maxCompletionLength: 'maxNewTokens',
 };
 
-/** Those that are the trainer's own. */
-const OWN = ['lossType', 'numTrainEpochs', 'rewardWeights', 'rewardTimeout', 'maxSteps'] satisfies (keyof GRPOConfig)[];
+/** What the experiments call so, or have under {@link NAMES}. */
+const OF_EXPERIMENTS: (keyof GRPOConfig)[] = [
+  ...(['batchSize', 'numGenerations', 'numIterations', 'miniBatchSize', 'gradientAccumulationSteps'] as const),
+  ...(['beta', 'epsilon', 'epsilonHigh', 'learningRate', 'lrSchedulerType', 'warmupSteps', 'weightDecay'] as const),
+  ...(['maxGradNorm', 'maxCompletionLength', 'temperature', 'topK', 'topP', 'outputDir', 'seed'] as const),
+  ...(['loggingSteps', 'saveSteps', 'saveTotalLimit', 'evalSteps', 'evalSamples', 'evalOnStart'] as const),
+  ...(['gradientCheckpointing', 'microBatchTokens', 'loraRank', 'loraAlpha', 'backend', 'threads'] as const),
+  ...(['maxResamples', 'overlongCache', 'chatTemplateKwargs', 'templateDate'] as const),
+];
+
+/** What the trainer itself does. */
+const OWN: (keyof GRPOConfig)[] = ['lossType', 'maxSteps', 'numTrainEpochs', 'rewardWeights', 'rewardTimeout'];
 
 /** Where TRL's defaults differ from those of the experiments, which are made for the bundled model. */
-const DEFAULTS: GRPOConfig = { learningRate: 1e-6, maxCompletionLength: 256, numTrainEpochs: 3 };
+const DEFAULTS: GRPOConfig = { learningRate: 1e-6, maxCompletionLength: 256 };
 
 /**
  * The options of a run, as the experiment of its loss type parses them.
@@ -117,13 +131,18 @@ export function optionsOf(
   if (!Object.hasOwn(ALGORITHMS, lossType)) {
     throw new UserError(`lossType must be one of ${Object.keys(ALGORITHMS).join(', ')}, found ${shown(lossType)}`);
   }
+  const { numTrainEpochs: epochs = 3, rewardTimeout: timeout = 600 } = config;
+  if (!(epochs > 0)) throw new UserError(`args.numTrainEpochs must be above 0, found ${shown(epochs)}`);
+  if (!(timeout > 0 && timeout <= 1e6)) {
+    throw new UserError(`args.rewardTimeout must be a number of seconds up to 1000000, found ${String(timeout)}`);
+  }
   const command = ALGORITHMS[lossType].createCommand();
   const known = command.options.map((option) => option.attributeName());
   const flags = command.options.map((option) => option.long);
   const line = Object.entries(config).flatMap(([name, value]) => {
     if (value === undefined || (OWN as string[]).includes(name)) return [];
-    const option = NAMES[name] ?? name;
-    if (!known.includes(option)) {
+    const option = NAMES[name as keyof GRPOConfig] ?? name;
+    if (!(OF_EXPERIMENTS as string[]).includes(name) || !known.includes(option)) {
       throw new UserError(`args: there is no option ${shown(name)} for lossType ${lossType}: see GRPOConfig`);
     }
     if (typeof value === 'boolean') {
@@ -133,7 +152,7 @@ export function optionsOf(
     return [`--${kebab(option)}=${typeof value === 'object' ? JSON.stringify(value) : asText(value)}`];
   });
   const batchSize = Number(config.batchSize ?? parseOptions(command, ['node', 'trainer']).batchSize);
-  const maxSteps = config.maxSteps ?? Math.max(1, Math.ceil((config.numTrainEpochs! * prompts) / batchSize));
+  const maxSteps = config.maxSteps ?? Math.max(1, Math.ceil((epochs * prompts) / batchSize));
   const own = [`--model-name=${modelName}`, `--max-steps=${maxSteps}`, ...(resume ? [`--resume=${resume}`] : [])];
   try {
     return parseOptions(command, ['node', 'trainer', ...line, ...own]);

@@ -15,6 +15,7 @@ import { mergeLora } from '../lib/model/lora.ts';
 import type { Model } from '../lib/model/model.ts';
 import { uniform } from '../lib/random.ts';
 import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
+import { findRun } from '../lib/run/find_run.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { type Started, startRun } from '../lib/run/start.ts';
 import { mean, sampleStd } from '../lib/statistics.ts';
@@ -74,12 +75,22 @@ export class GRPOTrainer {
     if (resumeFromCheckpoint === true && resume === undefined) {
       throw new UserError('resumeFromCheckpoint: true continues the run in args.outputDir: name that folder');
     }
-    const options = optionsOf(args, { modelName, prompts: train.length, resume });
+    // A template that tells the date tells the same one, whenever the run goes on.
+    const before = resume === undefined ? undefined : findRun(resume, { experiment: EXPERIMENT }).options.templateDate;
+    const templateDate = args.templateDate ?? (before as string | undefined);
+    const options = optionsOf({ ...args, templateDate }, { modelName, prompts: train.length, resume });
     const { lossType = 'grpo' } = args;
     const algorithm = ALGORITHMS[lossType];
-    this.#started = await startRun(options, {
-      ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt, reference: options.klCoef > 0 },
-    });
+    // What the folder keeps: not the experiment's task, but what is the trainer's.
+    const { dataset, evalDataset, questionColumn, answerColumn, evalSize, systemPrompt, formatReward, ...kept } =
+      options;
+    const own = { lossType, rewardFuncs: this.#names, rewardWeights: this.#weights };
+    this.#started = await startRun(
+      { ...kept, ...own },
+      {
+        ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt, reference: options.klCoef > 0 },
+      },
+    );
     const { run, state, tokenizer, reference } = this.#started;
     const ask = (how: Asking) => this.#evaluate(state.model, tokenizer, test, how, options);
 

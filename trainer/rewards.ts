@@ -50,7 +50,9 @@ export async function callRewards(
 ): Promise<{ reward: number; rewards: (number | null)[] }[]> {
   const names = namesOf(functions);
   const count = inputs.completions.length;
-  const given = await Promise.all(functions.map((reward, f) => ask(reward, names[f], inputs, timeout)));
+  // What is trained on stays as it was sampled, whatever a function does with its inputs.
+  const copy = (): RewardInputs => ({ ...inputs, completionIds: inputs.completionIds.map((ids) => [...ids]) });
+  const given = await Promise.all(functions.map((reward, f) => ask(reward, names[f], copy(), timeout)));
   for (const [f, values] of given.entries()) checkValues(names[f], values, count);
   return inputs.completions.map((completion, i) => {
     const rewards = given.map((values) => values[i]);

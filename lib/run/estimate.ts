@@ -16,6 +16,8 @@ export type SizeOptions = {
   warmupSteps: number;
   topK: number;
   loraRank?: number;
+  /** of a held-out problem, which are sampled together */
+  evalSamples?: number;
 };
 
 /** Completions of a step: more than any published run has. */
@@ -78,7 +80,7 @@ export function checkSize(config: LlamaConfig, options: SizeOptions, memory = me
   const cache = bytesOfCache(config, options);
   if (cache * SHARE_OF_LENGTH > memory) {
     throw new UserError(
-      `the keys and values of --batch-size ${options.batchSize} × --num-generations ${options.numGenerations} completions of --max-new-tokens ${maxNewTokens} take ${gigabytes(cache)}, and there are ${gigabytes(memory)} for tensors: lower one of them`,
+      `the keys and values of --batch-size ${options.batchSize} × --num-generations ${options.numGenerations} completions (or --eval-samples) of --max-new-tokens ${maxNewTokens} take ${gigabytes(cache)}, and there are ${gigabytes(memory)} for tensors: lower one of them`,
     );
   }
   return notesOn(options);
@@ -95,10 +97,11 @@ function bytesOfState(config: LlamaConfig, loraRank: number): number {
   return 4 * (loraRank > 0 ? whole + 4 * adapter : 4 * whole);
 }
 
-/** Keys and values of all completions of a step, should all be as long as they may be. */
-function bytesOfCache(config: LlamaConfig, { batchSize, numGenerations, maxNewTokens }: SizeOptions): number {
+/** Keys and values of what is sampled together, should all be as long as it may be. */
+function bytesOfCache(config: LlamaConfig, { batchSize, numGenerations, evalSamples = 0, ...options }: SizeOptions) {
   const { numLayers, numKvHeads, headDim } = config;
-  return 4 * batchSize * numGenerations * maxNewTokens * 2 * numLayers * numKvHeads * headDim;
+  const rows = Math.max(batchSize * numGenerations, evalSamples);
+  return 4 * rows * options.maxNewTokens * 2 * numLayers * numKvHeads * headDim;
 }
 
 function notesOn({ batchSize, numGenerations, ...options }: SizeOptions): string[] {

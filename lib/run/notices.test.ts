@@ -10,12 +10,20 @@ const FINE = {
 type Metrics = Partial<Record<keyof typeof FINE, number | null>>;
 
 /** The names of the rules that have held by the end of a run, each with its step and its sentence. */
-function run(steps: Metrics[], { evaluated }: { evaluated?: number } = {}) {
+function run(steps: Metrics[], { evaluated, since = 0 }: { evaluated?: number; since?: number } = {}) {
   const entries: LogEntry[] = evaluated === undefined ? [] : [{ step: 0, 'eval/sampled_accuracy': evaluated }];
   const said = new Map<string, { step: number; text: string }>();
   for (const [i, metrics] of steps.entries()) {
     entries.push({ step: i + 1, ...FINE, ...metrics });
-    const seen = { entries, numGenerations: 8, maxNewTokens: 32, eosTokenIds: [2, 7] };
+    const seen = {
+      entries,
+      since,
+      batchSize: 32,
+      learningRate: 1e-4,
+      numGenerations: 8,
+      maxNewTokens: 32,
+      eosTokenIds: [2, 7],
+    };
     for (const { rule, text } of noticed(seen, new Set(said.keys()))) said.set(rule, { step: i + 1, text });
   }
   return Object.fromEntries(said);
@@ -29,13 +37,7 @@ it('a run in which nothing is wrong is silent, and so is one whose reward rises 
     const right = 0.3 + 0.65 * (i / 60);
     return { reward: right, 'rewards/accuracy/mean': right, frac_reward_zero_std: flatShare(right, 8), entropy: 0.02 };
   });
-  expect(run(rising, { evaluated: 0.3 })).toEqual({ 'entropy-gone': expect.anything() }); // as long as less than half is right
-  expect(
-    run(
-      rising.map((step) => ({ ...step, entropy: 0.1 })),
-      { evaluated: 0.3 },
-    ),
-  ).toEqual({});
+  expect(run(rising, { evaluated: 0.3 })).toEqual({}); // certain from the start, and learning all the same
 });
 
 it('has a sentence with numbers and a remedy for each sign, and says it once', () => {
@@ -50,17 +52,22 @@ it('has a sentence with numbers and a remedy for each sign, and says it once', (
     [
       'cut-off',
       8,
-      /^63 % .* last 5 steps .* 32 tokens, of the first 5 steps 10 %: .*--learning-rate.* --max-new-tokens$/,
+      /^63 % .* last 5 logged steps .* 32 tokens, of the first 5 10 %: .*--learning-rate.* --max-new-tokens$/,
       [...times(5), ...times(9, { 'completions/clipped_ratio': 0.98 })],
     ],
-    ['constant-reward', 5, /first 5 steps got the reward 0.1, /, times(9, { ...flat, reward: 0.1 })],
+    ['constant-reward', 5, /first 5 logged steps .* and their mean 0.1, /, times(9, { ...flat, reward: 0.1 })],
     [
       'learning-rate',
       17,
       /fell from 0.5 .* to 0.255 .* rose from 0.5 to 2: lower --learning-rate \(now 0.0001\)/,
       [...times(10), ...times(9, { reward: 0.15, grad_norm: 2 })],
     ],
-    ['entropy-gone', 5, /0.02 nats a token, and 10 % /, times(9, { entropy: 0.02, 'rewards/accuracy/mean': 0.1 })],
+    [
+      'entropy-gone',
+      15,
+      /from 0.2 to 0.02 nats a token, and 10 % /,
+      [...times(5), ...times(12, { entropy: 0.02, 'rewards/accuracy/mean': 0.1 })],
+    ],
     ['entropy-exploding', 9, /from 0.2 to 1.24 nats/, [...times(5), ...times(9, { entropy: 1.5 })]],
     ['kl', 5, /3 nats a token \(below 0.1 is usual\): lower --learning-rate/, times(9, { kl: 3 })],
     ['log-probs', 1, /up to 0.2 .*--kernels off/, times(9, { 'sampling/logp_difference_max': 0.2 })],
@@ -84,7 +91,7 @@ describe('flat groups', () => {
   it('are too hard, or too easy: with the share that is to be expected, and a G that would help', () => {
     expect(said(0.02)).toEqual({
       step: 10,
-      text: 'in 95 % of the groups of the last 10 steps all rewards are equal, and teach nothing: the problems are too hard, 2 % of the answers are right, which lets expect 85 % flat groups of 8: raise --num-generations to 35 or more, or take easier problems',
+      text: 'in 95 % of the groups of the last 10 logged steps all rewards are equal, and teach nothing: the problems are too hard, 2 % of the answers are right, which lets expect 85 % flat groups of 8: raise --num-generations to 35 or more, or take easier problems',
     });
     expect(said(0.97).text).toContain(
       'too easy, 97 % of the answers are right, which lets expect 78 % flat groups of 8',
@@ -95,7 +102,25 @@ describe('flat groups', () => {
 
   it('are explained by the first evaluation, unless much has changed since', () => {
     expect(said(0.02, 0.05).text).toContain('5 % of the answers are right');
-    expect(said(0.99, 0.5).text).toContain('99 % of the answers are right');
+    expect(said(0.99, 0.7).text).toContain('99 % of the answers are right');
+  });
+
+  it('are of problems some of which are always solved, others never; or of rewards that say nothing of what is right', () => {
+    expect(said(0.5).text).toMatch(
+      /50 % .* expect 0.8 %: some problems are always solved, others never; leave those out$/,
+    );
+    const blind = flatRun(0).map(({ 'rewards/accuracy/mean': _, ...rest }) => ({
+      ...rest,
+      'rewards/accuracy/mean': null,
+    }));
+    expect(run(blind)['flat-groups'].text).toMatch(/the reward hardly tells the answers to a prompt apart: /);
+  });
+
+  it('are those of problems that are solved by now', () => {
+    const learnt = [...times(8, { 'rewards/accuracy/mean': 0.4 }), ...flatRun(0.99)];
+    expect(run(learnt, { evaluated: 0.4 })['flat-groups'].text).toMatch(
+      /99 % .* right by now, the problems are solved$/,
+    );
   });
 
   it('p^G + (1 − p)^G, and the G from which on it is at most a half', () => {
@@ -109,4 +134,24 @@ describe('flat groups', () => {
 it('a metric that a step does not have, or that was not finite, says nothing', () => {
   const nothing = Object.fromEntries(Object.keys(FINE).map((name) => [name, null])) as Metrics;
   expect(run(times(20, nothing))).toEqual({});
+});
+
+it('of few groups, or few completions, it waits for more: they may be alike by chance', () => {
+  const flat = { frac_reward_zero_std: 1, reward: 0, reward_std: 0, grad_norm: 0, 'rewards/accuracy/mean': 0 };
+  const entries = Array.from({ length: 60 }, (_, i) => ({ step: i + 1, ...FINE, ...flat }));
+  const seen = { since: 0, batchSize: 1, numGenerations: 8, maxNewTokens: 32, learningRate: 1e-4, eosTokenIds: [2] };
+  expect(noticed({ ...seen, entries: entries.slice(0, 24) }, new Set())).toEqual([]);
+  expect(noticed({ ...seen, entries: entries.slice(0, 25) }, new Set())[0].rule).toBe('constant-reward');
+});
+
+it('after a resume, the first update of this process is looked at', () => {
+  const differs = { 'sampling/logp_difference_max': 0.2 };
+  expect(run([...times(3), ...times(1, differs)], { since: 3 })).toHaveProperty('log-probs');
+  expect(run([...times(3), ...times(1, differs)])).not.toHaveProperty('log-probs');
+});
+
+it('looks at long runs without running out of anything', () => {
+  const steps = Array.from({ length: 150_000 }, (_, i) => ({ step: i + 1, ...FINE, reward: i < 9 ? 1 : 0 }));
+  const seen = { since: 0, batchSize: 32, numGenerations: 8, maxNewTokens: 32, learningRate: 1e-4, eosTokenIds: [2] };
+  expect(() => noticed({ ...seen, entries: steps }, new Set())).not.toThrow();
 });

@@ -59,6 +59,8 @@ async function take(
       maxSteps: 40,
       maxNewTokens: 4,
       numGenerations: 2,
+      batchSize: 3,
+      learningRate: 1e-3,
       evalOnStart: true,
       evalSamples: 8,
       saveDtype: 'float32',

@@ -56,6 +56,8 @@ export type StepOptions = FinalModelOptions & {
   evalSamples: number;
   maxNewTokens: number;
   numGenerations: number;
+  batchSize: number;
+  learningRate: number;
 };
 
 /** What an experiment says of its run. */
@@ -95,7 +97,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
   /** Says once what there is to notice, and keeps it. */
   function look(step: number): void {
     const { eosTokenIds } = state.model.config;
-    for (const { rule, text } of noticed({ entries, eosTokenIds, ...options }, said)) {
+    for (const { rule, text } of noticed({ entries, since: folder.step, eosTokenIds, ...options }, said)) {
       said.add(rule);
       folder.notice({ step, rule, text });
       openBar()?.log(`noticed at step ${step}: ${text}`);
@@ -164,7 +166,8 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
     const interrupt = folder.silent ? undefined : onInterrupt();
     const isAsked = () => agree(communicator, interrupt?.requested() ?? false);
     let [done, saved] = [folder.step, folder.step];
-    let underWay: number | undefined; // while a step is: the updates before it
+    let underWay: string | undefined; // while a step is: the updates before it, and what was counted
+    const fingerprint = () => JSON.stringify([state.optimizer.step, state.counters]);
     const save = async (number: number) => {
       const write = (dir: string) => saveTrainingState({ ...folder, folder: dir, step: number }, state, source.folder);
       await folder.saveCheckpoint(number, write, { limit: options.saveTotalLimit });
@@ -176,7 +179,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
         bar?.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
       while (done < options.maxSteps && !stop) {
         const { step, noted } = beginStep(done + 1, bar);
-        underWay = state.optimizer.step;
+        underWay = fingerprint();
         yield step;
         underWay = undefined;
         for (const note of state.notes?.splice(0) ?? []) bar?.log(`step ${step.number}: ${note}`);
@@ -194,7 +197,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
       }
     } finally {
       // A step that failed before it changed anything, because of a reward, say, takes none of those before it along.
-      if (underWay === state.optimizer.step && done > saved) {
+      if (underWay === fingerprint() && done > saved) {
         await save(done).catch(() => {}); // the error that ended the step is the one to tell
         if (saved === done) bar?.log(`the ${done} steps before are saved; to continue: ${howToResume(folder)}`);
       }

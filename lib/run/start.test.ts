@@ -28,6 +28,7 @@ async function start(
     evalSteps: 0,
     evalOnStart: false,
     evalSamples: 8,
+    learningRate: 1e-3,
   };
   const saves = { loggingSteps: 1, saveSteps: 0, saveTotalLimit: 1 };
   const options = {
