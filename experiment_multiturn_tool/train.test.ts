@@ -128,11 +128,8 @@ it('metrics count calls, failures and lengths without the tools’ answers', () 
 it('evaluation asks each held-out problem, and says how often it called', async () => {
   const { metrics } = await evaluate(model, tokenizer, PROBLEMS, { samples: 2 }, [calculator], optionsOf(FLAGS));
   expect(Object.keys(metrics)).toEqual([
-    'eval/accuracy',
-    'eval/tools/call_frequency',
-    'eval/tools/failure_frequency',
-    'eval/sampled_accuracy',
-    'eval/pass_at_2',
+    ...['eval/accuracy', 'eval/format', 'eval/ability', 'eval/sampled_accuracy', 'eval/pass_at_2'],
+    ...['eval/tools/call_frequency', 'eval/tools/failure_frequency'],
   ]);
 });
 

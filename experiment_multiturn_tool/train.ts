@@ -208,6 +208,7 @@ export function statistics(
     tokens: mask.sum(),
     entropy: total(entropies),
     ...(refLogProbs ? { kl: total(k3(logProbs, refLogProbs)) } : {}),
+    'sampling/logp_difference_max': logProbs.sub(oldLogProbs).abs().mul(mask).max(),
     'clip_ratio/low_mean': total(ratio.less(1 - clipRange).logicalAnd(advantages.less(0))),
     'clip_ratio/high_mean': total(ratio.greater(1 + clipRangeHigh).logicalAnd(advantages.greater(0))),
   };
@@ -271,13 +272,14 @@ export async function update(
     }
   }
   const made = results.filter(({ finite }) => finite);
-  const { tokens, ...sums } = results[0].sums;
+  const { tokens, 'sampling/logp_difference_max': difference, ...sums } = results[0].sums;
   const perToken = (name: string) => mean(made.map(({ sums }) => sums[name] / sums.tokens));
   return {
     loss: mean(made.map(({ loss }) => loss)),
     grad_norm: mean(made.map(({ norm }) => norm)),
     learning_rate: learningRate,
     ...Object.fromEntries(Object.keys(sums).map((name) => [name, perToken(name)])),
+    'sampling/logp_difference_max': difference, // before the first update, where there should be none
     skipped_updates: state.counters.skipped,
   };
 }

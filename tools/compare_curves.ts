@@ -275,8 +275,8 @@ const commonStart = (before: Chart['before'], y: object, { muted }: Palette) =>
     ? [
         {
           data: { values: before },
-          mark: { type: 'line' as const, stroke: muted, strokeWidth: 1.5, strokeDash: [3, 3] },
-          encoding: { y, color: {} },
+          mark: { type: 'line' as const, strokeWidth: 1.5, strokeDash: [3, 3] },
+          encoding: { y, color: { value: muted } },
         },
       ]
     : [];

@@ -36,6 +36,16 @@ describe('syncCopies', () => {
     expect(syncCopies(root).drifts).toEqual([]);
   });
 
+  it('reads the list up to its full stop, also where the paragraph goes on, and refuses one that it cannot read', () => {
+    const body = `import 'y';\n\nexport const one = () => 2;\n\nfunction two() {}\n\nconst NAME = 'b';\n`;
+    variant(
+      `/**\n * Differs from experiment_a/train.ts in: NAME, main,\n * one.\n * The last is another.\n */\n${body}`,
+    );
+    expect(syncCopies(root).drifts).toEqual([]);
+    variant(`/**\n * Differs from experiment_a/train.ts in: NAME (and more)\n */\n${body}`);
+    expect(() => syncCopies(root)).toThrow('must be a sentence of its own, with nothing but names');
+  });
+
   it('renews what drifted in code or docblock, and puts in what is missing, around what is its own', () => {
     const after = (two: string) => `${header('NAME')}import 'y';\n\n${ONE}\nconst NAME = 'b';${two}\n`;
     variant(`${header('NAME')}import 'y';\n\n/** 1. */\nexport const one = () => 2;\n\nconst NAME = 'b';\n`);

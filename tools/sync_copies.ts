@@ -35,7 +35,12 @@ function declarations(path: string, text: string): Declaration[] {
 /** What a variant says of itself: the file that it differs from, and the declarations in which it does. */
 function differences(text: string): { from: string; names: string[] } | undefined {
   const header = /^\s*\/\*\*.*?\*\//s.exec(text)?.[0].replace(/\n \*[ ]?/g, '\n') ?? '';
-  const [, from, names] = /^Differs from (\S+) in: ([\w$,\s]+?)\.?$(?!\n\w)/m.exec(header) ?? [];
+  const [, from, names] = /^Differs from (\S+) in: ([\w$,\s]+?)(?:\.$|$(?!\n\w))/m.exec(header) ?? [];
+  if (from === undefined && /^Differs from/m.test(header)) {
+    throw new UserError(
+      '"Differs from <file> in: <names>." must be a sentence of its own, with nothing but names in its list',
+    );
+  }
   return from === undefined ? undefined : { from, names: names.split(/[,\s]+/).filter(Boolean) };
 }
 
