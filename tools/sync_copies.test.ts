@@ -38,9 +38,7 @@ describe('syncCopies', () => {
 
   it('reads the list up to its full stop, also where the paragraph goes on, and refuses one that it cannot read', () => {
     const body = `import 'y';\n\nexport const one = () => 2;\n\nfunction two() {}\n\nconst NAME = 'b';\n`;
-    variant(
-      `/**\n * Differs from experiment_a/train.ts in: NAME, main,\n * one.\n * The last is another.\n */\n${body}`,
-    );
+    variant(`/**\n * Differs from experiment_a/train.ts in: NAME,\n * one.\n * The last is another.\n */\n${body}`);
     expect(syncCopies(root).drifts).toEqual([]);
     variant(`/**\n * Differs from experiment_a/train.ts in: NAME (and more)\n */\n${body}`);
     expect(() => syncCopies(root)).toThrow('must be a sentence of its own, with nothing but names');
