@@ -108,6 +108,25 @@ describe('what a row says depends on its own random numbers alone', () => {
 
 describe('recorded log-probabilities', () => {
   test.each([
+    ['one prompt is left, which is shorter than one before it', [1]],
+    ['prompts of one length are left, all shorter than one before them', [1, 3]],
+  ])('are those of the model also where %s', async (_, left) => {
+    const asked = [...prompts, [9]];
+    const react = (place: number, { tokens }: { tokens: number[] }) =>
+      !left.includes(Math.floor(place / 3)) && tokens.length === 2 ? ({ finish: 'stop' } as const) : undefined;
+    const completions = await generate(model, asked, 3, { ...options, eosTokenIds: [], react });
+    expect(completions.map(({ tokens }) => tokens.length)).toEqual(
+      asked.flatMap((_, p) => new Array(3).fill(left.includes(p) ? 12 : 2)),
+    );
+    const rows = completions.map(({ tokens }, i) => ({ prompt: asked[Math.floor(i / 3)], completion: tokens }));
+    const expected = (await completionLogProbs(model, rows, 1.2).logProbs.array()) as number[][];
+    for (const [i, { logProbs }] of completions.entries()) {
+      const worst = Math.max(...logProbs.map((logProb, t) => Math.abs(logProb - expected[i][t])));
+      expect(worst).toBeLessThan(1e-4);
+    }
+  });
+
+  test.each([
     { temperature: 1, topK: 0, topP: 1 },
     { temperature: 0.7, topK: 0, topP: 1 },
     { temperature: 1.3, topK: 12, topP: 0.9 },

@@ -288,7 +288,8 @@ function visibleKeys(
   { numHeads, numKvHeads }: LlamaConfig,
   { prefix, past }: { prefix?: Prefix | undefined; past: number },
 ): Pick<Context, 'inPrefix' | 'inRow'> {
-  const padded = prefix?.lengths.some((length) => length !== prefix.lengths[0]);
+  // Prompts of one length are padded all the same, where longer ones were there before keepRows() dropped them.
+  const padded = prefix?.lengths.some((length) => length !== prefix.layers[0].k.shape[1]);
   return {
     inPrefix: padded ? { counts: prefix!.lengths, divisor: (group * time * numHeads) / numKvHeads } : undefined,
     inRow: { counts: Array.from({ length: time }, (_, t) => past + t + 1), divisor: 1 },
