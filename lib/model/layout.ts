@@ -25,6 +25,22 @@ export type Layout = {
 };
 
 /**
+ * Sequences as rows that share the forward pass of equal prompts.
+ * @returns each different prompt once, in the order of their first sequences, and a row for every sequence
+ */
+export function sharePrompts(sequences: { prompt: number[]; completion: number[] }[]): {
+  prompts: number[][];
+  rows: Row[];
+} {
+  const keys = sequences.map(({ prompt }) => prompt.join());
+  const unique = [...new Set(keys)];
+  return {
+    prompts: unique.map((key) => sequences[keys.indexOf(key)].prompt),
+    rows: sequences.map(({ completion }, i) => ({ prompt: unique.indexOf(keys[i]), length: completion.length })),
+  };
+}
+
+/**
  * Lays rows out for attention. Create it inside a `tf.tidy`: it holds four int32 tensors.
  * @param rows - in packed order
  * @param prompts - P

@@ -12,7 +12,7 @@ import { rmsNorm } from '../ops/rms_norm/rms_norm.ts';
 import { rotaryEmbedding } from '../ops/rotary_embedding/rotary_embedding.ts';
 import { swiGlu } from '../ops/swiglu/swiglu.ts';
 import type { LlamaConfig } from './config.ts';
-import { assignSlots, createLayout, type Layout, type Row } from './layout.ts';
+import { assignSlots, createLayout, type Layout, type Row, sharePrompts } from './layout.ts';
 import { type Model, trainable, withTrainable } from './model.ts';
 import { rotaryTables } from './rotary_tables.ts';
 
@@ -120,13 +120,8 @@ export function logits(model: Model, tokens: number[]): tf.Tensor2D {
  * @returns scores, shape (B), differentiable
  */
 export function scores(model: Model, sequences: { prompt: number[]; completion: number[] }[]): tf.Tensor1D {
-  const keys = sequences.map(({ prompt }) => prompt.join());
-  const prompts = [...new Set(keys)];
-  const prefix = prefill(
-    model,
-    prompts.map((key) => sequences[keys.indexOf(key)].prompt),
-  );
-  const rows = sequences.map(({ completion }, i) => ({ prompt: prompts.indexOf(keys[i]), length: completion.length }));
+  const { prompts, rows } = sharePrompts(sequences);
+  const prefix = prefill(model, prompts);
   const { hidden } = extend(model, prefix, undefined, {
     rows,
     tokens: sequences.flatMap(({ completion }) => completion),

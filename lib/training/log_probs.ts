@@ -1,5 +1,6 @@
 /** Log-probabilities of given completions, differentiable: one prefill for each prompt, one extend for all tokens. */
 import * as tf from '@tensorflow/tfjs';
+import { sharePrompts } from '../model/layout.ts';
 import { extend, lmHead, prefill } from '../model/llama.ts';
 import type { Model } from '../model/model.ts';
 import { moveRows } from '../ops/move_rows/move_rows.ts';
@@ -20,10 +21,7 @@ export function completionLogProbs(
   sequences: Sequence[],
   temperature: number,
 ): { logProbs: tf.Tensor2D; entropies: tf.Tensor2D } {
-  const keys = sequences.map(({ prompt }) => prompt.join());
-  const unique = [...new Set(keys)];
-  const prompts = unique.map((key) => sequences[keys.indexOf(key)].prompt);
-  const rows = sequences.map(({ completion }, i) => ({ prompt: unique.indexOf(keys[i]), length: completion.length }));
+  const { prompts, rows } = sharePrompts(sequences);
   // Token t is predicted by the hidden state of the token before it: the inputs are the targets, shifted by one.
   const inputs = sequences.flatMap(({ prompt, completion }) => [prompt.at(-1)!, ...completion.slice(0, -1)]);
   const targets = Int32Array.from(sequences.flatMap(({ completion }) => completion));
