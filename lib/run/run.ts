@@ -162,7 +162,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
 
   async function* steps(): AsyncGenerator<Step, void, undefined> {
     const bar = openBar();
-    const show = createDisplay(bar, folder, context, options);
+    const show = createDisplay(bar, { ...folder, entries }, context, options);
     const interrupt = folder.silent ? undefined : onInterrupt();
     const isAsked = () => agree(communicator, interrupt?.requested() ?? false);
     let [done, saved] = [folder.step, folder.step];
@@ -220,12 +220,12 @@ const isDue = (number: number, every: number): boolean => every > 0 && number % 
 /** Shows how far the run is after each step, and now and then a sample of it. */
 function createDisplay(
   bar: Progress | undefined,
-  folder: RunFolder,
+  { step, entries }: Pick<RunFolder, 'step'> & { entries: LogEntry[] },
   { shown }: RunContext,
   { maxSteps }: StepOptions,
 ): (number: number, noted: Noted) => void {
-  const newest: Record<string, unknown> = Object.assign({}, ...folder.history());
-  let nextSample = folder.step;
+  const newest: Record<string, unknown> = Object.assign({}, ...entries);
+  let nextSample = step;
   return (number, { metrics, samples }) => {
     if (samples.length > 0 && number > nextSample) {
       bar?.log(sampleLine(samples[0]));
