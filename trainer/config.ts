@@ -91,27 +91,52 @@ export type GRPOConfig = {
   templateDate?: string;
 };
 
-/** How the experiments call what has another name here. */
-const NAMES: Partial<Record<keyof GRPOConfig, string>> = {
+/** Seconds that a reward function may take, unless it is told otherwise. */
+export const REWARD_TIMEOUT = 600;
+
+/** What the experiments call each option; null: it is the trainer's own. */
+const NAMES: Record<keyof GRPOConfig, string | null> = {
+  batchSize: 'batchSize',
+  numGenerations: 'numGenerations',
+  numIterations: 'numIterations',
+  miniBatchSize: 'miniBatchSize',
+  gradientAccumulationSteps: 'gradientAccumulationSteps',
+  learningRate: 'learningRate',
+  warmupSteps: 'warmupSteps',
+  weightDecay: 'weightDecay',
+  maxGradNorm: 'maxGradNorm',
+  temperature: 'temperature',
+  topK: 'topK',
+  topP: 'topP',
+  outputDir: 'outputDir',
+  seed: 'seed',
+  loggingSteps: 'loggingSteps',
+  saveSteps: 'saveSteps',
+  saveTotalLimit: 'saveTotalLimit',
+  evalSteps: 'evalSteps',
+  evalSamples: 'evalSamples',
+  evalOnStart: 'evalOnStart',
+  gradientCheckpointing: 'gradientCheckpointing',
+  microBatchTokens: 'microBatchTokens',
+  loraRank: 'loraRank',
+  loraAlpha: 'loraAlpha',
+  backend: 'backend',
+  threads: 'threads',
+  maxResamples: 'maxResamples',
+  overlongCache: 'overlongCache',
+  chatTemplateKwargs: 'chatTemplateKwargs',
+  templateDate: 'templateDate',
   beta: 'klCoef',
   epsilon: 'clipRange',
   epsilonHigh: 'clipRangeHigh',
   lrSchedulerType: 'lrScheduler',
   maxCompletionLength: 'maxNewTokens',
+  lossType: null,
+  maxSteps: null,
+  numTrainEpochs: null,
+  rewardWeights: null,
+  rewardTimeout: null,
 };
-
-/** What the experiments call so, or have under {@link NAMES}. */
-const OF_EXPERIMENTS: (keyof GRPOConfig)[] = [
-  ...(['batchSize', 'numGenerations', 'numIterations', 'miniBatchSize', 'gradientAccumulationSteps'] as const),
-  ...(['beta', 'epsilon', 'epsilonHigh', 'learningRate', 'lrSchedulerType', 'warmupSteps', 'weightDecay'] as const),
-  ...(['maxGradNorm', 'maxCompletionLength', 'temperature', 'topK', 'topP', 'outputDir', 'seed'] as const),
-  ...(['loggingSteps', 'saveSteps', 'saveTotalLimit', 'evalSteps', 'evalSamples', 'evalOnStart'] as const),
-  ...(['gradientCheckpointing', 'microBatchTokens', 'loraRank', 'loraAlpha', 'backend', 'threads'] as const),
-  ...(['maxResamples', 'overlongCache', 'chatTemplateKwargs', 'templateDate'] as const),
-];
-
-/** What the trainer itself does. */
-const OWN: (keyof GRPOConfig)[] = ['lossType', 'maxSteps', 'numTrainEpochs', 'rewardWeights', 'rewardTimeout'];
 
 /** Where TRL's defaults differ from those of the experiments, which are made for the bundled model. */
 const DEFAULTS: GRPOConfig = { learningRate: 1e-6, maxCompletionLength: 256 };
@@ -131,7 +156,7 @@ export function optionsOf(
   if (!Object.hasOwn(ALGORITHMS, lossType)) {
     throw new UserError(`lossType must be one of ${Object.keys(ALGORITHMS).join(', ')}, found ${shown(lossType)}`);
   }
-  const { numTrainEpochs: epochs = 3, rewardTimeout: timeout = 600 } = config;
+  const { numTrainEpochs: epochs = 3, rewardTimeout: timeout = REWARD_TIMEOUT } = config;
   if (!(epochs > 0)) throw new UserError(`args.numTrainEpochs must be above 0, found ${shown(epochs)}`);
   if (!(timeout > 0 && timeout <= 1e6)) {
     throw new UserError(`args.rewardTimeout must be a number of seconds up to 1000000, found ${String(timeout)}`);
@@ -140,9 +165,9 @@ export function optionsOf(
   const known = command.options.map((option) => option.attributeName());
   const flags = command.options.map((option) => option.long);
   const line = Object.entries(config).flatMap(([name, value]) => {
-    if (value === undefined || (OWN as string[]).includes(name)) return [];
-    const option = NAMES[name as keyof GRPOConfig] ?? name;
-    if (!(OF_EXPERIMENTS as string[]).includes(name) || !known.includes(option)) {
+    const option = Object.hasOwn(NAMES, name) ? NAMES[name as keyof GRPOConfig] : undefined;
+    if (value === undefined || option === null) return [];
+    if (option === undefined || !known.includes(option)) {
       throw new UserError(`args: there is no option ${shown(name)} for lossType ${lossType}: see GRPOConfig`);
     }
     if (typeof value === 'boolean') {

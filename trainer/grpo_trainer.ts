@@ -19,7 +19,7 @@ import { findRun } from '../lib/run/find_run.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { type Started, startRun } from '../lib/run/start.ts';
 import { mean, sampleStd } from '../lib/statistics.ts';
-import { ALGORITHMS, type GRPOConfig, optionsOf } from './config.ts';
+import { ALGORITHMS, type GRPOConfig, type LossType, optionsOf, REWARD_TIMEOUT } from './config.ts';
 import { type Dataset, type Example, readDataset } from './dataset.ts';
 import { callRewards, namesOf, type RewardFunction } from './rewards.ts';
 
@@ -46,6 +46,7 @@ export class GRPOTrainer {
   readonly #functions: RewardFunction[];
   readonly #names: string[];
   readonly #weights: number[];
+  readonly #lossType: LossType;
   #started: Started | undefined;
 
   /** @throws {UserError} if there is no reward function, or not a weight for each */
@@ -53,6 +54,7 @@ export class GRPOTrainer {
     this.#options = options;
     this.#functions = [options.rewardFuncs].flat();
     this.#names = namesOf(this.#functions);
+    this.#lossType = options.args?.lossType ?? 'grpo';
     this.#weights = options.args?.rewardWeights ?? this.#functions.map(() => 1);
     if (this.#weights.length !== this.#functions.length || !this.#weights.every(Number.isFinite)) {
       throw new UserError(
@@ -79,7 +81,7 @@ export class GRPOTrainer {
     const before = resume === undefined ? undefined : findRun(resume, { experiment: EXPERIMENT }).options.templateDate;
     const templateDate = args.templateDate ?? (before as string | undefined);
     const options = optionsOf({ ...args, templateDate }, { modelName, prompts: train.length, resume });
-    const { lossType = 'grpo' } = args;
+    const lossType = this.#lossType;
     const algorithm = ALGORITHMS[lossType];
     // What the folder keeps: not the experiment's task, but what is the trainer's.
     const { dataset, evalDataset, questionColumn, answerColumn, evalSize, systemPrompt, formatReward, ...kept } =
@@ -171,7 +173,7 @@ export class GRPOTrainer {
       ),
       completionIds: completions.map(({ tokens }) => tokens),
     };
-    const { rewardTimeout: timeout = 600 } = this.#options.args ?? {};
+    const { rewardTimeout: timeout = REWARD_TIMEOUT } = this.#options.args ?? {};
     const graded = await callRewards(this.#functions, inputs, { weights: this.#weights, timeout });
     return completions.map(({ tokens, logProbs, finishReason }, row) => ({
       example: of(row),
@@ -186,7 +188,7 @@ export class GRPOTrainer {
     sample: (round: number, count: number) => Promise<Graded[]>,
     options: Options,
   ): Promise<{ rollouts: Graded[]; resampled: Graded[] }> {
-    if (this.#options.args?.lossType !== 'dapo') {
+    if (this.#lossType !== 'dapo') {
       return { rollouts: await sample(0, options.batchSize), resampled: [] };
     }
     const own = options as dapo.Options;
@@ -226,7 +228,7 @@ export class GRPOTrainer {
 
   /** What the completions of a step say of the policy, without what only a task with right answers has. */
   #metrics(rollouts: Graded[], options: Options): Record<string, number> {
-    const { rolloutMetrics } = ALGORITHMS[this.#options.args?.lossType ?? 'grpo'];
+    const { rolloutMetrics } = ALGORITHMS[this.#lossType];
     const all = Object.entries(rolloutMetrics(rollouts, options));
     const isAboutAnswers = (name: string) => /^rewards\/accuracy|mean_(right|wrong)_length$/.test(name);
     return { ...Object.fromEntries(all.filter(([name]) => !isAboutAnswers(name))), ...this.#perFunction(rollouts) };
