@@ -42,7 +42,7 @@ export default {
   ],
   options: {
     doNotFollow: { path: 'node_modules' },
-    exclude: { path: '^(lib/dist|runs|node_modules)/' },
+    exclude: { path: '^(dist|lib/dist|runs|node_modules)/' },
     tsPreCompilationDeps: true, // types, too
     tsConfig: { fileName: 'tsconfig.json' },
     enhancedResolveOptions: { extensions: ['.ts', '.mjs', '.js', '.json'] },

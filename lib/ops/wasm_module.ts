@@ -22,9 +22,9 @@ const { WebAssembly } = globalThis as unknown as {
  */
 export async function compile(shared: boolean): Promise<object | undefined> {
   const name = shared ? 'kernels_shared.wasm' : 'kernels.wasm';
-  // As seen from this file, and from what is built of this file.
-  const files = [`../dist/${name}`, `../${name}`].map((path) => new URL(path, import.meta.url));
-  const bytes = await readFile(files[0]).catch(() => readFile(files[1]).catch(() => undefined));
+  // As seen from this file, from lib/dist, which is built of it, and from dist/lib, which is what the package has of it.
+  const files = [`../dist/${name}`, `../${name}`, `../../../lib/dist/${name}`];
+  const bytes = await Promise.any(files.map((file) => readFile(new URL(file, import.meta.url)))).catch(() => undefined);
   if (!bytes) return undefined;
   // Node 20 has it behind a flag. Later ones do not know the flag, and say nothing.
   if (shared && process.versions.node.startsWith('20.')) setFlagsFromString('--experimental-wasm-relaxed-simd');

@@ -78,7 +78,7 @@ export function answerLines(entries: LogEntry[]): string[] {
   const isSame = asked.length > 1 && questions(asked[0].answers) === questions(last.answers);
   const ends = isSame ? [asked[0], last] : [last];
   return last.answers.flatMap(({ question, answer }, i) => [
-    cut(`${question} (answer: ${answer})`),
+    cut(answer === undefined ? String(question) : `${question} (answer: ${answer})`),
     ...ends.map(({ step, answers: { [i]: said } }) => {
       return cut(`  ${step === 0 ? 'before' : 'after'}, reward ${briefly(said.reward)}: ${said.completion}`);
     }),
