@@ -176,7 +176,7 @@ export const tensorsToWrite = (params: Params, dtypes: FloatDtype | Record<strin
  * @param folder - created if need be, below one that is there; files of the same names are replaced
  * @param model.source - checkpoint folder whose config.json and tokenizer belong to these parameters; if it no longer
  *   holds its weights, all goes into one file
- * @param model.params - parameters by their Hugging Face name
+ * @param model.params - parameters by their Hugging Face name; with a score among them, config.json says so
  * @param options.dtype - how to store them, all alike or each by its name (as in {@link Checkpoint}); F32, the default,
  *   loses nothing
  * @throws {UserError} if a file cannot be read or written
@@ -195,7 +195,8 @@ export async function saveCheckpoint(
     await rm(partial, { recursive: true, force: true });
     ensureFolder(folder);
     await mkdir(partial);
-    const config = await readFile(join(source, 'config.json'), 'utf8');
+    const text = await readFile(join(source, 'config.json'), 'utf8');
+    const config = 'score.weight' in params ? withScore(text) : text;
     // Of several dtypes, config.json goes on naming the one that it named.
     await writeFile(join(partial, 'config.json'), written.size > 1 ? config : withDtype(config, tensors[0].dtype));
     for (const file of await readdir(source)) {
@@ -330,6 +331,16 @@ function refuseUnknown(listing: string, names: string[], shapes: Record<string, 
     if (isRedundant || Object.hasOwn(shapes, name)) continue;
     throw new UserError(`${listing}: tensor ${shown(name)} is not part of the Llama that config.json describes.`);
   }
+}
+
+/** The text of a config.json for a model that has been given a score in place of its logits. */
+function withScore(config: string): string {
+  const architecture = config.replace(
+    /(?<="architectures"\s*:\s*\[\s*"\w+)ForCausalLM(?=")/,
+    'ForSequenceClassification',
+  );
+  if (architecture === config) return config; // it had one before
+  return architecture.replace('{', '{\n  "id2label": { "0": "LABEL_0" },\n  "label2id": { "LABEL_0": 0 },');
 }
 
 /**

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { UserError } from '../errors.ts';
+import type { Head } from '../model/config.ts';
 import type { Model } from '../model/model.ts';
 import { shown } from '../text.ts';
 import { type Checkpoint, loadCheckpoint } from './checkpoint.ts';
@@ -55,12 +56,13 @@ async function locate(name: string): Promise<ModelPlace> {
 
 /**
  * Loads a model that {@link locatePretrained} finds.
+ * @param options.head - what it must have on top
  * @throws {UserError} if there is no such model, or it cannot be used here
  */
-export async function loadPretrained(name: string, options: { base?: string } = {}): Promise<Pretrained> {
+export async function loadPretrained(name: string, options: { base?: string; head?: Head } = {}): Promise<Pretrained> {
   const { adapter, ...place } = await locatePretrained(name, options);
   for (const { folder } of adapter ? [place, adapter] : [place]) await refuseDamagedModel(folder);
-  const checkpoint = await loadCheckpoint(place.folder);
+  const checkpoint = await loadCheckpoint(place.folder, options);
   if (!adapter) return { ...checkpoint, ...place };
   return { ...checkpoint, ...place, lora: await readLora(adapter.folder, checkpoint.config) };
 }
@@ -68,12 +70,13 @@ export async function loadPretrained(name: string, options: { base?: string } = 
 /**
  * Loads a model with its tokenizer, as completions need them: the end tokens of both are the model's.
  * @param options.base - as for {@link locatePretrained}
+ * @param options.head - what the model must have on top
  * @returns both, and lines about what is unusual of the pair
  * @throws {UserError} if there is no such model, or it cannot be used here
  */
 export async function loadWithTokenizer(
   name: string,
-  options: ChatOptions & { base?: string } = {},
+  options: ChatOptions & { base?: string; head?: Head } = {},
 ): Promise<{ model: Pretrained; tokenizer: Tokenizer; notices: string[] }> {
   const model = await loadPretrained(name, options);
   const tokenizer = await loadTokenizer(model.folder, options);

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { preferenceLoss } from '../../experiment_reward_model/train_reward_model.ts';
 import { useBackend } from '../../testing/backend.ts';
 import { fixtures, worst, worstGradient } from '../../testing/gradients.ts';
 import { loadCheckpoint, saveCheckpoint } from '../checkpoint/checkpoint.ts';
@@ -53,12 +54,8 @@ describe.skipIf(absent !== '')(`a reward model, as transformers computes it${abs
   it('has the loss of Bradley and Terry with its gradient', async () => {
     const { loss, gradients } = await accumulateGradients(model, [
       (current) => {
-        const pairs = tf.reshape(scores(current, whole()), [-1, 2]); // chosen, rejected
-        const [chosen, rejected] = tf.split(pairs, 2, 1);
-        // −log σ(x) = log(1 + e⁻ˣ)
-        const preference = tf.mean(tf.softplus(tf.sub(rejected, chosen)));
-        const centering = tf.mul(0.01, tf.mean(tf.square(tf.add(chosen, rejected))));
-        return tf.add(preference, centering) as tf.Scalar;
+        const pairs = tf.reshape(scores(current, whole()), [-1, 2]) as tf.Tensor2D; // chosen, rejected
+        return preferenceLoss(pairs, { centering: 0.01, pairs: pairs.shape[0] });
       },
     ]);
     expect((await loss.data())[0]).toBeCloseTo(reference.loss + reference.centering, 5);
