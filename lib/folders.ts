@@ -29,12 +29,12 @@ export const writeFile = (path: string, content: string | Uint8Array): Promise<v
   });
 
 /** Adds to a file, in one write: a process that is killed tears the last line at most. `create`: where there is none. */
-export function appendToFile(path: string, text: string, { create = true } = {}): void {
+export function appendToFile(path: string, content: string | Uint8Array, { create = true } = {}): void {
   const { O_APPEND, O_WRONLY, O_CREAT } = constants;
   try {
     const file = openSync(path, O_APPEND | O_WRONLY | (create ? O_CREAT : 0));
     try {
-      appendFileSync(file, text);
+      appendFileSync(file, content);
     } finally {
       closeSync(file);
     }

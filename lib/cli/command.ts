@@ -5,6 +5,7 @@ import { SAVE_DTYPES } from '../checkpoint/checkpoint.ts';
 import { isObject } from '../json.ts';
 import { LORA_TARGETS, type LoraTarget } from '../model/lora.ts';
 import { findRun } from '../run/find_run.ts';
+import { REPORTERS, type ReporterName } from '../run/reporters.ts';
 import { SCHEDULES } from '../training/schedule.ts';
 import { backendOptions } from './backend_options.ts';
 import { commaSeparated, integer, number, parseOptions } from './options.ts';
@@ -113,6 +114,11 @@ export const createRunCommand = (experiment: string, { modelName = 'models/tiny'
     .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 1)
     .option('--save-steps <n>', 'checkpoint every so many steps (0: at the end only)', integer({ min: 0 }), 25)
     .option('--save-total-limit <n>', 'checkpoints to keep', integer({ min: 1 }), 2)
+    .option(
+      '--report-to <names>',
+      'where metrics go besides its folder: tensorboard (default: none)',
+      commaSeparated(reporterNames),
+    )
     .option('--resume <run>', 'continue: the folder of a run or of a checkpoint, or "latest"')
     .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
     .helpOption('-h, --help', 'display help for command')
@@ -144,6 +150,15 @@ function date(text: string): string {
   const time = new Date(`${text}T00:00:00Z`);
   if (!Number.isNaN(time.getTime()) && time.toISOString().slice(0, 10) === text) return text;
   throw new InvalidArgumentError('it must be a day such as 2026-07-26');
+}
+
+/** Comma-separated names of reporters, or none. */
+function reporterNames(text: string): ReporterName[] {
+  const names = text.split(',').map((name) => name.trim());
+  const isKnown = (name: string): name is ReporterName => (REPORTERS as readonly string[]).includes(name);
+  if (names.every(isKnown)) return names;
+  if (text === 'none' || text === '') return [];
+  throw new InvalidArgumentError(`it must be none, or some of ${REPORTERS.join(',')}`);
 }
 
 /** Comma-separated names of projections, of which `all-linear` stands for all. */

@@ -9,6 +9,7 @@ import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
 import type { LogEntry } from './metrics.ts';
 import { noticed } from './notices.ts';
 import { briefly, type Progress, progress } from './progress.ts';
+import { asMarkdown, type Reporter } from './reporters.ts';
 import { howToResume, type RunFolder } from './run_folder.ts';
 import { saveTrainingState } from './training_state.ts';
 
@@ -70,6 +71,8 @@ export type RunContext = {
   source: Pick<Pretrained, 'folder' | 'dtypes'>;
   /** the ranks that take the steps together */
   communicator: Communicator;
+  /** what else is told of all that is logged */
+  reporters?: Reporter[];
 };
 
 /** Samples that a run shows on its way, about. */
@@ -80,7 +83,7 @@ const SAMPLES = 10;
  * @param state - what the steps change
  */
 export function createRun(folder: RunFolder, state: TrainingState, context: RunContext, options: StepOptions): Run {
-  const { heldOut, source, communicator } = context;
+  const { heldOut, source, communicator, reporters = [] } = context;
   let opened: Progress | undefined; // one bar for all; a rank that is silent has none
   const openBar = () => {
     if (!folder.silent) opened ??= progress({ total: options.maxSteps, start: folder.step, every: 10 });
@@ -155,6 +158,9 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
       folder.log(entry);
       entries.push(entry);
       folder.sample(samples.map((sample): LogEntry => ({ step: number, ...sample })));
+      for (const reporter of reporters) reporter.log(entry);
+      if (samples.length > 0)
+        for (const reporter of reporters) reporter.text(number, 'completions', asMarkdown(samples));
     }
     if (answers) folder.answer({ step: number, answers });
     if (isLogged) look(number);
@@ -201,6 +207,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
         await save(done).catch(() => {}); // the error that ended the step is the one to tell
         if (saved === done) bar?.log(`the ${done} steps before are saved; to continue: ${howToResume(folder)}`);
       }
+      await Promise.all(reporters.map((reporter) => reporter.close()));
       bar?.stop();
       interrupt?.dispose();
     }

@@ -12,6 +12,7 @@ import type { TrainingState } from '../training/state.ts';
 import { checkCompletions, checkSize, type SizeOptions } from './estimate.ts';
 import type { RunPlace } from './find_run.ts';
 import { modelOf, originOf, refuseOtherModel } from './origin.ts';
+import { createReporters, type ReporterOptions } from './reporters.ts';
 import { createRun, type Run, type StepOptions } from './run.ts';
 import { claimRun, openRun, shareRun } from './run_folder.ts';
 import { changedOptions } from './saved_options.ts';
@@ -23,6 +24,7 @@ export type StartOptions = Omit<RunPlace, 'experiment'> &
   BackendOptions &
   SizeOptions &
   StepOptions &
+  ReporterOptions &
   ChatOptions & {
     backend: BackendName;
     modelName: string;
@@ -116,7 +118,8 @@ export async function startRun<Problem, Options extends StartOptions>(
   // A run that goes on from a checkpoint has kept them already.
   if (!folder.checkpoint) for (const text of notable) folder.notice({ step: 0, rule: 'start', text });
   if (!task.reference) disposeModel(initial);
-  const context = { ...task, heldOut: test.length, source: initial, communicator };
+  const reporters = folder.silent ? [] : await createReporters(saved, folder);
+  const context = { ...task, heldOut: test.length, source: initial, communicator, reporters };
   const run = createRun(folder, state, context, options);
   return { run, state, tokenizer, reference: task.reference ? initial : undefined, source: initial };
 }
