@@ -25,8 +25,23 @@ export const ALGORITHMS = {
 
 export type LossType = 'grpo' | 'dr_grpo' | 'rloo' | 'dapo' | 'gspo' | 'cispo';
 
-/** Options of a run; what is not given is as in the experiment of that loss type. README.md has TRL's names beside them. */
-export type GRPOConfig = {
+/**
+ * Options of a run; what is not given is as in the experiment of that loss type. README.md has TRL's names beside them.
+ * Some have a second name, by which others call them: `klCoef`, `clipRange`, `numEpochs`, `maxNewTokens`,
+ * `numGenerationsPerPrompt`.
+ */
+export type GRPOConfig = Named & { [Alias in keyof typeof ALIASES]?: Named[(typeof ALIASES)[Alias]] };
+
+/** Second names. */
+const ALIASES = {
+  klCoef: 'beta',
+  clipRange: 'epsilon',
+  numEpochs: 'numTrainEpochs',
+  maxNewTokens: 'maxCompletionLength',
+  numGenerationsPerPrompt: 'numGenerations',
+} as const;
+
+type Named = {
   /** which experiment's advantages and loss; default `grpo` */
   lossType?: LossType;
   /** prompts a step, P; default 32 */
@@ -84,6 +99,9 @@ export type GRPOConfig = {
   microBatchTokens?: number;
   loraRank?: number;
   loraAlpha?: number;
+  loraTarget?: string[];
+  /** where metrics go besides the run's folder: `tensorboard` */
+  reportTo?: string | string[];
   backend?: string;
   threads?: number;
   /** variables of the chat template, and the day that it is told, as 2026-07-26 (default: that of the start) */
@@ -95,7 +113,7 @@ export type GRPOConfig = {
 export const REWARD_TIMEOUT = 600;
 
 /** What the experiments call each option; null: it is the trainer's own. */
-const NAMES: Record<keyof GRPOConfig, string | null> = {
+const NAMES: Record<keyof Named, string | null> = {
   batchSize: 'batchSize',
   numGenerations: 'numGenerations',
   numIterations: 'numIterations',
@@ -120,6 +138,8 @@ const NAMES: Record<keyof GRPOConfig, string | null> = {
   microBatchTokens: 'microBatchTokens',
   loraRank: 'loraRank',
   loraAlpha: 'loraAlpha',
+  loraTarget: 'loraTarget',
+  reportTo: 'reportTo',
   backend: 'backend',
   threads: 'threads',
   maxResamples: 'maxResamples',
@@ -139,7 +159,7 @@ const NAMES: Record<keyof GRPOConfig, string | null> = {
 };
 
 /** Where TRL's defaults differ from those of the experiments, which are made for the bundled model. */
-const DEFAULTS: GRPOConfig = { learningRate: 1e-6, maxCompletionLength: 256 };
+const DEFAULTS: Named = { learningRate: 1e-6, maxCompletionLength: 256 };
 
 /**
  * The options of a run, as the experiment of its loss type parses them.
@@ -152,7 +172,7 @@ export function optionsOf(
   args: GRPOConfig,
   { modelName, prompts, resume }: { modelName: string; prompts: number; resume?: string | undefined },
 ): base.Options {
-  const { lossType = 'grpo', ...config } = { ...DEFAULTS, ...args };
+  const { lossType = 'grpo', ...config } = { ...DEFAULTS, ...named(args) };
   if (!Object.hasOwn(ALGORITHMS, lossType)) {
     throw new UserError(`lossType must be one of ${Object.keys(ALGORITHMS).join(', ')}, found ${shown(lossType)}`);
   }
@@ -165,7 +185,7 @@ export function optionsOf(
   const known = command.options.map((option) => option.attributeName());
   const flags = command.options.map((option) => option.long);
   const line = Object.entries(config).flatMap(([name, value]) => {
-    const option = Object.hasOwn(NAMES, name) ? NAMES[name as keyof GRPOConfig] : undefined;
+    const option = Object.hasOwn(NAMES, name) ? NAMES[name as keyof Named] : undefined;
     if (value === undefined || option === null) return [];
     if (option === undefined || !known.includes(option)) {
       throw new UserError(`args: there is no option ${shown(name)} for lossType ${lossType}: see GRPOConfig`);
@@ -174,7 +194,12 @@ export function optionsOf(
       const flag = `--${value ? '' : 'no-'}${kebab(option)}`;
       return flags.includes(flag) ? [flag] : []; // else it is as it is unless told otherwise
     }
-    return [`--${kebab(option)}=${typeof value === 'object' ? JSON.stringify(value) : asText(value)}`];
+    const text = Array.isArray(value)
+      ? value.join(',')
+      : typeof value === 'object'
+        ? JSON.stringify(value)
+        : asText(value);
+    return [`--${kebab(option)}=${text}`];
   });
   const batchSize = Number(config.batchSize ?? parseOptions(command, ['node', 'trainer']).batchSize);
   const maxSteps = config.maxSteps ?? Math.max(1, Math.ceil((epochs * prompts) / batchSize));
@@ -184,4 +209,14 @@ export function optionsOf(
   } catch (error) {
     throw error instanceof UserError ? new UserError(`args: ${error.message}`) : error;
   }
+}
+
+/** Options under their first names. */
+function named(args: GRPOConfig): Named {
+  const entries = Object.entries(args).map(([name, value]) => {
+    const first = Object.hasOwn(ALIASES, name) ? ALIASES[name as keyof typeof ALIASES] : name;
+    if (first === name || !Object.hasOwn(args, first)) return [first, value];
+    throw new UserError(`args: ${name} and ${first} are the same: give one of them`);
+  });
+  return Object.fromEntries(entries);
 }

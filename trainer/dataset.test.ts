@@ -36,7 +36,7 @@ it.each([
   [[{ prompt: '' }], /^x\[0\]: "prompt" must be a text .* found ""$/],
   [[{ prompt: [] }], /^x\[0\]: "prompt" must be .* found \[\]$/],
   [[{ prompt: [{ role: 'user' }] }], /^x\[0\]: "prompt" must be .* found \[\{"role":"user"\}\]$/],
-  [['a text'], /^x\[0\]: expected an object with a "prompt", found "a text"$/],
+  [[7], /^x\[0\]: expected an object with a "prompt", found 7$/],
   [7, /^x must be a list of \{ prompt, … \}, an iterable, or a JSONL file, found 7$/],
 ])('refuses %j', async (dataset, message) => {
   await expect(readDataset(dataset as Dataset, 'x')).rejects.toThrow(message);

@@ -8,8 +8,8 @@ import type { Prompt } from './rewards.ts';
 /** A line of a data set: the prompt, and columns for the rewards. */
 export type Row = { prompt: Prompt; [column: string]: unknown };
 
-/** A list, something that gives one line after the other, or the name of a JSONL file. */
-export type Dataset = Row[] | AsyncIterable<Row> | Iterable<Row> | string;
+/** A list, something that gives one line after the other, or the name of a JSONL file. A line may be a prompt alone. */
+export type Dataset = AsyncIterable<Row | string> | Iterable<Row | string> | string;
 
 /** A prompt, the columns beside it, and where they come from. */
 export type Example = { prompt: Prompt; columns: JsonObject; source: string };
@@ -41,6 +41,7 @@ export async function readDataset(dataset: Dataset, name: string): Promise<Examp
 
 /** Checks a line. Its message says what was expected, and what was found. */
 function exampleOf(row: unknown): Omit<Example, 'source'> {
+  if (typeof row === 'string') return exampleOf({ prompt: row });
   if (!isObject(row)) throw new Error(`expected an object with a "prompt", found ${shown(row)}`);
   const { prompt, ...columns } = row;
   if (typeof prompt === 'string' && prompt !== '') return { prompt, columns };

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
@@ -106,4 +106,73 @@ it('raises a reward that is easy to raise; evaluates, and saves what it has trai
   expect(metrics['eval/reward']).toBe(readMetrics(join(temp, 'brief', 'metrics.jsonl')).at(-1)!['eval/reward']);
   await trainer.saveModel(join(temp, 'saved'));
   expect(await weightsOf(join(temp, 'saved'))).toEqual(await weightsOf(join(temp, 'brief', 'final_model')));
+});
+
+it('is told of steps, evaluations and checkpoints, and ends where a signal says so', async () => {
+  const told: string[] = [];
+  const end = new AbortController();
+  const outputDir = join(temp, 'hooks');
+  const make = () =>
+    new GRPOTrainer({
+      ...{ model: 'models/tiny', rewardFuncs: correct, trainDataset: SUMS, evalDataset: SUMS.slice(0, 4) },
+      args: { ...ARGS, maxSteps: 4, evalSteps: 2, evalSamples: 0, outputDir, reportTo: 'tensorboard' },
+      callbacks: {
+        onStep: ({ step, metrics, samples }) => {
+          told.push(`step ${step} ${'loss' in metrics} ${samples.length}`);
+          if (step === 3) end.abort();
+        },
+        onEvaluate: ({ metrics }) => void told.push(`evaluated ${Object.keys(metrics)[0]}`),
+        onSave: async ({ step, folder }) => void told.push(`saved ${step} ${existsSync(folder)}`),
+      },
+    });
+  const exitCode = process.exitCode;
+  await make().train({ signal: end.signal });
+  expect(process.exitCode).toBe(exitCode);
+  const [step, evaluated] = [(n: number) => `step ${n} true 4`, 'evaluated eval/reward'];
+  expect(told).toEqual([evaluated, step(1), evaluated, step(2), step(3), 'saved 3 true']);
+  told.length = 0;
+  await make().train({ resumeFromCheckpoint: true });
+  expect(told).toEqual([evaluated, step(4), 'saved 4 true']);
+  expect(readdirSync(outputDir).some((name) => name.startsWith('events.out.tfevents'))).toBe(true);
+});
+
+it('a callback that throws ends the run, and the steps made are saved', async () => {
+  const outputDir = join(temp, 'callback');
+  const onStep = ({ step }: { step: number }) => {
+    if (step === 2) throw new Error('disk of mine');
+  };
+  const trainer = new GRPOTrainer({
+    ...{ model: 'models/tiny', rewardFuncs: correct, trainDataset: SUMS, callbacks: { onStep } },
+    args: { ...ARGS, outputDir },
+  });
+  await expect(trainer.train()).rejects.toThrow('disk of mine');
+  expect(existsSync(join(outputDir, 'checkpoint-2'))).toBe(true);
+});
+
+it('asks a reward model beside a function, keeps close to a model of one’s own, and trains an adapter', async () => {
+  const outputDir = join(temp, 'judged');
+  const trainer = new GRPOTrainer({
+    ...{ model: 'models/tiny', rewardFuncs: ['models/tiny_reward', correct], trainDataset: SUMS },
+    ...{ refModel: 'models/tiny', peftConfig: { r: 4, targetModules: ['q_proj'] } },
+    args: { ...ARGS, klCoef: 0.1, rewardWeights: [0.5, 2], maxSteps: 2, outputDir },
+  });
+  const { metrics } = await trainer.train();
+  const mean = (name: string) => metrics[`rewards/${name}/mean`];
+  expect(metrics.reward).toBeCloseTo(0.5 * mean('tiny_reward') + 2 * mean('correct'), 5);
+  expect(metrics.kl).toBeGreaterThan(0);
+  expect(existsSync(join(outputDir, 'final_model/adapter_model.safetensors'))).toBe(true);
+});
+
+it.each([
+  [{ rewardFuncs: 'models/tiny' }, /architecture \["LlamaForCausalLM"\] is not supported/],
+  [{ refModel: 'lib/model/fixtures/none' }, /lib\/model\/fixtures\/none/],
+  [{ args: { ...ARGS, beta: 1, klCoef: 1 } }, /^args: klCoef and beta are the same: give one of them/],
+  [{ args: { ...ARGS, reportTo: 'paper' } }, /^args: .*--report-to.*must be none, or some of tensorboard/],
+])('refuses %j before anything is written', async (wrong, message) => {
+  const outputDir = join(temp, 'refused');
+  const right = { model: 'models/tiny', rewardFuncs: correct, trainDataset: SUMS };
+  const args = { beta: 0.1, ...ARGS, outputDir };
+  const trainer = new GRPOTrainer({ ...right, args, ...wrong });
+  await expect(trainer.train()).rejects.toThrow(message);
+  expect(existsSync(outputDir)).toBe(false);
 });

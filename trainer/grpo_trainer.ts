@@ -7,6 +7,7 @@ import type { Draw, Options, Rollout } from '../experiment_base/train.ts';
 import * as dapo from '../experiment_dapo/train.ts';
 import { saveCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { writeLora } from '../lib/checkpoint/lora_files.ts';
+import { loadPretrained } from '../lib/checkpoint/pretrained.ts';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { itemsOfStep } from '../lib/environments/dataset.ts';
 import { UserError } from '../lib/errors.ts';
@@ -16,23 +17,42 @@ import type { Model } from '../lib/model/model.ts';
 import { uniform } from '../lib/random.ts';
 import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
 import { findRun } from '../lib/run/find_run.ts';
+import type { RunHooks } from '../lib/run/run.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { type Started, startRun } from '../lib/run/start.ts';
 import { mean, sampleStd } from '../lib/statistics.ts';
 import { ALGORITHMS, type GRPOConfig, type LossType, optionsOf, REWARD_TIMEOUT } from './config.ts';
 import { type Dataset, type Example, readDataset } from './dataset.ts';
-import { callRewards, namesOf, type RewardFunction } from './rewards.ts';
+import { callRewards, namesOf, type RewardFunction, type RewardModel, rewardModel } from './rewards.ts';
 
 /** What is trained, on what, and how. */
 export type GRPOTrainerOptions = {
   /** a folder in the Hugging Face layout, or `owner/name[@revision]` on the hub */
   model: string;
-  /** one, or several, whose weighted sum is the reward */
-  rewardFuncs: RewardFunction | RewardFunction[];
+  /** functions, or names of reward models; of several, the weighted sum is the reward */
+  rewardFuncs: RewardFunction | string | (RewardFunction | string)[];
   args?: GRPOConfig;
   trainDataset: Dataset;
   /** held out; without it nothing is evaluated */
   evalDataset?: Dataset;
+  /** what `beta` keeps the policy close to, if not the initial policy: a model of the same vocabulary */
+  refModel?: string;
+  /** trains an adapter, in place of all weights */
+  peftConfig?: PeftConfig;
+  callbacks?: Callbacks;
+};
+
+/** As PEFT's LoraConfig: rank, scale (default: twice the rank), projections (default: all). */
+export type PeftConfig = { r: number; loraAlpha?: number; targetModules?: string[] | 'all-linear' };
+
+/** Each is waited for. What it throws ends the run; the steps made are saved. */
+export type Callbacks = {
+  /** after each step: its metrics, and the first group of completions */
+  onStep?: RunHooks['onStep'];
+  /** after each evaluation */
+  onEvaluate?: (found: { metrics: Record<string, number> }) => void | Promise<void>;
+  /** after each checkpoint */
+  onSave?: RunHooks['onSave'];
 };
 
 const EXPERIMENT = 'trainer';
@@ -43,16 +63,19 @@ type Graded = Rollout & { example: Example; rewards: (number | null)[] };
 
 export class GRPOTrainer {
   readonly #options: GRPOTrainerOptions;
-  readonly #functions: RewardFunction[];
+  readonly #functions: (RewardFunction | RewardModel)[];
   readonly #names: string[];
   readonly #weights: number[];
   readonly #lossType: LossType;
   #started: Started | undefined;
+  #examples: Promise<{ train: Example[]; test: Example[] }> | undefined;
 
   /** @throws {UserError} if there is no reward function, or not a weight for each */
   constructor(options: GRPOTrainerOptions) {
     this.#options = options;
-    this.#functions = [options.rewardFuncs].flat();
+    this.#functions = [options.rewardFuncs].flat().map((reward) => {
+      return typeof reward === 'string' ? rewardModel(reward, options.args ?? {}) : reward;
+    });
     this.#names = namesOf(this.#functions);
     this.#lossType = options.args?.lossType ?? 'grpo';
     this.#weights = options.args?.rewardWeights ?? this.#functions.map(() => 1);
@@ -64,15 +87,22 @@ export class GRPOTrainer {
   }
 
   /**
-   * Trains, or goes on: to the last step, or until Ctrl-C, which saves.
+   * Trains, or goes on: to the last step, or until Ctrl-C or `signal`, which save.
    * @param options.resumeFromCheckpoint - the folder of a run or of one of its checkpoints; true: the run in `outputDir`
+   * @param options.signal - ends training after the step under way
    * @returns the run's folder, and the metrics of its last step
    * @throws {UserError} for any mistake in options, data sets and reward functions; what was saved until then is kept
    */
-  async train({ resumeFromCheckpoint }: { resumeFromCheckpoint?: string | boolean } = {}) {
-    const { args = {}, model: modelName } = this.#options;
-    const train = await readDataset(this.#options.trainDataset, 'trainDataset');
-    const test = this.#options.evalDataset ? await readDataset(this.#options.evalDataset, 'evalDataset') : [];
+  async train({
+    resumeFromCheckpoint,
+    signal,
+  }: {
+    resumeFromCheckpoint?: string | boolean;
+    signal?: AbortSignal;
+  } = {}): Promise<{ folder: string; metrics: Record<string, number> }> {
+    const { model: modelName, refModel, peftConfig, callbacks } = this.#options;
+    const args = { ...this.#options.args, ...(peftConfig && loraOptions(peftConfig)) };
+    const { train, test } = await this.#read();
     const resume = resumeFromCheckpoint === true ? args.outputDir : resumeFromCheckpoint || undefined;
     if (resumeFromCheckpoint === true && resume === undefined) {
       throw new UserError('resumeFromCheckpoint: true continues the run in args.outputDir: name that folder');
@@ -86,15 +116,30 @@ export class GRPOTrainer {
     // What the folder keeps: not the experiment's task, but what is the trainer's.
     const { dataset, evalDataset, questionColumn, answerColumn, evalSize, systemPrompt, formatReward, ...kept } =
       options;
-    const own = { lossType, rewardFuncs: this.#names, rewardWeights: this.#weights };
+    const own = { lossType, rewardFuncs: this.#names, rewardWeights: this.#weights, refModel };
+    let otherReference: Model | undefined;
     this.#started = await startRun(
       { ...kept, ...own },
       {
-        ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt, reference: options.klCoef > 0 },
+        ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt, ...callbacks, ...(signal && { signal }) },
+        reference: options.klCoef > 0 && refModel === undefined,
+        prepare: async ({ vocabSize }) => {
+          for (const reward of this.#functions) if ('load' in reward) await reward.load();
+          if (refModel === undefined || options.klCoef === 0) return;
+          otherReference = await loadPretrained(refModel);
+          if (otherReference.config.vocabSize >= vocabSize) return;
+          const found = `${otherReference.config.vocabSize} tokens, and not the ${vocabSize}`;
+          throw new UserError(`refModel ${refModel} knows ${found} of the policy's tokenizer: name one of its family`);
+        },
       },
     );
-    const { run, state, tokenizer, reference } = this.#started;
-    const ask = (how: Asking) => this.#evaluate(state.model, tokenizer, test, how, options);
+    const { run, state, tokenizer } = this.#started;
+    const reference = otherReference ?? this.#started.reference;
+    const ask = async (how: Asking) => {
+      const evaluation = await this.#evaluate(state.model, tokenizer, test, how, options);
+      await callbacks?.onEvaluate?.({ metrics: evaluation.metrics });
+      return evaluation;
+    };
 
     let last: Record<string, number> = {};
     await run.evaluateFirst(ask);
@@ -129,7 +174,7 @@ export class GRPOTrainer {
     const { evalDataset, args = {}, model: modelName } = this.#options;
     if (!evalDataset) throw new UserError('evaluate() asks the prompts of evalDataset: give the trainer one');
     const { state, tokenizer } = this.#afterTraining('evaluate()');
-    const test = await readDataset(evalDataset, 'evalDataset');
+    const { test } = await this.#read();
     const options = optionsOf(args, { modelName, prompts: 1 });
     const how = { samples: options.evalSamples };
     return (await this.#evaluate(state.model, tokenizer, test, how, options)).metrics;
@@ -140,6 +185,17 @@ export class GRPOTrainer {
     const { state, source } = this.#afterTraining('saveModel()');
     if (state.model.lora) return writeLora(folder, state.model.lora);
     await saveCheckpoint(folder, { source: source.folder, params: mergeLora(state.model) }, { dtype: source.dtypes });
+  }
+
+  /** The data sets, each read once: an iterable may be at its end then. */
+  #read(): Promise<{ train: Example[]; test: Example[] }> {
+    const { trainDataset, evalDataset } = this.#options;
+    const read = async () => ({
+      train: await readDataset(trainDataset, 'trainDataset'),
+      test: evalDataset ? await readDataset(evalDataset, 'evalDataset') : [],
+    });
+    this.#examples ??= read();
+    return this.#examples;
   }
 
   #afterTraining(what: string): Started {
@@ -255,6 +311,12 @@ export class GRPOTrainer {
     };
   }
 }
+
+const loraOptions = ({ r, loraAlpha, targetModules }: PeftConfig): GRPOConfig => ({
+  loraRank: r,
+  ...(loraAlpha === undefined ? {} : { loraAlpha }),
+  ...(targetModules === undefined ? {} : { loraTarget: [targetModules].flat() }),
+});
 
 /** The prompt's token ids: a text as it is, a conversation through the chat template. */
 const buildPrompt = (tokenizer: Tokenizer, { prompt }: Example): number[] =>

@@ -1,7 +1,10 @@
-/** Reward functions of one's own: what they are given, and what is asked of their answers. */
+/** Reward functions of one's own: what they are given, and what is asked of their answers; and reward models. */
+import { basename } from 'node:path';
 import type { ChatMessage } from '../lib/checkpoint/chat_template.ts';
+import { loadWithTokenizer } from '../lib/checkpoint/pretrained.ts';
 import { UserError } from '../lib/errors.ts';
 import { shown } from '../lib/text.ts';
+import { judgedSequence, scoresOf } from '../lib/training/scores.ts';
 
 /** A text that is continued, or a conversation that the chat template lays out. */
 export type Prompt = string | ChatMessage[];
@@ -18,6 +21,30 @@ export type RewardInputs = {
 
 /** Rewards of completions, in their order; null for those that it has nothing to say of. */
 export type RewardFunction = (inputs: RewardInputs) => (number | null)[] | Promise<(number | null)[]>;
+
+/** A reward model as a reward function, which is called as the model is. */
+export type RewardModel = RewardFunction & { load: () => Promise<void> };
+
+/**
+ * @param name - a folder in the Hugging Face layout, or `owner/name[@revision]` on the hub: a model with one score on top,
+ *   which reads conversations through its own chat template
+ * @param options.microBatchTokens - tokens in memory at once
+ * @returns a function that must be loaded before it is called; `load` throws a UserError if there is no such model
+ */
+export function rewardModel(name: string, { microBatchTokens = 8192 }: { microBatchTokens?: number }): RewardModel {
+  let judge: Awaited<ReturnType<typeof loadWithTokenizer>>;
+  const score: RewardFunction = ({ prompts, completions }) => {
+    const sequences = completions.map((completion, i) => {
+      const text = typeof completion === 'string' ? completion : completion[0].content;
+      return judgedSequence(judge.tokenizer, prompts[i], text);
+    });
+    return scoresOf(judge.model, sequences, { microBatchTokens });
+  };
+  const load = async () => {
+    judge = await loadWithTokenizer(name, { head: 'score' });
+  };
+  return Object.assign(Object.defineProperty(score, 'name', { value: basename(name.split('@')[0]) }), { load });
+}
 
 /**
  * What a function is called in metrics and messages.

@@ -1,4 +1,5 @@
 /** A run under way: its steps, and all that goes on around a step: progress, logs, checkpoints, Ctrl-C, the end. */
+import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { Pretrained } from '../checkpoint/pretrained.ts';
 import { agree, type Communicator } from '../distributed/communicator.ts';
@@ -73,6 +74,16 @@ export type RunContext = {
   communicator: Communicator;
   /** what else is told of all that is logged */
   reporters?: Reporter[];
+} & RunHooks;
+
+/** What a program of one's own may want of a run. */
+export type RunHooks = {
+  /** is waited for after each step, and whatever it says, the step has been made */
+  onStep?: (made: { step: number; metrics: Record<string, number>; samples: Sample[] }) => void | Promise<void>;
+  /** after each checkpoint */
+  onSave?: (saved: { step: number; folder: string }) => void | Promise<void>;
+  /** ends the run as Ctrl-C does: after the step under way, which is saved */
+  signal?: AbortSignal;
 };
 
 /** Samples that a run shows on its way, about. */
@@ -170,14 +181,15 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
     const bar = openBar();
     const show = createDisplay(bar, { ...folder, entries }, context, options);
     const interrupt = folder.silent ? undefined : onInterrupt();
-    const isAsked = () => agree(communicator, interrupt?.requested() ?? false);
+    const isAsked = () => agree(communicator, (interrupt?.requested() ?? false) || (context.signal?.aborted ?? false));
     let [done, saved] = [folder.step, folder.step];
-    let underWay: string | undefined; // while a step is: the updates before it, and what was counted
     const fingerprint = () => JSON.stringify([state.optimizer.step, state.counters]);
+    let settled = fingerprint(); // of the state after `done` steps
     const save = async (number: number) => {
       const write = (dir: string) => saveTrainingState({ ...folder, folder: dir, step: number }, state, source.folder);
       await folder.saveCheckpoint(number, write, { limit: options.saveTotalLimit });
       saved = number;
+      await context.onSave?.({ step: number, folder: join(folder.folder, `checkpoint-${number}`) });
     };
     try {
       let stop = await isAsked();
@@ -185,9 +197,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
         bar?.log(`this run has made its ${done} steps already; a larger --max-steps continues it`);
       while (done < options.maxSteps && !stop) {
         const { step, noted } = beginStep(done + 1, bar);
-        underWay = fingerprint();
         yield step;
-        underWay = undefined;
         for (const note of state.notes?.splice(0) ?? []) bar?.log(`step ${step.number}: ${note}`);
         state.counters.seconds = (state.counters.seconds ?? 0) + (performance.now() - step.began) / 1000;
         // Some backends answer every await at once; Node hears of Ctrl-C only when its event loop turns.
@@ -195,15 +205,19 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
         stop = await isAsked();
         write(step.number, noted);
         show(step.number, noted);
+        [done, settled] = [step.number, fingerprint()];
+        if (context.onStep) {
+          await context.onStep({ step: step.number, metrics: noted.metrics, samples: noted.samples });
+          stop = await isAsked();
+        }
         if (step.isLast || stop || isDue(step.number, options.saveSteps)) {
           await save(step.number);
           stop = await isAsked();
         }
-        done = step.number;
       }
     } finally {
       // A step that failed before it changed anything, because of a reward, say, takes none of those before it along.
-      if (underWay === fingerprint() && done > saved) {
+      if (settled === fingerprint() && done > saved) {
         await save(done).catch(() => {}); // the error that ended the step is the one to tell
         if (saved === done) bar?.log(`the ${done} steps before are saved; to continue: ${howToResume(folder)}`);
       }
@@ -212,7 +226,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
       interrupt?.dispose();
     }
     if (done >= options.maxSteps) await finishRun(folder, state, source, options);
-    else await endInterrupted(folder, done);
+    else await endInterrupted(folder, done, interrupt?.requested() ?? false);
     await communicator.barrier(); // all leave together
   }
 
@@ -244,9 +258,9 @@ function createDisplay(
   };
 }
 
-/** After Ctrl-C: the last step is saved. */
-async function endInterrupted(folder: RunFolder, done: number): Promise<void> {
+/** After Ctrl-C, or a signal of the program's own: the last step is saved. */
+async function endInterrupted(folder: RunFolder, done: number, isKilled: boolean): Promise<void> {
   if (done > folder.step) await folder.report();
   if (!folder.silent) console.log(`stopped; to continue: ${howToResume(folder)}`);
-  process.exitCode = 130;
+  if (isKilled) process.exitCode = 130;
 }

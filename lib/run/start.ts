@@ -13,7 +13,7 @@ import { checkCompletions, checkSize, type SizeOptions } from './estimate.ts';
 import type { RunPlace } from './find_run.ts';
 import { modelOf, originOf, refuseOtherModel } from './origin.ts';
 import { createReporters, type ReporterOptions } from './reporters.ts';
-import { createRun, type Run, type StepOptions } from './run.ts';
+import { createRun, type Run, type RunHooks, type StepOptions } from './run.ts';
 import { claimRun, openRun, shareRun } from './run_folder.ts';
 import { changedOptions } from './saved_options.ts';
 import { createTrainingState, type StateOptions } from './training_state.ts';
@@ -49,7 +49,7 @@ export type Task<Problem, Options> = {
   shown: Record<string, string>;
   /** where there are several ranks: rank 0 reads and writes for all */
   communicator?: Communicator;
-};
+} & RunHooks;
 
 /** A run that is ready for its next step. */
 export type Started = {
