@@ -116,9 +116,11 @@ export const createRunCommand = (experiment: string, { modelName = 'models/tiny'
     .option('--save-total-limit <n>', 'checkpoints to keep', integer({ min: 1 }), 2)
     .option(
       '--report-to <names>',
-      'where metrics go besides its folder: tensorboard (default: none)',
+      'where metrics go besides its folder: tensorboard, wandb (default: none)',
       commaSeparated(reporterNames),
     )
+    .option('--wandb-project <name>', 'on Weights & Biases, with the key in WANDB_API_KEY (default: grpo-ts)')
+    .option('--wandb-run-name <name>', "what it is called there (default: as the run's folder)")
     .option('--resume <run>', 'continue: the folder of a run or of a checkpoint, or "latest"')
     .option('--config <file>', 'YAML or JSON with values of these options; the command line overrides them')
     .helpOption('-h, --help', 'display help for command')

@@ -6,6 +6,16 @@ import { appendToFile, writeFileAtomically } from '../folders.ts';
 /** One line of a log: the step that it belongs to, and anything else. Several lines may belong to one step. */
 export type LogEntry = { step: number; [name: string]: unknown };
 
+/** What is told of all that a run logs, when it is logged. */
+export type Reporter = {
+  /** a line of metrics.jsonl */
+  log: (entry: LogEntry) => void;
+  /** a text, in Markdown, under a name */
+  text: (step: number, name: string, text: string) => void;
+  /** waits until all has arrived */
+  close: () => Promise<void>;
+};
+
 /** Adds lines to a JSONL file. NaN and ±Infinity, which JSON does not have, are written as null. */
 export function appendEntries(file: string, entries: LogEntry[], options?: { create?: boolean }): void {
   appendToFile(file, entries.map((entry) => `${JSON.stringify(entry)}\n`).join(''), options);

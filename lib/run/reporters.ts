@@ -1,33 +1,28 @@
 /** Where a run's metrics go, besides into its folder. */
 import { oneLine, shown } from '../text.ts';
 import type { Sample } from './evaluation.ts';
-import type { LogEntry } from './metrics.ts';
+import type { Reporter } from './metrics.ts';
 import type { RunFolder } from './run_folder.ts';
 import { createTensorBoard } from './tensorboard.ts';
+import { createWandb, type WandbOptions } from './wandb.ts';
 
-/** What is told of all that a run logs, when it is logged. */
-export type Reporter = {
-  /** a line of metrics.jsonl */
-  log: (entry: LogEntry) => void;
-  /** a text, in Markdown, under a name */
-  text: (step: number, name: string, text: string) => void;
-  /** waits until all has arrived */
-  close: () => Promise<void>;
-};
-
-export const REPORTERS = ['tensorboard'] as const;
+export const REPORTERS = ['tensorboard', 'wandb'] as const;
 export type ReporterName = (typeof REPORTERS)[number];
 
-export type ReporterOptions = { reportTo?: ReporterName[] };
+export type ReporterOptions = { reportTo?: ReporterName[] } & WandbOptions;
 
 /** Opens what `options.reportTo` names; each is told the options of the run, which hold no keys. */
 export async function createReporters(
   { reportTo = [], ...options }: ReporterOptions & Record<string, unknown>,
-  { folder, step }: Pick<RunFolder, 'folder' | 'step'>,
+  run: Pick<RunFolder, 'folder' | 'step' | 'id' | 'history'>,
 ): Promise<Reporter[]> {
-  const reporters = reportTo.map(() => createTensorBoard(folder, step));
+  const reporters: Reporter[] = [];
+  for (const name of new Set(reportTo)) {
+    const reporter = name === 'wandb' ? await createWandb(options, run) : createTensorBoard(run.folder, run.step);
+    if (reporter) reporters.push(reporter);
+  }
   const rows = Object.entries(options).map(([name, value]) => [name, shown(value ?? null)]);
-  for (const reporter of reporters) reporter.text(step, 'options', table(['option', 'value'], rows));
+  for (const reporter of reporters) reporter.text(run.step, 'options', table(['option', 'value'], rows));
   return reporters;
 }
 

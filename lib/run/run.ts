@@ -7,10 +7,10 @@ import type { TrainingState } from '../training/state.ts';
 import { type Asking, type Evaluation, type Sample, sampleLine, watchEvaluation } from './evaluation.ts';
 import { type FinalModelOptions, finishRun } from './final_model.ts';
 import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
-import type { LogEntry } from './metrics.ts';
+import type { LogEntry, Reporter } from './metrics.ts';
 import { noticed } from './notices.ts';
 import { briefly, type Progress, progress } from './progress.ts';
-import { asMarkdown, type Reporter } from './reporters.ts';
+import { asMarkdown } from './reporters.ts';
 import { howToResume, type RunFolder } from './run_folder.ts';
 import { saveTrainingState } from './training_state.ts';
 

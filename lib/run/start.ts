@@ -1,4 +1,5 @@
 /** What a run does before its first step. */
+import { existsSync } from 'node:fs';
 import { type BackendName, type BackendOptions, initBackend } from '../backend/index.ts';
 import { loadWithTokenizer, locatePretrained, type Pretrained } from '../checkpoint/pretrained.ts';
 import type { ChatOptions, Tokenizer } from '../checkpoint/tokenizer.ts';
@@ -73,6 +74,7 @@ export async function startRun<Problem, Options extends StartOptions>(
   { experiment, train, test, buildPrompt, prepare, ...task }: Task<Problem, Options>,
 ): Promise<Started> {
   checkCompletions(options);
+  if (existsSync('.env')) process.loadEnvFile(); // keys of the hub and of W&B; what is set already stays
   const communicator = task.communicator ?? soloCommunicator();
   if (communicator.size > options.batchSize) {
     throw new UserError(

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import crc32c from 'crc-32/crc32c.js';
 import { appendToFile } from '../folders.ts';
-import type { Reporter } from './reporters.ts';
+import type { Reporter } from './metrics.ts';
 
 /**
  * Writes `events.out.tfevents.<seconds>.<host>` into a folder: numbers as scalars, texts as texts.
