@@ -22,8 +22,9 @@ import { scheduleFactor } from '../lib/training/schedule.ts';
 import type { TrainingState } from '../lib/training/state.ts';
 
 import { sameAnswer, type Verdict } from '../lib/environments/answers.ts';
-import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/environments/dataset.ts';
+import { itemsOfStep, type Problem } from '../lib/environments/dataset.ts';
 import { finiteReward } from '../lib/environments/reward.ts';
+import { loadData } from '../lib/environments/task.ts';
 
 import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
 import { runMain } from '../lib/cli/main.ts';
@@ -61,6 +62,7 @@ export const createCommand = () =>
     .option('--kl-coef <x>', 'β, weight of the KL to the initial policy', number({ min: 0, max: 1000 }), 0)
     .option('--clip-range <x>', 'ε, how far the ratio may fall below 1', number({ min: 0, max: 1 }), 0.2)
     .option('--clip-range-high <x>', 'how far it may rise above 1 (default: as --clip-range)', number({ min: 0 }))
+    .option('--task <name>', 'of tasks/, or a module: data, prompt and rules (default: --dataset)')
     .option('--format-reward <x>', 'for a wrong answer in its tags', number({ min: 0, max: 1 }), 0.1);
 
 export type Options = OptionsOf<typeof createCommand>;
@@ -71,20 +73,20 @@ const SYSTEM_PROMPT =
   'Solve the problem. Work step by step inside <think></think>, then give the final answer alone inside <answer></answer>.';
 
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
-export function buildPrompt(tokenizer: Tokenizer, { question }: Problem, options: Options): number[] {
-  const system = { role: 'system', content: options.systemPrompt ?? SYSTEM_PROMPT };
+export function buildPrompt(tokenizer: Tokenizer, { question, task }: Problem, options: Options): number[] {
+  const system = { role: 'system', content: options.systemPrompt ?? task?.systemPrompt ?? SYSTEM_PROMPT };
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
 /** What became of the answer, the last in its tags. Accuracies count the right ones, whatever is rewarded. */
-export function verdict(text: string, { answer }: Pick<Problem, 'answer'>): Verdict {
+export function verdict(text: string, { answer, task }: Pick<Problem, 'answer' | 'task'>): Verdict {
   const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1].trim();
-  return !given ? 'missing' : sameAnswer(given, answer) ? 'right' : 'wrong';
+  return task?.verdict?.(text) ?? (!given ? 'missing' : sameAnswer(given, answer) ? 'right' : 'wrong');
 }
 
 /** The rule that says how good a completion is. A wrong answer in its tags gets a little, as a hint towards the format. */
-export function reward(text: string, problem: Pick<Problem, 'answer'>, { formatReward }: Options): number {
-  return { right: 1, wrong: formatReward, missing: 0 }[verdict(text, problem)];
+export function reward(text: string, problem: Pick<Problem, 'answer' | 'task'>, { formatReward }: Options): number {
+  return problem.task?.reward?.(text) ?? { right: 1, wrong: formatReward, missing: 0 }[verdict(text, problem)];
 }
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -341,7 +343,7 @@ const toSample = ({ problem: { question, answer }, text, completion, reward, ...
 
 async function main(): Promise<void> {
   const options = parseRunOptions(createCommand());
-  const { train, test } = loadSplits(loadProblems, options, SUMS);
+  const { train, test } = await loadData(options, SUMS);
   const { run, state, tokenizer, reference } = await startRun(options, {
     ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt },
     reference: options.klCoef > 0,

@@ -72,20 +72,20 @@ const SYSTEM_PROMPT =
   'Solve the problem. Work step by step inside <think></think>, then give the final answer alone inside <answer></answer>.';
 
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */
-export function buildPrompt(tokenizer: Tokenizer, { question }: Problem, options: Options): number[] {
-  const system = { role: 'system', content: options.systemPrompt ?? SYSTEM_PROMPT };
+export function buildPrompt(tokenizer: Tokenizer, { question, task }: Problem, options: Options): number[] {
+  const system = { role: 'system', content: options.systemPrompt ?? task?.systemPrompt ?? SYSTEM_PROMPT };
   return tokenizer.chat([system, { role: 'user', content: question }], { addGenerationPrompt: true });
 }
 
 /** What became of the answer, the last in its tags. Accuracies count the right ones, whatever is rewarded. */
-export function verdict(text: string, { answer }: Pick<Problem, 'answer'>): Verdict {
+export function verdict(text: string, { answer, task }: Pick<Problem, 'answer' | 'task'>): Verdict {
   const given = [...text.matchAll(/<answer>(.*?)<\/answer>/gs)].at(-1)?.[1].trim();
-  return !given ? 'missing' : sameAnswer(given, answer) ? 'right' : 'wrong';
+  return task?.verdict?.(text) ?? (!given ? 'missing' : sameAnswer(given, answer) ? 'right' : 'wrong');
 }
 
 /** The rule that says how good a completion is. A wrong answer in its tags gets a little, as a hint towards the format. */
-export function reward(text: string, problem: Pick<Problem, 'answer'>, { formatReward }: Options): number {
-  return { right: 1, wrong: formatReward, missing: 0 }[verdict(text, problem)];
+export function reward(text: string, problem: Pick<Problem, 'answer' | 'task'>, { formatReward }: Options): number {
+  return problem.task?.reward?.(text) ?? { right: 1, wrong: formatReward, missing: 0 }[verdict(text, problem)];
 }
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,10 +4,18 @@ import { UserError } from '../errors.ts';
 import type { JsonObject } from '../json.ts';
 import { permutation } from '../random.ts';
 import { shown } from '../text.ts';
+import type { Verdict } from './answers.ts';
 import { readJsonLines } from './json_lines.ts';
 
-/** A question and what it should be answered with; all that stands on their line, for rewards; and which line that is. */
-export type Problem = { question: string; answer: string; columns: JsonObject; source: string };
+/** A question and what it should be answered with; all that stands on their line, for rewards; which line that is; and the rules of its task. */
+export type Problem = { question: string; answer: string; columns: JsonObject; source: string; task?: Rules };
+
+/** What a task puts in place of the experiment's own instructions and rules. */
+export type Rules = {
+  systemPrompt?: string | undefined;
+  verdict?: (text: string) => Verdict;
+  reward?: (text: string) => number;
+};
 
 /** Which columns hold question and answer: `--question-column` and `--answer-column`. */
 export type ColumnNames = { questionColumn?: string; answerColumn?: string };
@@ -63,7 +71,7 @@ export function loadSplits<T>(
   options: { dataset: string; evalDataset?: string; evalSize: number; seed: number } & ColumnNames,
   bundled: { train: string; test: string },
 ): { train: T[]; test: T[] } {
-  const { dataset, evalSize, seed } = options;
+  const { dataset, evalSize } = options;
   const evalDataset = options.evalDataset ?? (dataset === bundled.train ? bundled.test : undefined);
   const items = load(dataset, options);
   if (evalDataset) {
@@ -72,9 +80,22 @@ export function loadSplits<T>(
       console.log(`--eval-size ${evalSize}: ${evalDataset} has ${held.length}, all are asked`);
     return { train: items, test: held.slice(0, evalSize) };
   }
+  return holdOut(items, dataset, options);
+}
+
+/**
+ * Holds some items out, drawn at random.
+ * @param name - where they are from
+ * @throws {UserError} if there are too few
+ */
+export function holdOut<T>(
+  items: T[],
+  name: string,
+  { evalSize, seed }: { evalSize: number; seed: number },
+): { train: T[]; test: T[] } {
   if (items.length <= evalSize) {
     throw new UserError(
-      `${dataset} has ${items.length} items, too few to hold out ${evalSize}: lower --eval-size, or name held-out items with --eval-dataset`,
+      `${name} has ${items.length} items, too few to hold out ${evalSize}: lower --eval-size, or name held-out items with --eval-dataset`,
     );
   }
   const shuffled = permutation(items.length, seed).map((i) => items[i]);
