@@ -100,8 +100,10 @@ type Named = {
   loraRank?: number;
   loraAlpha?: number;
   loraTarget?: string[];
-  /** where metrics go besides the run's folder: `tensorboard` */
+  /** where metrics go besides the run's folder: `tensorboard`, `wandb` */
   reportTo?: string | string[];
+  wandbProject?: string;
+  wandbRunName?: string;
   backend?: string;
   threads?: number;
   /** variables of the chat template, and the day that it is told, as 2026-07-26 (default: that of the start) */
@@ -140,6 +142,8 @@ const NAMES: Record<keyof Named, string | null> = {
   loraAlpha: 'loraAlpha',
   loraTarget: 'loraTarget',
   reportTo: 'reportTo',
+  wandbProject: 'wandbProject',
+  wandbRunName: 'wandbRunName',
   backend: 'backend',
   threads: 'threads',
   maxResamples: 'maxResamples',
