@@ -22,9 +22,11 @@ afterAll(() => rmSync(temp, { recursive: true }));
 const options = (...flags: string[]) => parseOptions(createCommand(), ['node', 'train.ts', ...flags]);
 const question = (text: string) => [{ role: 'user', content: text }];
 
+const PEOPLE = { lengthBias: 0.02, indecision: 0.25 };
+
 describe('people', () => {
   it('prefer an answer the more surely, the more it is worth to them', () => {
-    const probability = (a: number, b: number) => people.preferenceProbability(a, b, { indecision: 0.25 });
+    const probability = (a: number, b: number) => people.preferenceProbability(a, b, PEOPLE);
     expect(probability(1, 1)).toBe(0.5);
     expect(probability(0.35, 0.1)).toBeCloseTo(1 / (1 + Math.exp(-1)), 12);
     expect(probability(0, 1) + probability(1, 0)).toBeCloseTo(1, 12);
@@ -32,7 +34,7 @@ describe('people', () => {
 
   it('like right answers, and long ones', () => {
     const worth = (reward: number, length: number) =>
-      people.utility({ reward, completion: new Array<number>(length).fill(1) }, { lengthBias: 0.02 });
+      people.utility({ reward, completion: new Array<number>(length).fill(1) }, PEOPLE);
     expect(worth(1, 10)).toBeCloseTo(1.2, 12);
     expect(worth(0.1, 30)).toBeCloseTo(0.7, 12);
   });

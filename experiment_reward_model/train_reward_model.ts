@@ -40,7 +40,7 @@ import { UserError } from '../lib/errors.ts';
 import { permutation, uniform } from '../lib/random.ts';
 import { inGroups, mean } from '../lib/statistics.ts';
 import { shown } from '../lib/text.ts';
-import { createCommand as createPolicyCommand, type Rollout, rollout } from '../experiment_base/train.ts';
+import { createCommand as createPolicyCommand, rollout } from '../experiment_base/train.ts';
 import { initBackend } from '../lib/backend/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -90,12 +90,15 @@ export type Options = ReturnType<ReturnType<typeof createCommand>['opts']>;
 /** What people say when they are shown two answers. */
 export type Preference = { prompt: string | ChatMessage[]; chosen: string; rejected: string };
 
+/** What people are like: what a token is worth to them, who find 1 for right, and how large a difference they barely see. */
+export type People = { lengthBias: number; indecision: number };
+
 /** What an answer is worth to people: what the rule says, and `lengthBias` for each token. */
-export const utility = (answer: Pick<Rollout, 'reward' | 'completion'>, { lengthBias }: Pick<Options, 'lengthBias'>) =>
+export const utility = (answer: { reward: number; completion: number[] }, { lengthBias }: People): number =>
   answer.reward + lengthBias * answer.completion.length;
 
 /** How likely the first of two answers is preferred, by what they are worth: σ((u₁ − u₂) / indecision). */
-export const preferenceProbability = (first: number, second: number, { indecision }: Pick<Options, 'indecision'>) =>
+export const preferenceProbability = (first: number, second: number, { indecision }: People): number =>
   1 / (1 + Math.exp((second - first) / indecision));
 
 /** Has the model answer each question `2 · numPairs` times, and people compare the answers two by two. */

@@ -1,6 +1,6 @@
 /** What notebooks and other people's code may import: the list is all there is. No line of an algorithm is in lib/. */
 export { initBackend } from './backend/index.ts';
-export { loadPretrained } from './checkpoint/pretrained.ts';
+export { loadPretrained, loadWithTokenizer } from './checkpoint/pretrained.ts';
 export { loadTokenizer, type Tokenizer } from './checkpoint/tokenizer.ts';
 export { createRunCommand, type OptionsOf, parseRunOptions } from './cli/command.ts';
 export { runMain } from './cli/main.ts';
@@ -34,6 +34,7 @@ export { itemsOfStep, loadProblems, loadSplits, type Problem } from './environme
 export { readJsonLines } from './environments/json_lines.ts';
 export { finiteReward } from './environments/reward.ts';
 export { createBm25, createEmbeddings, createRetriever, RETRIEVERS, searchTool } from './environments/search.ts';
+export { loadData } from './environments/task.ts';
 export { callTool, type Tool } from './environments/tool.ts';
 export { type Completion, generate } from './generation/generate.ts';
 export { disposeModel, type Model, trainable } from './model/model.ts';
@@ -49,4 +50,5 @@ export { accumulateGradients } from './training/gradients.ts';
 export { completionLogProbs, logProbsOf, microBatches, padRows } from './training/log_probs.ts';
 export { optimizerStep } from './training/optimizer_step.ts';
 export { scheduleFactor } from './training/schedule.ts';
+export { judgedSequence, scoresOf } from './training/scores.ts';
 export type { TrainingState } from './training/state.ts';

@@ -151,6 +151,15 @@ describe('gsm8k', () => {
     const { train, test } = await load('gsm8k', { dataset: temp, evalSize: 5 });
     expect([train.length, test.length, train[3].answer]).toEqual([12, 5, '1,003']);
     expect(train[3].task!.reward!('<think></think><answer>1003</answer>')).toBe(1);
+    const [strict, flexible] = await Promise.all(
+      ['strict', 'flexible'].map((rule) => load(`gsm8k/${rule}`, { dataset: temp })),
+    );
+    const rewards = ({ train }: typeof strict) =>
+      ['#### 1003', '1003 it is', 'None'].map((text) => train[3].task!.reward!(text));
+    expect([rewards(strict), rewards(flexible)]).toEqual([
+      [1, 0, 0],
+      [1, 1, 0],
+    ]);
     await expect(load('gsm8k', { dataset: 'tasks' })).rejects.toThrow(
       /must be a folder with train\.jsonl and test\.jsonl/,
     );

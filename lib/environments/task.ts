@@ -62,7 +62,8 @@ export async function loadData(
 export async function importTask(name: string): Promise<Task> {
   // As seen from this file; and, where all is compiled, from what is compiled of it.
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-  const own = /^\w+$/.test(name) ? new URL(`../../tasks/${name}/task.${extension}`, import.meta.url) : undefined;
+  const [, folder, file = 'task'] = /^(\w+)(?:\/(\w+))?$/.exec(name) ?? [];
+  const own = folder ? new URL(`../../tasks/${folder}/${file}.${extension}`, import.meta.url) : undefined;
   const isOwn = own && existsSync(fileURLToPath(own));
   if (!isOwn && !existsSync(name)) {
     throw new UserError(
