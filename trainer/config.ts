@@ -4,6 +4,7 @@ import * as cispo from '../experiment_cispo/train.ts';
 import * as dapo from '../experiment_dapo/train.ts';
 import * as drgrpo from '../experiment_drgrpo/train.ts';
 import * as gspo from '../experiment_gspo/train.ts';
+import * as tool from '../experiment_multiturn_tool/train.ts';
 import * as rloo from '../experiment_rloo/train.ts';
 import { parseOptions } from '../lib/cli/options.ts';
 import { UserError } from '../lib/errors.ts';
@@ -22,6 +23,22 @@ export const ALGORITHMS = {
   gspo,
   cispo,
 } as Record<LossType, unknown> as Record<LossType, Algorithm>;
+
+/** With tools, what they write is not trained on: an experiment of its own, of which there is GRPO alone. */
+const WITH_TOOLS = tool as unknown as Algorithm;
+
+/**
+ * The experiment behind a run.
+ * @throws {UserError} if there is none
+ */
+export function algorithmOf(lossType: LossType, { hasTools }: { hasTools: boolean }): Algorithm {
+  if (!Object.hasOwn(ALGORITHMS, lossType)) {
+    throw new UserError(`lossType must be one of ${Object.keys(ALGORITHMS).join(', ')}, found ${shown(lossType)}`);
+  }
+  if (!hasTools) return ALGORITHMS[lossType];
+  if (lossType === 'grpo') return WITH_TOOLS;
+  throw new UserError(`lossType ${lossType} has no conversations with tools: take grpo, or no tools`);
+}
 
 export type LossType = 'grpo' | 'dr_grpo' | 'rloo' | 'dapo' | 'gspo' | 'cispo';
 
@@ -94,6 +111,11 @@ type Named = {
   /** DAPO's: rounds in which flat groups are sampled anew; tokens before the limit that cost reward */
   maxResamples?: number;
   overlongCache?: number;
+  /** of a conversation with tools: turns, tokens of a turn and of a tool's answer, seconds of a call */
+  maxTurns?: number;
+  maxTurnTokens?: number;
+  maxToolTokens?: number;
+  toolTimeout?: number;
   gradientCheckpointing?: boolean;
   /** completion tokens in memory at once */
   microBatchTokens?: number;
@@ -136,6 +158,10 @@ const NAMES: Record<keyof Named, string | null> = {
   evalSteps: 'evalSteps',
   evalSamples: 'evalSamples',
   evalOnStart: 'evalOnStart',
+  maxTurns: 'maxTurns',
+  maxTurnTokens: 'maxTurnTokens',
+  maxToolTokens: 'maxToolTokens',
+  toolTimeout: 'toolTimeout',
   gradientCheckpointing: 'gradientCheckpointing',
   microBatchTokens: 'microBatchTokens',
   loraRank: 'loraRank',
@@ -170,22 +196,21 @@ const DEFAULTS: Named = { learningRate: 1e-6, maxCompletionLength: 256 };
  * @param args - as the user gives them
  * @param given.modelName - what is trained
  * @param given.prompts - how many there are to train on, of which epochs are made
+ * @param given.hasTools - whether the policy may call tools
  * @throws {UserError} naming an option that is not known, or has no such value
  */
 export function optionsOf(
   args: GRPOConfig,
-  { modelName, prompts, resume }: { modelName: string; prompts: number; resume?: string | undefined },
+  given: { modelName: string; prompts: number; resume?: string | undefined; hasTools?: boolean },
 ): base.Options {
+  const { modelName, prompts, resume, hasTools = false } = given;
   const { lossType = 'grpo', ...config } = { ...DEFAULTS, ...named(args) };
-  if (!Object.hasOwn(ALGORITHMS, lossType)) {
-    throw new UserError(`lossType must be one of ${Object.keys(ALGORITHMS).join(', ')}, found ${shown(lossType)}`);
-  }
   const { numTrainEpochs: epochs = 3, rewardTimeout: timeout = REWARD_TIMEOUT } = config;
   if (!(epochs > 0)) throw new UserError(`args.numTrainEpochs must be above 0, found ${shown(epochs)}`);
   if (!(timeout > 0 && timeout <= 1e6)) {
     throw new UserError(`args.rewardTimeout must be a number of seconds up to 1000000, found ${String(timeout)}`);
   }
-  const command = ALGORITHMS[lossType].createCommand();
+  const command = algorithmOf(lossType, { hasTools }).createCommand();
   const known = command.options.map((option) => option.attributeName());
   const flags = command.options.map((option) => option.long);
   const line = Object.entries(config).flatMap(([name, value]) => {

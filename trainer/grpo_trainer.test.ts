@@ -3,11 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
 import { openSafetensors } from '../lib/checkpoint/safetensors.ts';
+import { createCalculator } from '../lib/environments/calculator.ts';
 import { loadProblems } from '../lib/environments/dataset.ts';
 import { readMetrics } from '../lib/run/metrics.ts';
 import { BACKEND } from '../testing/processes.ts';
 import { at, run } from '../testing/script.ts';
-import { type GRPOConfig, GRPOTrainer, type LossType, type RewardInputs, type Row } from './index.ts';
+import { type GRPOConfig, GRPOTrainer, type LossType, type RewardInputs, type Row, type Tool } from './index.ts';
 
 vi.mock('../lib/run/interrupt.ts', () => ({
   onInterrupt: () => ({ requested: () => false, dispose: () => {} }), // signals of this process are those of the tests
@@ -175,4 +176,37 @@ it.each([
   const trainer = new GRPOTrainer({ ...right, args, ...wrong });
   await expect(trainer.train()).rejects.toThrow(message);
   expect(existsSync(outputDir)).toBe(false);
+});
+
+describe('tools', () => {
+  const PRODUCTS: Row[] = loadProblems('tasks/products/train.jsonl').map(({ question, answer }) => ({
+    prompt: [{ role: 'user', content: question }],
+    answer,
+  }));
+  const called = ({ calls }: RewardInputs) => calls.map((own) => own.filter(({ ok }) => ok).length);
+  const make = (outputDir: string, tools: Tool[], args: GRPOConfig = {}) =>
+    new GRPOTrainer({
+      ...{ model: 'models/tiny_tool', rewardFuncs: called, trainDataset: PRODUCTS, tools },
+      args: { ...ARGS, maxSteps: 8, batchSize: 8, maxCompletionLength: 80, outputDir, ...args },
+    });
+
+  it('are called, rewarded, and their answers are not trained on', async () => {
+    const outputDir = join(temp, 'tools');
+    await make(outputDir, [await createCalculator()]).train();
+    const metrics = readMetrics(join(outputDir, 'metrics.jsonl'));
+    const [first, last] = [metrics[0], metrics.at(-1)!].map((entry) => Number(entry['tools/call_frequency']));
+    expect(first).toBeGreaterThan(0);
+    expect(last).toBeGreaterThan(first + 0.3);
+    // A tool's answer is no choice of the policy: were it trained on, its log-probs of 0 would not be the policy's.
+    for (const entry of metrics) expect(entry['sampling/logp_difference_max']).toBeLessThan(1e-3);
+  });
+
+  it('are those that can be called, and of grpo alone', async () => {
+    const nameless = { name: 'two words', description: '', call: async () => ({ ok: true, text: '' }) };
+    await expect(make(join(temp, 'nameless'), [nameless]).train()).rejects.toThrow(/^a tool needs a name of its own/);
+    const calculator = [await createCalculator()];
+    const refused = make(join(temp, 'cispo'), calculator, { lossType: 'cispo' }).train();
+    await expect(refused).rejects.toThrow(/^lossType cispo has no conversations with tools/);
+    expect(existsSync(join(temp, 'nameless')) || existsSync(join(temp, 'cispo'))).toBe(false);
+  });
 });

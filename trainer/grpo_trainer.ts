@@ -5,11 +5,15 @@
 
 import type { Draw, Options, Rollout } from '../experiment_base/train.ts';
 import * as dapo from '../experiment_dapo/train.ts';
+import type * as tool from '../experiment_multiturn_tool/train.ts';
+import type { ChatMessage } from '../lib/checkpoint/chat_template.ts';
 import { saveCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { writeLora } from '../lib/checkpoint/lora_files.ts';
 import { loadPretrained } from '../lib/checkpoint/pretrained.ts';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { type Call, checkTools, converse, describeTools } from '../lib/environments/conversation.ts';
 import { itemsOfStep } from '../lib/environments/dataset.ts';
+import type { Tool } from '../lib/environments/tool.ts';
 import { UserError } from '../lib/errors.ts';
 import { generate } from '../lib/generation/generate.ts';
 import { mergeLora } from '../lib/model/lora.ts';
@@ -21,7 +25,7 @@ import type { RunHooks } from '../lib/run/run.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { type Started, startRun } from '../lib/run/start.ts';
 import { mean, sampleStd } from '../lib/statistics.ts';
-import { ALGORITHMS, type GRPOConfig, type LossType, optionsOf, REWARD_TIMEOUT } from './config.ts';
+import { ALGORITHMS, algorithmOf, type GRPOConfig, type LossType, optionsOf, REWARD_TIMEOUT } from './config.ts';
 import { type Dataset, type Example, readDataset } from './dataset.ts';
 import { callRewards, namesOf, type RewardFunction, type RewardModel, rewardModel } from './rewards.ts';
 
@@ -39,6 +43,8 @@ export type GRPOTrainerOptions = {
   refModel?: string;
   /** trains an adapter, in place of all weights */
   peftConfig?: PeftConfig;
+  /** what the policy may call in the middle of a completion; what a tool answers is not trained on */
+  tools?: Tool[];
   callbacks?: Callbacks;
 };
 
@@ -59,7 +65,7 @@ const EXPERIMENT = 'trainer';
 const SHOWN = { reward: 'reward', 'held-out reward': 'eval/reward', 'tokens/s': 'tokens_per_second' };
 
 /** A completion with its rewards, of which an algorithm sees the sum. */
-type Graded = Rollout & { example: Example; rewards: (number | null)[] };
+type Graded = Rollout & { example: Example; rewards: (number | null)[]; mask: number[]; calls: Call[] };
 
 export class GRPOTrainer {
   readonly #options: GRPOTrainerOptions;
@@ -67,6 +73,7 @@ export class GRPOTrainer {
   readonly #names: string[];
   readonly #weights: number[];
   readonly #lossType: LossType;
+  readonly #tools: Tool[];
   #started: Started | undefined;
   #examples: Promise<{ train: Example[]; test: Example[] }> | undefined;
 
@@ -77,6 +84,7 @@ export class GRPOTrainer {
       return typeof reward === 'string' ? rewardModel(reward, options.args ?? {}) : reward;
     });
     this.#names = namesOf(this.#functions);
+    this.#tools = options.tools ?? [];
     this.#lossType = options.args?.lossType ?? 'grpo';
     this.#weights = options.args?.rewardWeights ?? this.#functions.map(() => 1);
     if (this.#weights.length !== this.#functions.length || !this.#weights.every(Number.isFinite)) {
@@ -110,20 +118,32 @@ export class GRPOTrainer {
     // A template that tells the date tells the same one, whenever the run goes on.
     const before = resume === undefined ? undefined : findRun(resume, { experiment: EXPERIMENT }).options.templateDate;
     const templateDate = args.templateDate ?? (before as string | undefined);
-    const options = optionsOf({ ...args, templateDate }, { modelName, prompts: train.length, resume });
+    const hasTools = this.#tools.length > 0;
+    const options = optionsOf({ ...args, templateDate }, { modelName, prompts: train.length, resume, hasTools });
     const lossType = this.#lossType;
-    const algorithm = ALGORITHMS[lossType];
+    const algorithm = algorithmOf(lossType, { hasTools });
     // What the folder keeps: not the experiment's task, but what is the trainer's.
     const { dataset, evalDataset, questionColumn, answerColumn, evalSize, systemPrompt, formatReward, ...kept } =
       options;
-    const own = { lossType, rewardFuncs: this.#names, rewardWeights: this.#weights, refModel };
+    const tools = this.#tools.map(({ name }) => name);
+    const own = { lossType, rewardFuncs: this.#names, rewardWeights: this.#weights, refModel, tools };
     let otherReference: Model | undefined;
     this.#started = await startRun(
       { ...kept, ...own },
       {
-        ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt, ...callbacks, ...(signal && { signal }) },
+        ...{
+          experiment: EXPERIMENT,
+          shown: SHOWN,
+          train,
+          test,
+          buildPrompt: this.#buildPrompt,
+          ...callbacks,
+          ...(signal && { signal }),
+        },
         reference: options.klCoef > 0 && refModel === undefined,
-        prepare: async ({ vocabSize }) => {
+        prepare: async (tokenizer) => {
+          if (hasTools) checkTools(tokenizer, this.#tools);
+          const { vocabSize } = tokenizer;
           for (const reward of this.#functions) if ('load' in reward) await reward.load();
           if (refModel === undefined || options.klCoef === 0) return;
           otherReference = await loadPretrained(refModel);
@@ -175,7 +195,7 @@ export class GRPOTrainer {
     if (!evalDataset) throw new UserError('evaluate() asks the prompts of evalDataset: give the trainer one');
     const { state, tokenizer } = this.#afterTraining('evaluate()');
     const { test } = await this.#read();
-    const options = optionsOf(args, { modelName, prompts: 1 });
+    const options = optionsOf(args, { modelName, prompts: 1, hasTools: this.#tools.length > 0 });
     const how = { samples: options.evalSamples };
     return (await this.#evaluate(state.model, tokenizer, test, how, options)).metrics;
   }
@@ -203,6 +223,12 @@ export class GRPOTrainer {
     throw new UserError(`${what} is about the model that train() has trained: call that first`);
   }
 
+  /** The prompt's token ids: a text as it is, a conversation through the chat template; a system prompt tells of tools. */
+  readonly #buildPrompt = (tokenizer: Tokenizer, { prompt }: Example): number[] => {
+    if (typeof prompt === 'string') return tokenizer.encode(prompt);
+    return tokenizer.chat(this.#tools.length > 0 ? withTools(prompt, this.#tools) : prompt);
+  };
+
   /** Samples completions of prompts and has them rewarded: those of prompt 0 first. */
   async #rollout(
     model: Model,
@@ -212,9 +238,14 @@ export class GRPOTrainer {
     options: Options & { onProgress?: Asking['onProgress'] },
   ): Promise<Graded[]> {
     const G = options.numGenerations;
-    const prompts = examples.map((example) => buildPrompt(tokenizer, example));
+    const prompts = examples.map((example) => this.#buildPrompt(tokenizer, example));
+    const conversation =
+      this.#tools.length > 0
+        ? converse(tokenizer, this.#tools, { ...(options as unknown as tool.Options), rows: prompts.length * G })
+        : undefined;
     const completions = await generate(model, prompts, G, {
       ...options,
+      ...(conversation && { react: conversation.react }),
       eosTokenIds: model.config.eosTokenIds,
       random: (row, position) => draw(Math.floor(row / G), row % G, position),
     });
@@ -228,11 +259,12 @@ export class GRPOTrainer {
         typeof of(row).prompt === 'string' ? text : [{ role: 'assistant', content: text }],
       ),
       completionIds: completions.map(({ tokens }) => tokens),
+      calls: conversation?.calls ?? completions.map(() => []),
     };
     const { rewardTimeout: timeout = REWARD_TIMEOUT } = this.#options.args ?? {};
     const graded = await callRewards(this.#functions, inputs, { weights: this.#weights, timeout });
-    return completions.map(({ tokens, logProbs, finishReason }, row) => ({
-      example: of(row),
+    return completions.map(({ tokens, logProbs, mask, finishReason }, row) => ({
+      ...{ example: of(row), mask, calls: conversation?.calls[row] ?? [] },
       problem: { question: questionOf(of(row)), answer: '', columns: of(row).columns, source: of(row).source },
       ...{ prompt: prompts[Math.floor(row / G)], completion: tokens, oldLogProbs: logProbs, text: texts[row] },
       ...{ finishReason, verdict: 'missing' as const, ...graded[row] },
@@ -287,7 +319,16 @@ export class GRPOTrainer {
     const { rolloutMetrics } = ALGORITHMS[this.#lossType];
     const all = Object.entries(rolloutMetrics(rollouts, options));
     const isAboutAnswers = (name: string) => /^rewards\/accuracy|mean_(right|wrong)_length$/.test(name);
-    return { ...Object.fromEntries(all.filter(([name]) => !isAboutAnswers(name))), ...this.#perFunction(rollouts) };
+    const calls = rollouts.flatMap(({ calls }) => calls);
+    const perTool = {
+      'tools/call_frequency': calls.length / rollouts.length,
+      'tools/failure_frequency': mean(calls.map(({ ok }) => Number(!ok))),
+    };
+    return {
+      ...Object.fromEntries(all.filter(([name]) => !isAboutAnswers(name))),
+      ...this.#perFunction(rollouts),
+      ...(this.#tools.length > 0 ? perTool : {}),
+    };
   }
 
   /** Mean and standard deviation of each reward function, over those completions that it has a reward for. */
@@ -312,15 +353,21 @@ export class GRPOTrainer {
   }
 }
 
+/** A conversation whose system prompt says how tools are called, and which there are. */
+function withTools(prompt: ChatMessage[], tools: Tool[]): ChatMessage[] {
+  const [first, ...rest] = prompt;
+  const [own, others] = first.role === 'system' ? [first.content, rest] : ['', prompt];
+  return [{ role: 'system', content: [own, CALLING, describeTools(tools)].filter(Boolean).join('\n') }, ...others];
+}
+
+const CALLING =
+  'You can call a tool: write <tool:NAME>what it is to work on</tool>, and its answer follows inside <result></result>. Give the final answer inside <answer></answer>, which ends the conversation. The tools:';
+
 const loraOptions = ({ r, loraAlpha, targetModules }: PeftConfig): GRPOConfig => ({
   loraRank: r,
   ...(loraAlpha === undefined ? {} : { loraAlpha }),
   ...(targetModules === undefined ? {} : { loraTarget: [targetModules].flat() }),
 });
-
-/** The prompt's token ids: a text as it is, a conversation through the chat template. */
-const buildPrompt = (tokenizer: Tokenizer, { prompt }: Example): number[] =>
-  typeof prompt === 'string' ? tokenizer.encode(prompt) : tokenizer.chat(prompt, { addGenerationPrompt: true });
 
 /** What a prompt asks, for people: a text, or the last message. */
 const questionOf = ({ prompt }: Example): string => (typeof prompt === 'string' ? prompt : prompt.at(-1)!.content);

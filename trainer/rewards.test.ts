@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { callRewards, namesOf, type RewardFunction, type RewardInputs } from './rewards.ts';
 
 const INPUTS: RewardInputs = {
-  ...{ prompts: ['1+1', '1+1', '2+2'], completions: ['2', '3', '4'], completionIds: [[5], [6], [7]] },
+  ...{ prompts: ['1+1', '1+1', '2+2'], completions: ['2', '3', '4'], calls: [], completionIds: [[5], [6], [7]] },
   answer: ['2', '2', '4'],
 };
 const right: RewardFunction = ({ completions, answer }) => completions.map((text, i) => Number(text === answer[i]));

@@ -2,6 +2,7 @@
 import { basename } from 'node:path';
 import type { ChatMessage } from '../lib/checkpoint/chat_template.ts';
 import { loadWithTokenizer } from '../lib/checkpoint/pretrained.ts';
+import type { Call } from '../lib/environments/conversation.ts';
 import { UserError } from '../lib/errors.ts';
 import { shown } from '../lib/text.ts';
 import { judgedSequence, scoresOf } from '../lib/training/scores.ts';
@@ -16,6 +17,8 @@ export type RewardInputs = {
   completions: (string | ChatMessage[])[];
   /** token ids, that of the end included */
   completionIds: number[][];
+  /** what was called, and what came of it; without tools nothing */
+  calls: Call[][];
   [column: string]: unknown[];
 };
 
