@@ -8,7 +8,15 @@ import { loadProblems } from '../lib/environments/dataset.ts';
 import { readMetrics } from '../lib/run/metrics.ts';
 import { BACKEND } from '../testing/processes.ts';
 import { at, run } from '../testing/script.ts';
-import { type GRPOConfig, GRPOTrainer, type LossType, type RewardInputs, type Row, type Tool } from './index.ts';
+import {
+  type Environment,
+  type GRPOConfig,
+  GRPOTrainer,
+  type LossType,
+  type RewardInputs,
+  type Row,
+  type Tool,
+} from './index.ts';
 
 vi.mock('../lib/run/interrupt.ts', () => ({
   onInterrupt: () => ({ requested: () => false, dispose: () => {} }), // signals of this process are those of the tests
@@ -199,6 +207,46 @@ describe('tools', () => {
     expect(last).toBeGreaterThan(first + 0.3);
     // A tool's answer is no choice of the policy: were it trained on, its log-probs of 0 would not be the policy's.
     for (const entry of metrics) expect(entry['sampling/logp_difference_max']).toBeLessThan(1e-3);
+  });
+
+  it('of an environment share its state, which is each completion’s own', async () => {
+    const calculator = await createCalculator();
+    const ended: { used: number; expected: string }[] = [];
+    const make = (): Environment & { used: number; expected: string } => {
+      const own = {
+        ...{ used: 0, expected: '' },
+        reset: ({ answer }: Row) => {
+          own.expected = String(answer);
+        },
+        tools: [
+          {
+            ...calculator,
+            call: (...args: Parameters<Tool['call']>) => {
+              own.used++;
+              return calculator.call(...args);
+            },
+          },
+        ],
+      };
+      return own;
+    };
+    const used = ({ environments, calls, answer }: RewardInputs) =>
+      (environments as ReturnType<typeof make>[]).map((own, i) => {
+        ended.push(own);
+        expect([own.used, own.expected]).toEqual([calls[i].length, answer[i]]);
+        return own.used;
+      });
+    const trainer = new GRPOTrainer({
+      ...{ model: 'models/tiny_tool', rewardFuncs: used, trainDataset: PRODUCTS, environment: make },
+      args: { ...ARGS, maxSteps: 2, maxCompletionLength: 80, outputDir: join(temp, 'environment') },
+    });
+    const { metrics } = await trainer.train();
+    expect(metrics['rewards/used/mean']).toBe(metrics['tools/call_frequency']);
+    expect([ended.length, new Set(ended).size]).toEqual([32, 32]);
+    expect(new Set(ended.map(({ used }) => used)).size).toBeGreaterThan(1);
+    const both = { tools: [calculator], environment: make };
+    const args = { model: 'models/tiny_tool', rewardFuncs: used, trainDataset: PRODUCTS };
+    expect(() => new GRPOTrainer({ ...args, ...both })).toThrow(/^give either tools or an environment/);
   });
 
   it('are those that can be called, and of grpo alone', async () => {

@@ -26,7 +26,7 @@ import { measureSpeed } from '../lib/run/speed.ts';
 import { type Started, startRun } from '../lib/run/start.ts';
 import { mean, sampleStd } from '../lib/statistics.ts';
 import { ALGORITHMS, algorithmOf, type GRPOConfig, type LossType, optionsOf, REWARD_TIMEOUT } from './config.ts';
-import { type Dataset, type Example, readDataset } from './dataset.ts';
+import { type Dataset, type Example, type Row, readDataset } from './dataset.ts';
 import { callRewards, namesOf, type RewardFunction, type RewardModel, rewardModel } from './rewards.ts';
 
 /** What is trained, on what, and how. */
@@ -45,7 +45,17 @@ export type GRPOTrainerOptions = {
   peftConfig?: PeftConfig;
   /** what the policy may call in the middle of a completion; what a tool answers is not trained on */
   tools?: Tool[];
+  /** makes what a completion acts in: one for each, whose tools share its state */
+  environment?: () => Environment;
   callbacks?: Callbacks;
+};
+
+/** What one completion acts in. Rewards find it in `environments`, as it is at the end. */
+export type Environment = {
+  /** puts it into its first state, for a line of the data set */
+  reset?: (row: Row) => void | Promise<void>;
+  /** what can be done in it; all environments have tools of the same names */
+  tools: Tool[];
 };
 
 /** As PEFT's LoraConfig: rank, scale (default: twice the rank), projections (default: all). */
@@ -84,7 +94,9 @@ export class GRPOTrainer {
       return typeof reward === 'string' ? rewardModel(reward, options.args ?? {}) : reward;
     });
     this.#names = namesOf(this.#functions);
-    this.#tools = options.tools ?? [];
+    if (options.tools && options.environment)
+      throw new UserError('give either tools or an environment, which has its own');
+    this.#tools = options.environment?.().tools ?? options.tools ?? [];
     this.#lossType = options.args?.lossType ?? 'grpo';
     this.#weights = options.args?.rewardWeights ?? this.#functions.map(() => 1);
     if (this.#weights.length !== this.#functions.length || !this.#weights.every(Number.isFinite)) {
@@ -239,10 +251,10 @@ export class GRPOTrainer {
   ): Promise<Graded[]> {
     const G = options.numGenerations;
     const prompts = examples.map((example) => this.#buildPrompt(tokenizer, example));
-    const conversation =
-      this.#tools.length > 0
-        ? converse(tokenizer, this.#tools, { ...(options as unknown as tool.Options), rows: prompts.length * G })
-        : undefined;
+    const environments = await this.#environments(examples, G);
+    const toolsOf = (row: number) => environments[row]?.tools ?? this.#tools;
+    const limits = { ...(options as unknown as tool.Options), rows: prompts.length * G };
+    const conversation = this.#tools.length > 0 ? converse(tokenizer, toolsOf, limits) : undefined;
     const completions = await generate(model, prompts, G, {
       ...options,
       ...(conversation && { react: conversation.react }),
@@ -260,6 +272,7 @@ export class GRPOTrainer {
       ),
       completionIds: completions.map(({ tokens }) => tokens),
       calls: conversation?.calls ?? completions.map(() => []),
+      ...(environments.length > 0 && { environments }),
     };
     const { rewardTimeout: timeout = REWARD_TIMEOUT } = this.#options.args ?? {};
     const graded = await callRewards(this.#functions, inputs, { weights: this.#weights, timeout });
@@ -269,6 +282,18 @@ export class GRPOTrainer {
       ...{ prompt: prompts[Math.floor(row / G)], completion: tokens, oldLogProbs: logProbs, text: texts[row] },
       ...{ finishReason, verdict: 'missing' as const, ...graded[row] },
     }));
+  }
+
+  /** One environment for each completion, in its first state; none where there are none. */
+  async #environments(examples: Example[], count: number): Promise<Environment[]> {
+    const { environment } = this.#options;
+    if (!environment) return [];
+    const make = async ({ prompt, columns }: Example) => {
+      const made = environment();
+      await made.reset?.({ ...columns, prompt });
+      return made;
+    };
+    return Promise.all(examples.flatMap((example) => Array.from({ length: count }, () => make(example))));
   }
 
   /** The completions of a step: with DAPO, flat groups are sampled anew, and what is too long loses reward. */

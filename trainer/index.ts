@@ -4,5 +4,11 @@ export type { Call } from '../lib/environments/conversation.ts';
 export type { Tool, ToolResult } from '../lib/environments/tool.ts';
 export type { GRPOConfig, LossType } from './config.ts';
 export type { Dataset, Row } from './dataset.ts';
-export { type Callbacks, GRPOTrainer, type GRPOTrainerOptions, type PeftConfig } from './grpo_trainer.ts';
+export {
+  type Callbacks,
+  type Environment,
+  GRPOTrainer,
+  type GRPOTrainerOptions,
+  type PeftConfig,
+} from './grpo_trainer.ts';
 export type { Prompt, RewardFunction, RewardInputs } from './rewards.ts';

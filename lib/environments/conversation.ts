@@ -28,12 +28,12 @@ export type ConversationOptions = {
 /**
  * The tools' side of all conversations of a batch: `react` is asked after each token that was sampled. A conversation
  * goes on after a call that worked; it ends with an answer, a call that failed, or a budget that is spent.
- * @param tools - what the policy may call
+ * @param tools - what the policy may call; or that of each conversation, by its place
  * @returns `calls`, those of each conversation so far, and `react`, for `generate`
  */
 export function converse(
   tokenizer: Tokenizer,
-  tools: Tool[],
+  tools: Tool[] | ((place: number) => Tool[]),
   { rows, ...options }: ConversationOptions & { rows: number },
 ): {
   calls: Call[][];
@@ -51,7 +51,8 @@ export function converse(
     const [, name, body] = CALL.exec(text) ?? [];
     if (name === undefined) return isLong ? { finish: 'length' } : undefined;
     if (calls[place].length + 1 >= options.maxTurns) return { finish: 'length' };
-    const tool = tools.find((tool) => tool.name === name);
+    const own = typeof tools === 'function' ? tools(place) : tools;
+    const tool = own.find((tool) => tool.name === name);
     const result = tool
       ? await callTool(tool, body, options)
       : { ok: false, text: `error: there is no tool "${name}"` };
