@@ -138,29 +138,33 @@ async function loadTask(name: string, options: Options) {
   return { train: train.map(rowOf), test: test.map(rowOf), rule };
 }
 
-async function main(): Promise<void> {
-  const options = parseOptions(createCommand());
+/**
+ * The trainer that a command line asks for.
+ * @throws {UserError} if prompts or rewards are missing, or cannot be loaded
+ */
+export async function createTrainer(options: Options): Promise<GRPOTrainer> {
   const task = options.task === undefined ? undefined : await loadTask(options.task, options);
-  const dataset = task?.train ?? options.dataset;
-  if (dataset === undefined) throw new UserError('there are no prompts: name a file with --dataset, or a --task');
-  const own = await importRewards(options.reward ?? []);
-  const rewardFuncs = [
-    ...(task && own.length === 0 && !options.rewardModel ? [task.rule] : []),
-    ...own,
-    ...(options.rewardModel ?? []),
-  ];
+  const trainDataset = task?.train ?? options.dataset;
+  if (trainDataset === undefined) throw new UserError('there are no prompts: name a file with --dataset, or a --task');
+  const own = [...(await importRewards(options.reward ?? [])), ...(options.rewardModel ?? [])];
+  const rewardFuncs = own.length === 0 && task ? [task.rule] : own;
   if (rewardFuncs.length === 0) {
     throw new UserError('there is no reward: name a module with --reward, a --reward-model, or a --task that has one');
   }
-  if (options.resume && options.outputDir === undefined)
+  if (options.resume && options.outputDir === undefined) {
     throw new UserError('--resume continues the run in --output-dir: name that folder');
+  }
   const evalDataset = task?.test ?? options.evalDataset;
-  const trainer = new GRPOTrainer({
-    ...{ model: options.modelName, rewardFuncs, args: configOf(options), trainDataset: dataset },
+  return new GRPOTrainer({
+    ...{ model: options.modelName, rewardFuncs, args: configOf(options), trainDataset },
     ...(evalDataset === undefined || evalDataset.length === 0 ? {} : { evalDataset }),
     ...(options.refModel === undefined ? {} : { refModel: options.refModel }),
   });
-  await trainer.train({ resumeFromCheckpoint: options.resume ?? false });
+}
+
+async function main(): Promise<void> {
+  const options = parseOptions(createCommand());
+  await (await createTrainer(options)).train({ resumeFromCheckpoint: options.resume ?? false });
 }
 
 await runMain(import.meta.url, main);

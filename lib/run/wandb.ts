@@ -44,6 +44,7 @@ export async function createWandb(
     console.log(`wandb: ${why}: nothing is sent, ${here}`);
     return undefined;
   }
+  let isRefused = false; // asking again would not help
   const post = async (path: string, body: object): Promise<unknown> => {
     const response = await fetch(server + path, {
       method: 'POST',
@@ -54,7 +55,10 @@ export async function createWandb(
       body: JSON.stringify(body),
       signal: AbortSignal.timeout(PATIENCE),
     });
-    if (!response.ok) throw new Error(`${new URL(server).host} answers ${response.status}`);
+    if (!response.ok) {
+      isRefused = [400, 401, 403, 404].includes(response.status);
+      throw new Error(`${new URL(server).host} answers ${response.status}`);
+    }
     return response.json().catch(() => ({}));
   };
   const ask = async (query: string, variables: object): Promise<JsonObject> => {
@@ -103,7 +107,7 @@ export async function createWandb(
   };
   const inTurn = () => (sending = sending.then(send));
   await inTurn();
-  if (complaint) console.log(`wandb: ${complaint}: it is tried again; ${here}`);
+  if (complaint) console.log(`wandb: ${complaint}${isRefused ? '' : ': it is tried again'}; ${here}`);
   let timer: NodeJS.Timeout | undefined;
   return {
     log: (entry: LogEntry) => {
@@ -120,7 +124,8 @@ export async function createWandb(
       clearTimeout(timer);
       for (let tries = 1; tries <= TRIES; tries++) {
         await inTurn();
-        if (complaint && tries < TRIES) await setTimeout(COLLECT);
+        if (!complaint || isRefused) break;
+        if (tries < TRIES) await setTimeout(COLLECT);
       }
       if (stream !== undefined && !complaint) await post(stream, { complete: true, exitcode: 0 }).catch(() => {});
       const left = lines.length - offset;
