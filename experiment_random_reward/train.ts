@@ -65,7 +65,7 @@ export type Options = OptionsOf<typeof createCommand>;
 
 // ─── Task: prompt and reward ─────────────────────────────────────────────────────────────────────────────────────────
 
-const SYSTEM_PROMPT =
+export const SYSTEM_PROMPT =
   'Solve the problem. Work step by step inside <think></think>, then give the final answer alone inside <answer></answer>.';
 
 /** The prompt's token ids, tokenised once: what is sampled after them is never turned into text and back. */

@@ -120,8 +120,10 @@ it('trains a reward model from answers that people compare, or from a file of pr
   const [sums, mine, first, second] = ['sums.jsonl', 'mine.jsonl', 'first', 'second'].map((name) => join(temp, name));
   const lines = readFileSync('tasks/sums/train.jsonl', 'utf8').split('\n').slice(0, 60);
   writeFileSync(sums, lines.join('\n'));
-  const preference = { prompt: question('1+1'), chosen: '<answer>2</answer>', rejected: '2' };
-  writeFileSync(mine, `${JSON.stringify(preference)}\n`.repeat(12));
+  const preferences = Array.from({ length: 12 }, (_, i) => {
+    return { prompt: question(`${i}+1`), chosen: `<answer>${i + 1}</answer>`, rejected: `${i + 1}` };
+  });
+  writeFileSync(mine, preferences.map((preference) => JSON.stringify(preference)).join('\n'));
   const script = 'experiment_reward_model/train_reward_model.ts';
   const flags = ['--held-out', '6', '--backend', BACKEND, '--batch-size', '4', '--epochs', '3'];
   const [compared, given] = await Promise.all([
@@ -144,6 +146,25 @@ it('trains a reward model from answers that people compare, or from a file of pr
   expect(mean(metrics.map(({ reward }) => Number(reward)))).not.toBeCloseTo(
     mean(metrics.map((entry) => Number(entry['rewards/accuracy/mean']))),
     2,
+  );
+});
+
+it.each([
+  ['{"prompt":"x","chosen":"a","rejected":"a"}', /:1: "chosen" and "rejected" are the same: there is no preference/],
+  ['{"prompt":[1],"chosen":"a","rejected":"b"}', /:1: "prompt" must be a text or a list of .* found \[1\]/],
+  ['{"prompt":"x","chosen":"","rejected":"b"}', /:1: "chosen" must be a text, found ""/],
+])('refuses the preference %s', (line, message) => {
+  const file = join(temp, 'wrong.jsonl');
+  writeFileSync(file, line);
+  expect(() => people.loadPreferences(file, 0)).toThrow(message);
+});
+
+it('puts a reward model where nothing is, before time is spent', async () => {
+  const script = 'experiment_reward_model/train_reward_model.ts';
+  const { code, stderr, stdout } = await run(['--output-dir', 'models/tiny'], { script });
+  expect([code, stdout]).toEqual([2, '']);
+  expect(stderr).toMatch(
+    /^error: --output-dir models\/tiny holds something already: name a new folder, or remove it\n$/,
   );
 });
 

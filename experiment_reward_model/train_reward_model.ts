@@ -12,13 +12,15 @@
  *
  * What is simplified: two answers are compared, not four to nine at once; everybody agrees on what they like.
  */
+import { mkdirSync, readdirSync } from 'node:fs';
 import { Command } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
-import type { ChatMessage } from '../lib/checkpoint/chat_template.ts';
+import { type ChatMessage, isConversation } from '../lib/checkpoint/chat_template.ts';
 import { saveCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { loadWithTokenizer } from '../lib/checkpoint/pretrained.ts';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { scores } from '../lib/model/llama.ts';
+import { mergeLora } from '../lib/model/lora.ts';
 import type { Model } from '../lib/model/model.ts';
 import { withScoreHead } from '../lib/model/score_head.ts';
 
@@ -60,6 +62,7 @@ export const createCommand = () =>
       0.02,
     )
     .option('--indecision <x>', 'how large a difference people barely see', number({ above: 0, max: 100 }), 0.25)
+    .option('--max-new-tokens <n>', 'of an answer', integer({ min: 1 }), 32)
     .option('--preferences <file>', 'JSONL with prompt, chosen and rejected a line, in place of all that')
     .optionsGroup('Training:')
     .option('--epochs <n>', 'passes over the pairs', integer({ min: 1, max: 1000 }), 2)
@@ -68,14 +71,14 @@ export const createCommand = () =>
     .option('--warmup-steps <n>', 'updates over which it rises', integer({ min: 0 }), 10)
     .option('--centering <x>', 'weight of the term that keeps scores around 0', number({ min: 0, max: 1000 }), 0.01)
     .option('--held-out <n>', 'pairs that are not trained on', integer({ min: 1 }), 400)
-    .option('--micro-batch-tokens <n>', 'tokens in memory at once', integer({ min: 1 }), 8192)
+    .option('--micro-batch-tokens <n>', 'tokens of answers in memory at once', integer({ min: 1 }), 8192)
     .option(
       '--seed <n>',
       'of answers, preferences, weights and order',
       integer({ min: 0, max: Number.MAX_SAFE_INTEGER }),
       0,
     )
-    .option('--output-dir <folder>', 'where the reward model goes', 'runs/reward_model')
+    .option('--output-dir <folder>', 'where the reward model goes: a new folder', 'runs/reward_model')
     .helpOption('-h, --help', 'display help for command')
     .optionsGroup('Backend:')
     .addOption(backendOptions.backend())
@@ -109,7 +112,7 @@ async function askPeople(model: Model, tokenizer: Tokenizer, options: Options): 
   for (let begin = 0; begin < problems.length; begin += 100) {
     const asked = problems.slice(begin, begin + 100);
     const draw = (problem: number, ...token: number[]) => uniform(options.seed, 0, begin + problem, ...token);
-    const sampling = { ...policy, numGenerations: 2 * options.numPairs };
+    const sampling = { ...policy, numGenerations: 2 * options.numPairs, maxNewTokens: options.maxNewTokens };
     const pairs = inGroups(await rollout(model, tokenizer, asked, draw, sampling), 2);
     for (const [i, [first, second]] of pairs.entries()) {
       if (first.text === second.text) continue;
@@ -122,15 +125,31 @@ async function askPeople(model: Model, tokenizer: Tokenizer, options: Options): 
   return preferences;
 }
 
-/** @throws {UserError} naming the line, if one is no preference */
-export const loadPreferences = (file: string): Preference[] =>
-  readJsonLines(file, ({ prompt, chosen, rejected }) => {
+/**
+ * Preferences of a file, those of a prompt side by side, so that none of it is held out while another is trained on.
+ * @throws {UserError} naming the line, if one is no preference
+ */
+export function loadPreferences(file: string, seed: number): Preference[] {
+  const read = readJsonLines(file, ({ prompt, chosen, rejected }) => {
     for (const [name, text] of Object.entries({ chosen, rejected })) {
-      if (typeof text !== 'string') throw new Error(`"${name}" must be a text, found ${shown(text ?? null)}`);
+      if (typeof text !== 'string' || text === '') {
+        throw new Error(`"${name}" must be a text, found ${shown(text ?? null)}`);
+      }
     }
-    if (typeof prompt === 'string' || Array.isArray(prompt)) return { prompt, chosen, rejected } as Preference;
-    throw new Error(`"prompt" must be a text, or a list of messages, found ${shown(prompt ?? null)}`);
+    if (chosen === rejected) throw new Error('"chosen" and "rejected" are the same: there is no preference');
+    if ((typeof prompt === 'string' && prompt !== '') || isConversation(prompt)) {
+      return { prompt, chosen, rejected } as Preference;
+    }
+    throw new Error(`"prompt" must be a text or a list of { role, content }, found ${shown(prompt ?? null)}`);
   });
+  const byPrompt = new Map<string, Preference[]>();
+  for (const preference of read) {
+    const key = JSON.stringify(preference.prompt);
+    byPrompt.set(key, [...(byPrompt.get(key) ?? []), preference]);
+  }
+  const all = [...byPrompt.values()];
+  return permutation(all.length, seed).flatMap((i) => all[i]);
+}
 
 // ─── Reward model ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -172,12 +191,34 @@ async function agreement(model: Model, pairs: Pair[], options: Options): Promise
 
 // ─── The run ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/** Makes the folder before time is spent, and refuses one that holds something: a model would be lost. */
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true });
+    if (readdirSync(folder).length === 0) return;
+  } catch (error) {
+    throw new UserError(
+      `cannot write to ${folder} (${(error as NodeJS.ErrnoException).code}): name another --output-dir`,
+    );
+  }
+  throw new UserError(`--output-dir ${folder} holds something already: name a new folder, or remove it`);
+}
+
+function refuseLong(pairs: Pair[], context: number): void {
+  const longest = Math.max(...pairs.flat().map(({ prompt, completion }) => prompt.length + completion.length));
+  if (longest <= context) return;
+  throw new UserError(
+    `an answer has ${longest} tokens with its prompt, more than the ${context} that the model can read`,
+  );
+}
+
 async function main(): Promise<void> {
   const options = parseOptions(createCommand());
+  makeFolder(options.outputDir);
   console.log(`backend: ${await initBackend(options.backend, options)}`);
   const { model: policy, tokenizer } = await loadWithTokenizer(options.modelName);
   const preferences = options.preferences
-    ? loadPreferences(options.preferences)
+    ? loadPreferences(options.preferences, options.seed)
     : await askPeople(policy, tokenizer, options);
   if (preferences.length <= options.heldOut) {
     throw new UserError(
@@ -187,10 +228,11 @@ async function main(): Promise<void> {
   const pairs = preferences.map(({ prompt, chosen, rejected }): Pair => {
     return [judgedSequence(tokenizer, prompt, chosen), judgedSequence(tokenizer, prompt, rejected)];
   });
+  refuseLong(pairs, policy.config.maxPositionEmbeddings);
   const [heldOut, train] = [pairs.slice(0, options.heldOut), pairs.slice(options.heldOut)];
   console.log(`${train.length} preferences to train on, ${heldOut.length} held out`);
 
-  const model = withScoreHead(policy, options.seed);
+  const model = withScoreHead({ ...policy, params: mergeLora(policy) }, options.seed);
   const state: TrainingState = { model, optimizer: createAdamW(model.params), counters: { skipped: 0 } };
   const perEpoch = Math.ceil(train.length / options.batchSize);
   const schedule = { warmup: options.warmupSteps, total: options.epochs * perEpoch + 1 };

@@ -20,6 +20,13 @@ it('has TRL’s defaults where the experiments have those of the bundled model',
   expect(parse({})).toMatchObject({ learningRate: 1e-6, maxNewTokens: 256, klCoef: 0, numGenerations: 8 });
 });
 
+it('takes second names, and knows which was given', () => {
+  expect(parse({ klCoef: 0.3, beta: undefined, learningRate: undefined, maxNewTokens: 7 })).toMatchObject({
+    ...{ klCoef: 0.3, learningRate: 1e-6, maxNewTokens: 7 },
+  });
+  expect(() => parse({ lossType: 'cispo', clipRange: 0.3 })).toThrow(/there is no option "clipRange"/);
+});
+
 it('makes steps of epochs, unless it is told how many', () => {
   expect(parse({}, 64).maxSteps).toBe(6); // 3 epochs of 64 prompts, 32 a step
   expect(parse({ numTrainEpochs: 1, batchSize: 10 }, 64).maxSteps).toBe(7);

@@ -217,7 +217,10 @@ export function optionsOf(
     const option = Object.hasOwn(NAMES, name) ? NAMES[name as keyof Named] : undefined;
     if (value === undefined || option === null) return [];
     if (option === undefined || !known.includes(option)) {
-      throw new UserError(`args: there is no option ${shown(name)} for lossType ${lossType}: see GRPOConfig`);
+      const alias = Object.entries(ALIASES).find(([other, first]) => first === name && Object.hasOwn(args, other));
+      throw new UserError(
+        `args: there is no option ${shown(alias?.[0] ?? name)} for lossType ${lossType}: see GRPOConfig`,
+      );
     }
     if (typeof value === 'boolean') {
       const flag = `--${value ? '' : 'no-'}${kebab(option)}`;
@@ -242,9 +245,10 @@ export function optionsOf(
 
 /** Options under their first names. */
 function named(args: GRPOConfig): Named {
-  const entries = Object.entries(args).map(([name, value]) => {
+  const given = Object.entries(args).filter(([, value]) => value !== undefined);
+  const entries = given.map(([name, value]) => {
     const first = Object.hasOwn(ALIASES, name) ? ALIASES[name as keyof typeof ALIASES] : name;
-    if (first === name || !Object.hasOwn(args, first)) return [first, value];
+    if (first === name || args[first as keyof Named] === undefined) return [first, value];
     throw new UserError(`args: ${name} and ${first} are the same: give one of them`);
   });
   return Object.fromEntries(entries);

@@ -1,4 +1,5 @@
 /** Data sets of the trainer: prompts, and whatever else the rewards need. */
+import { isConversation } from '../lib/checkpoint/chat_template.ts';
 import { readJsonLines } from '../lib/environments/json_lines.ts';
 import { UserError } from '../lib/errors.ts';
 import { isObject, type JsonObject } from '../lib/json.ts';
@@ -39,16 +40,17 @@ export async function readDataset(dataset: Dataset, name: string): Promise<Examp
   return examples;
 }
 
+/** What rewards are given besides the columns of a data set. */
+const RESERVED = ['prompts', 'completions', 'completionIds', 'calls', 'environments'];
+
 /** Checks a line. Its message says what was expected, and what was found. */
 function exampleOf(row: unknown): Omit<Example, 'source'> {
   if (typeof row === 'string') return exampleOf({ prompt: row });
   if (!isObject(row)) throw new Error(`expected an object with a "prompt", found ${shown(row)}`);
   const { prompt, ...columns } = row;
+  const taken = RESERVED.find((name) => Object.hasOwn(columns, name));
+  if (taken) throw new Error(`a column cannot be called "${taken}", under which rewards find something else`);
   if (typeof prompt === 'string' && prompt !== '') return { prompt, columns };
-  const isMessage = (message: unknown) =>
-    isObject(message) && typeof message.role === 'string' && typeof message.content === 'string';
-  if (Array.isArray(prompt) && prompt.length > 0 && prompt.every(isMessage)) {
-    return { prompt: prompt as Prompt, columns };
-  }
+  if (isConversation(prompt)) return { prompt, columns };
   throw new Error(`"prompt" must be a text or a list of { role, content }, found ${shown(prompt ?? null)}`);
 }

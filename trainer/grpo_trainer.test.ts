@@ -158,23 +158,61 @@ it('a callback that throws ends the run, and the steps made are saved', async ()
   expect(existsSync(join(outputDir, 'checkpoint-2'))).toBe(true);
 });
 
+it.each([
+  ['a callback', { onEvaluate: () => Promise.reject(new Error('mine')) }, false],
+  ['a reward', {}, true],
+])('an evaluation in which %s fails takes no step along', async (name, callbacks, failsInReward) => {
+  const outputDir = join(temp, `evaluation, ${name}`);
+  const picky = (inputs: RewardInputs) => {
+    if (failsInReward && inputs.completions.length !== 16) throw new Error('mine');
+    return correct(inputs);
+  };
+  const trainer = new GRPOTrainer({
+    ...{ model: 'models/tiny', rewardFuncs: picky, trainDataset: SUMS, evalDataset: SUMS.slice(0, 3), callbacks },
+    args: { ...ARGS, evalSteps: 2, evalOnStart: false, evalSamples: 0, outputDir },
+  });
+  await expect(trainer.train()).rejects.toThrow('mine');
+  expect(readMetrics(join(outputDir, 'metrics.jsonl')).map(({ step }) => step)).toEqual([1, 2]);
+  expect(existsSync(join(outputDir, 'checkpoint-2'))).toBe(true);
+});
+
+it('callbacks may be an object of a class', async () => {
+  class Told {
+    steps: number[] = [];
+    onStep({ step }: { step: number }) {
+      this.steps.push(step);
+    }
+  }
+  const callbacks = new Told();
+  const trainer = new GRPOTrainer({
+    ...{ model: 'models/tiny', rewardFuncs: correct, trainDataset: SUMS, callbacks },
+    args: { ...ARGS, outputDir: join(temp, 'class') },
+  });
+  await trainer.train();
+  expect(callbacks.steps).toEqual([1, 2, 3]);
+});
+
 it('asks a reward model beside a function, keeps close to a model of one’s own, and trains an adapter', async () => {
   const outputDir = join(temp, 'judged');
   const trainer = new GRPOTrainer({
     ...{ model: 'models/tiny', rewardFuncs: ['models/tiny_reward', correct], trainDataset: SUMS },
-    ...{ refModel: 'models/tiny', peftConfig: { r: 4, targetModules: ['q_proj'] } },
+    ...{ refModel: 'models/tiny_tool', peftConfig: { r: 4, targetModules: ['q_proj'] } },
     args: { ...ARGS, klCoef: 0.1, rewardWeights: [0.5, 2], maxSteps: 2, outputDir },
   });
   const { metrics } = await trainer.train();
   const mean = (name: string) => metrics[`rewards/${name}/mean`];
   expect(metrics.reward).toBeCloseTo(0.5 * mean('tiny_reward') + 2 * mean('correct'), 5);
-  expect(metrics.kl).toBeGreaterThan(0);
+  // The initial policy would have a KL of 0 to itself at the first step.
+  expect(readMetrics(join(outputDir, 'metrics.jsonl'))[0].kl).toBeGreaterThan(0.1);
+  expect(metrics.kl).toBeGreaterThan(0.1);
   expect(existsSync(join(outputDir, 'final_model/adapter_model.safetensors'))).toBe(true);
 });
 
 it.each([
   [{ rewardFuncs: 'models/tiny' }, /architecture \["LlamaForCausalLM"\] is not supported/],
+  [{ trainDataset: [{ prompt: 'x', calls: 1 }] }, /^trainDataset\[0\]: a column cannot be called "calls"/],
   [{ refModel: 'lib/model/fixtures/none' }, /lib\/model\/fixtures\/none/],
+  [{ refModel: 'models/tiny', args: { ...ARGS, beta: 0 } }, /^refModel counts for nothing where args\.beta is 0/],
   [{ args: { ...ARGS, beta: 1, klCoef: 1 } }, /^args: klCoef and beta are the same: give one of them/],
   [{ args: { ...ARGS, reportTo: 'paper' } }, /^args: .*--report-to.*must be none, or some of tensorboard/],
 ])('refuses %j before anything is written', async (wrong, message) => {
@@ -247,14 +285,16 @@ describe('tools', () => {
     const both = { tools: [calculator], environment: make };
     const args = { model: 'models/tiny_tool', rewardFuncs: used, trainDataset: PRODUCTS };
     expect(() => new GRPOTrainer({ ...args, ...both })).toThrow(/^give either tools or an environment/);
+    const late = (async () => make()) as unknown as typeof make;
+    expect(() => new GRPOTrainer({ ...args, environment: late })).toThrow(/^environment\(\) must return/);
   });
 
   it('are those that can be called, and of grpo alone', async () => {
     const nameless = { name: 'two words', description: '', call: async () => ({ ok: true, text: '' }) };
     await expect(make(join(temp, 'nameless'), [nameless]).train()).rejects.toThrow(/^a tool needs a name of its own/);
     const calculator = [await createCalculator()];
-    const refused = make(join(temp, 'cispo'), calculator, { lossType: 'cispo' }).train();
+    const refused = make(join(temp, 'refused cispo'), calculator, { lossType: 'cispo' }).train();
     await expect(refused).rejects.toThrow(/^lossType cispo has no conversations with tools/);
-    expect(existsSync(join(temp, 'nameless')) || existsSync(join(temp, 'cispo'))).toBe(false);
+    expect(existsSync(join(temp, 'nameless')) || existsSync(join(temp, 'refused cispo'))).toBe(false);
   });
 });

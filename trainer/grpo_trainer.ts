@@ -25,6 +25,7 @@ import type { RunHooks } from '../lib/run/run.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { type Started, startRun } from '../lib/run/start.ts';
 import { mean, sampleStd } from '../lib/statistics.ts';
+import { shown } from '../lib/text.ts';
 import { ALGORITHMS, algorithmOf, type GRPOConfig, type LossType, optionsOf, REWARD_TIMEOUT } from './config.ts';
 import { type Dataset, type Example, type Row, readDataset } from './dataset.ts';
 import { callRewards, namesOf, type RewardFunction, type RewardModel, rewardModel } from './rewards.ts';
@@ -96,7 +97,7 @@ export class GRPOTrainer {
     this.#names = namesOf(this.#functions);
     if (options.tools && options.environment)
       throw new UserError('give either tools or an environment, which has its own');
-    this.#tools = options.environment?.().tools ?? options.tools ?? [];
+    this.#tools = options.environment ? toolsIn(options.environment()) : (options.tools ?? []);
     this.#lossType = options.args?.lossType ?? 'grpo';
     this.#weights = options.args?.rewardWeights ?? this.#functions.map(() => 1);
     if (this.#weights.length !== this.#functions.length || !this.#weights.every(Number.isFinite)) {
@@ -132,6 +133,9 @@ export class GRPOTrainer {
     const templateDate = args.templateDate ?? (before as string | undefined);
     const hasTools = this.#tools.length > 0;
     const options = optionsOf({ ...args, templateDate }, { modelName, prompts: train.length, resume, hasTools });
+    if (refModel !== undefined && options.klCoef === 0) {
+      throw new UserError('refModel counts for nothing where args.beta is 0: set it, or leave out refModel');
+    }
     const lossType = this.#lossType;
     const algorithm = algorithmOf(lossType, { hasTools });
     // What the folder keeps: not the experiment's task, but what is the trainer's.
@@ -143,21 +147,17 @@ export class GRPOTrainer {
     this.#started = await startRun(
       { ...kept, ...own },
       {
-        ...{
-          experiment: EXPERIMENT,
-          shown: SHOWN,
-          train,
-          test,
-          buildPrompt: this.#buildPrompt,
-          ...callbacks,
-          ...(signal && { signal }),
-        },
+        ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt: this.#buildPrompt },
+        // One by one: those of a class are not its own properties.
+        onStep: (made) => callbacks?.onStep?.(made),
+        onSave: (saved) => callbacks?.onSave?.(saved),
+        ...(signal && { signal }),
         reference: options.klCoef > 0 && refModel === undefined,
         prepare: async (tokenizer) => {
           if (hasTools) checkTools(tokenizer, this.#tools);
           const { vocabSize } = tokenizer;
           for (const reward of this.#functions) if ('load' in reward) await reward.load();
-          if (refModel === undefined || options.klCoef === 0) return;
+          if (refModel === undefined) return;
           otherReference = await loadPretrained(refModel);
           if (otherReference.config.vocabSize >= vocabSize) return;
           const found = `${otherReference.config.vocabSize} tokens, and not the ${vocabSize}`;
@@ -290,7 +290,12 @@ export class GRPOTrainer {
     if (!environment) return [];
     const make = async ({ prompt, columns }: Example) => {
       const made = environment();
-      await made.reset?.({ ...columns, prompt });
+      toolsIn(made);
+      try {
+        await made.reset?.({ ...columns, prompt });
+      } catch (error) {
+        throw new UserError(`environment: reset() threw: ${error instanceof Error ? error.message : shown(error)}`);
+      }
       return made;
     };
     return Promise.all(examples.flatMap((example) => Array.from({ length: count }, () => make(example))));
@@ -376,6 +381,14 @@ export class GRPOTrainer {
       ...(advantage === undefined ? {} : { advantage }),
     };
   }
+}
+
+/** @throws {UserError} if an environment has no list of tools */
+function toolsIn(environment: Environment): Tool[] {
+  if (Array.isArray(environment?.tools)) return environment.tools;
+  throw new UserError(
+    `environment() must return { reset?, tools: [...] } at once, found ${shown(environment ?? null)}`,
+  );
 }
 
 /** A conversation whose system prompt says how tools are called, and which there are. */

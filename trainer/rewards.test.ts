@@ -93,7 +93,7 @@ describe('refuses with one sentence', () => {
   it('none, what is none, and two of one name', () => {
     expect(() => namesOf([])).toThrow('expected at least one function, found none');
     expect(() => namesOf(['right' as unknown as RewardFunction])).toThrow(
-      'rewardFuncs[0] must be a function, found "right"',
+      'rewardFuncs[0] must be a function, or the name of a reward model, found "right"',
     );
     expect(() => namesOf([right, right])).toThrow('rewardFuncs: two are called right');
     expect(namesOf([right, () => []])).toEqual(['right', 'reward_1']);

@@ -1,5 +1,6 @@
 /** Reward functions of one's own: what they are given, and what is asked of their answers; and reward models. */
-import { basename } from 'node:path';
+import { existsSync } from 'node:fs';
+import { basename, resolve } from 'node:path';
 import type { ChatMessage } from '../lib/checkpoint/chat_template.ts';
 import { loadWithTokenizer } from '../lib/checkpoint/pretrained.ts';
 import type { Call } from '../lib/environments/conversation.ts';
@@ -46,7 +47,10 @@ export function rewardModel(name: string, { microBatchTokens = 8192 }: { microBa
   const load = async () => {
     judge = await loadWithTokenizer(name, { head: 'score' });
   };
-  return Object.assign(Object.defineProperty(score, 'name', { value: basename(name.split('@')[0]) }), { load });
+  const short = basename(existsSync(name) ? resolve(name) : name.replace(/@[^@]*$/, ''));
+  // A run's model is called final_model as any other's: its run says which one it is.
+  const called = short === 'final_model' ? name : short;
+  return Object.assign(Object.defineProperty(score, 'name', { value: called }), { load });
 }
 
 /**
@@ -57,7 +61,9 @@ export function namesOf(functions: RewardFunction[]): string[] {
   if (functions.length === 0) throw new UserError('rewardFuncs: expected at least one function, found none');
   const names = functions.map((reward, i) => {
     if (typeof reward !== 'function')
-      throw new UserError(`rewardFuncs[${i}] must be a function, found ${shown(reward)}`);
+      throw new UserError(
+        `rewardFuncs[${i}] must be a function, or the name of a reward model, found ${shown(reward)}`,
+      );
     return reward.name || `reward_${i}`;
   });
   const twice = names.find((name, i) => names.indexOf(name) !== i);

@@ -47,7 +47,12 @@ export const createCommand = () =>
     )
     .option('--batch-size <n>', 'prompts a batch', integer({ min: 1, max: 65_536 }), 4)
     .option('--num-generations <n>', 'completions of each prompt', integer({ min: 2, max: 65_536 }), 4)
-    .option('--gradient-accumulation-steps <n>', 'batches an update', integer({ min: 1, max: 65_536 }), 4)
+    .option(
+      '--gradient-accumulation-steps <n>',
+      'batches an update, which are sampled together',
+      integer({ min: 1, max: 65_536 }),
+      4,
+    )
     .option('--kl-coef <x>', 'β, weight of the KL to the reference', number({ min: 0, max: 1000 }), 0.1)
     .option('--ref-model <name>', 'the reference, if not the initial policy')
     .option('--clip-range <x>', 'ε (default: as in the paper of the loss type)', number({ min: 0 }))
@@ -62,10 +67,11 @@ export const createCommand = () =>
     .option('--learning-rate <x>', "AdamW's, after the warm-up", number({ min: 0, max: 1 }), 1e-6)
     .option('--max-grad-norm <x>', 'global norm to clip the gradient to (0: no clipping)', number({ min: 0 }), 1)
     .option('--warmup-steps <n>', 'updates over which the learning rate rises', integer({ min: 0 }), 5)
+    .option('--micro-batch-tokens <n>', 'completion tokens in memory at once', integer({ min: 1 }), 8192)
     .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), 0)
     .optionsGroup('Run:')
     .option('--output-dir <folder>', "the run's folder (default: runs/trainer/<time>)")
-    .option('--resume', 'continue the run in --output-dir')
+    .option('--resume', 'continue the run in --output-dir, with the options that it had')
     .option('--seed <n>', 'of data order and sampling', integer({ min: 0, max: Number.MAX_SAFE_INTEGER }), 0)
     .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 10)
     .option('--save-steps <n>', 'checkpoint every so many steps (0: at the end only)', integer({ min: 0 }), 500)
@@ -91,7 +97,7 @@ export function configOf(options: Options): GRPOConfig {
   const { batchSize, gradientAccumulationSteps: batches, useWandb, reportTo = [], device, ...rest } = options;
   const { dataset, evalDataset, task, reward, rewardModel, refModel, modelName, resume, config, evalSize, ...args } =
     rest;
-  // A batch is what is in memory at once; a step is as many of them as make an update.
+  // A step is as many batches as make an update.
   const sizes = { batchSize: batchSize * batches, miniBatchSize: batchSize * options.numGenerations };
   const reporters = [...new Set([...reportTo, ...(useWandb ? ['wandb'] : [])])];
   return { ...args, ...sizes, gradientAccumulationSteps: batches, reportTo: reporters, backend: DEVICES[device] };
@@ -123,9 +129,10 @@ async function loadTask(name: string, options: Options) {
     { ...options, task: name, dataset: options.dataset ?? bundled.train },
     bundled,
   );
+  const defaults = base.createCommand().opts();
   const rowOf = ({ question, task, ...problem }: (typeof train)[number]): Row => ({
     prompt: [
-      ...(task?.systemPrompt ? [{ role: 'system', content: task.systemPrompt }] : []),
+      { role: 'system', content: task?.systemPrompt ?? base.SYSTEM_PROMPT },
       { role: 'user', content: question },
     ],
     problem: { question, ...problem, task },
@@ -133,7 +140,7 @@ async function loadTask(name: string, options: Options) {
   const rule: RewardFunction = ({ completions, problem }) =>
     completions.map((completion, i) => {
       const text = typeof completion === 'string' ? completion : completion[0].content;
-      return base.reward(text, problem[i] as (typeof train)[number], base.createCommand().opts());
+      return base.reward(text, problem[i] as (typeof train)[number], defaults);
     });
   return { train: train.map(rowOf), test: test.map(rowOf), rule };
 }

@@ -1,7 +1,16 @@
 /** Chat templates: Jinja from strangers, rendered as in transformers' sandbox, the same on every day and machine. */
 import { createContext, Script } from 'node:vm';
+import { isObject } from '../json.ts';
 
 export type ChatMessage = { role: string; content: string };
+
+/** Whether something is a list of messages, of one at least. */
+export const isConversation = (value: unknown): value is ChatMessage[] =>
+  Array.isArray(value) &&
+  value.length > 0 &&
+  value.every(
+    (message) => isObject(message) && typeof message.role === 'string' && typeof message.content === 'string',
+  );
 
 /** What a chat template is given besides the conversation. */
 export type ChatOptions = {

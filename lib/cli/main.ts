@@ -3,6 +3,7 @@ import { existsSync, realpathSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { inspect } from 'node:util';
+import { loadEnvFile } from '../env_file.ts';
 import { mistakeIn } from '../errors.ts';
 import { oneLine } from '../text.ts';
 import { runsBelowTsx } from './below_tsx.ts';
@@ -25,6 +26,7 @@ export async function runMain(url: string, main: () => void | Promise<void>): Pr
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   process.on('uncaughtException', (error) => endWith(error));
   try {
+    loadEnvFile(); // before anything is fetched
     await main();
   } catch (error) {
     endWith(error, elsewhere(error, dirname(realpathSync(script))));

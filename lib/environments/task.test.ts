@@ -84,8 +84,42 @@ it.each([
   ['nothing', /^--task nothing: there is no such task in tasks\/, and no such file/],
   [module('broken', 'export const task ='), /^--task .*broken\.mjs cannot be loaded: /],
   [module('empty', 'export const other = 1;'), /^--task .* must export a task with load\(\), found \["other"\]/],
+  [module('null', 'throw null'), /^--task .*null\.mjs cannot be loaded: null/],
+  [
+    module('list', 'export const task = { load: () => [] }'),
+    /^--task .*list\.mjs: load\(\) must give \{ train, test\? \}/,
+  ],
+  [
+    module('throws', 'export const task = { load() { throw new Error("503"); } }'),
+    /^--task .*throws\.mjs: load\(\) 503/,
+  ],
+  [
+    module('blank', 'export const task = { load: () => ({ train: [{ q: 1 }] }) }'),
+    /problem 1: "question" must be a text, found null/,
+  ],
+  [
+    module('answerless', 'export const task = { load: () => ({ train: [{ question: "x" }] }) }'),
+    /problem 1: "answer" must be a text or a number, found null/,
+  ],
 ])('refuses %s', async (name, message) => {
   await expect(load(name)).rejects.toThrow(message);
+});
+
+it('refuses rules that say nothing, and takes numbers as answers', async () => {
+  const file = module(
+    'silent',
+    `export const task = {
+      load: () => ({ train: Array.from({ length: 12 }, () => ({ question: 'x', answer: 7 })) }),
+      verdict: () => 'correct',
+      reward: () => {},
+    };`,
+  );
+  const [{ answer, task }] = (await load(file)).train;
+  expect(answer).toBe('7');
+  expect(() => task!.verdict!('x')).toThrow(/verdict\(\) must return right, wrong or missing, found "correct"/);
+  expect(() => task!.reward!('x')).toThrow(/reward\(\) must return a finite number, found undefined/);
+  const both = loadData({ ...OPTIONS, task: file, evalDataset: 'mine.jsonl' }, BUNDLED);
+  await expect(both).rejects.toThrow(/says what is held out: leave out --eval-dataset/);
 });
 
 it('sums are those of the experiments', async () => {

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { mistakeIn, UserError } from '../errors.ts';
+import { UserError } from '../errors.ts';
 import { oneLine, shown } from '../text.ts';
 import type { Verdict } from './answers.ts';
 import { holdOut, loadProblems, loadSplits, type Problem, type Rules } from './dataset.ts';
@@ -42,25 +42,65 @@ export async function loadData(
 ): Promise<{ train: Problem[]; test: Problem[] }> {
   const { task: name, dataset, evalSize, seed } = options;
   if (name === undefined) return loadSplits(loadProblems, options, bundled);
+  if (options.evalDataset !== undefined) {
+    throw new UserError(`--task ${name} says what is held out: leave out --eval-dataset, or the task`);
+  }
   const task = await importTask(name);
-  const loaded = await task.load({ dataset: dataset === bundled.train ? undefined : dataset, seed });
+  const loaded = await loadFrom(task, name, { dataset: dataset === bundled.train ? undefined : dataset, seed });
   const withRules = (problem: TaskProblem, i: number): Problem => {
     const { verdict, reward, systemPrompt } = task;
     const rules: Rules = {
       systemPrompt,
-      ...(verdict && { verdict: (text: string) => verdict(text, problem) }),
-      ...(reward && { reward: (text: string) => reward(text, problem) }),
+      ...(verdict && { verdict: (text: string) => checkedVerdict(verdict(text, problem), name) }),
+      ...(reward && { reward: (text: string) => checkedReward(reward(text, problem), name) }),
     };
-    return { columns: {}, source: `${name}, problem ${i + 1}`, ...problem, task: rules };
+    return { ...checkedProblem(problem, `${name}, problem ${i + 1}`), task: rules };
   };
   const all = loaded.train.map(withRules);
   if (loaded.test) return { train: all, test: loaded.test.slice(0, evalSize).map(withRules) };
   return holdOut(all, name, options);
 }
 
+/** What a task's own load() gives, whatever that may be. */
+async function loadFrom(task: Task, name: string, options: Parameters<Task['load']>[0]) {
+  try {
+    const loaded = await task.load(options);
+    const lists = [loaded?.train, loaded?.test ?? []];
+    if (lists.every(Array.isArray) && loaded.train.length > 0) return loaded;
+    throw new UserError(`must give { train, test? }, lists of problems, found ${shown(loaded ?? null)}`);
+  } catch (error) {
+    if (error instanceof UserError && !error.message.startsWith('must give')) throw error;
+    throw new UserError(`--task ${name}: load() ${reasonOf(error)}`);
+  }
+}
+
+function checkedProblem(problem: TaskProblem, source: string): Problem {
+  const { question, answer } = problem ?? {};
+  if (typeof question !== 'string' || question.trim() === '') {
+    throw new UserError(`${source}: "question" must be a text, found ${shown(question ?? null)}`);
+  }
+  if (typeof answer === 'string' || typeof answer === 'number') {
+    return { columns: {}, source, ...problem, answer: String(answer) };
+  }
+  throw new UserError(`${source}: "answer" must be a text or a number, found ${shown(answer ?? null)}`);
+}
+
+function checkedVerdict(verdict: Verdict, name: string): Verdict {
+  if (['right', 'wrong', 'missing'].includes(verdict)) return verdict;
+  throw new UserError(`--task ${name}: verdict() must return right, wrong or missing, found ${shown(verdict ?? null)}`);
+}
+
+function checkedReward(reward: number, name: string): number {
+  if (Number.isFinite(reward)) return reward;
+  throw new UserError(`--task ${name}: reward() must return a finite number, found ${String(reward)}`);
+}
+
+/** What any value that was thrown says. */
+const reasonOf = (error: unknown): string => oneLine(error instanceof Error ? error.message : String(error));
+
 /** @throws {UserError} if there is no such module, or it exports no task */
 export async function importTask(name: string): Promise<Task> {
-  // As seen from this file; and, where all is compiled, from what is compiled of it.
+  // As seen from this file; and in the package from what is compiled of it. (lib/dist, which notebooks import, has none.)
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
   const [, folder, file = 'task'] = /^(\w+)(?:\/(\w+))?$/.exec(name) ?? [];
   const own = folder ? new URL(`../../tasks/${folder}/${file}.${extension}`, import.meta.url) : undefined;
@@ -71,7 +111,7 @@ export async function importTask(name: string): Promise<Task> {
     );
   }
   const module: { task?: Task } = await import(isOwn ? own.href : pathToFileURL(resolve(name)).href).catch((error) => {
-    throw new UserError(`--task ${name} cannot be loaded: ${oneLine(mistakeIn(error) ?? String(error))}`);
+    throw new UserError(`--task ${name} cannot be loaded: ${reasonOf(error)}`);
   });
   if (typeof module.task?.load === 'function') return module.task;
   throw new UserError(`--task ${name} must export a task with load(), found ${shown(Object.keys(module))}`);

@@ -1,4 +1,5 @@
 /** The compiled kernels, as each thread needs them: of its own, on the memory of all. */
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { setFlagsFromString } from 'node:v8';
 import type { Blas } from './mat_mul/blas.ts';
@@ -23,9 +24,12 @@ const { WebAssembly } = globalThis as unknown as {
 export async function compile(shared: boolean): Promise<object | undefined> {
   const name = shared ? 'kernels_shared.wasm' : 'kernels.wasm';
   // As seen from this file, from lib/dist, which is built of it, and from dist/lib, which is what the package has of it.
-  const files = [`../dist/${name}`, `../${name}`, `../../../lib/dist/${name}`];
-  const bytes = await Promise.any(files.map((file) => readFile(new URL(file, import.meta.url)))).catch(() => undefined);
-  if (!bytes) return undefined;
+  const files = [`../dist/${name}`, `../${name}`, `../../../lib/dist/${name}`].map(
+    (path) => new URL(path, import.meta.url),
+  );
+  const file = files.find((file) => existsSync(file));
+  if (!file) return undefined;
+  const bytes = await readFile(file);
   // Node 20 has it behind a flag. Later ones do not know the flag, and say nothing.
   if (shared && process.versions.node.startsWith('20.')) setFlagsFromString('--experimental-wasm-relaxed-simd');
   const module = await WebAssembly.compile(bytes);

@@ -12,8 +12,8 @@ export type Reporter = {
   log: (entry: LogEntry) => void;
   /** a text, in Markdown, under a name */
   text: (step: number, name: string, text: string) => void;
-  /** waits until all has arrived */
-  close: () => Promise<void>;
+  /** waits until all has arrived; `isFinished`: whether the run has made all of its steps */
+  close: (isFinished: boolean) => Promise<void>;
 };
 
 /** Adds lines to a JSONL file. NaN and ±Infinity, which JSON does not have, are written as null. */

@@ -14,11 +14,14 @@ export type ReporterOptions = { reportTo?: ReporterName[] } & WandbOptions;
 /** Opens what `options.reportTo` names; each is told the options of the run, which hold no keys. */
 export async function createReporters(
   { reportTo = [], ...options }: ReporterOptions & Record<string, unknown>,
-  run: Pick<RunFolder, 'folder' | 'step' | 'id' | 'history'>,
+  run: Pick<RunFolder, 'folder' | 'step' | 'checkpoint' | 'id' | 'history'>,
 ): Promise<Reporter[]> {
   const reporters: Reporter[] = [];
   for (const name of new Set(reportTo)) {
-    const reporter = name === 'wandb' ? await createWandb(options, run) : createTensorBoard(run.folder, run.step);
+    const reporter =
+      name === 'wandb'
+        ? await createWandb(options, run)
+        : createTensorBoard(run.folder, run.checkpoint ? run.step : -1);
     if (reporter) reporters.push(reporter);
   }
   const rows = Object.entries(options).map(([name, value]) => [name, shown(value ?? null)]);

@@ -153,10 +153,14 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
       },
       evaluate: async (ask) => {
         if (!evaluates) return;
-        const { metrics, answers } = await ask(watch(evaluates, isLast ? options.evalSamples : 0));
-        Object.assign(noted.metrics, metrics);
-        noted.isLogged = true;
-        if (isLast) noted.answers = answers;
+        try {
+          const { metrics, answers } = await ask(watch(evaluates, isLast ? options.evalSamples : 0));
+          Object.assign(noted.metrics, metrics);
+          noted.isLogged = true;
+          if (isLast) noted.answers = answers;
+        } catch (error) {
+          noted.failure = error; // the step has been made: it is written before this ends the run
+        }
       },
     };
     return { step, noted };
@@ -206,6 +210,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
         write(step.number, noted);
         show(step.number, noted);
         [done, settled] = [step.number, fingerprint()];
+        if ('failure' in noted) throw noted.failure;
         if (context.onStep) {
           await context.onStep({ step: step.number, metrics: noted.metrics, samples: noted.samples });
           stop = await isAsked();
@@ -221,7 +226,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
         await save(done).catch(() => {}); // the error that ended the step is the one to tell
         if (saved === done) bar?.log(`the ${done} steps before are saved; to continue: ${howToResume(folder)}`);
       }
-      await Promise.all(reporters.map((reporter) => reporter.close()));
+      await Promise.all(reporters.map((reporter) => reporter.close(done >= options.maxSteps)));
       bar?.stop();
       interrupt?.dispose();
     }
@@ -234,7 +239,14 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
 }
 
 /** What a step has noted so far. */
-type Noted = { metrics: Record<string, number>; samples: Sample[]; answers?: Sample[]; isLogged: boolean };
+type Noted = {
+  metrics: Record<string, number>;
+  samples: Sample[];
+  answers?: Sample[];
+  isLogged: boolean;
+  /** what went wrong in the evaluation */
+  failure?: unknown;
+};
 
 const isDue = (number: number, every: number): boolean => every > 0 && number % every === 0;
 

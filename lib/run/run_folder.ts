@@ -279,4 +279,4 @@ function cannotWrite(folder: string, error: unknown): unknown {
 export const howToResume = ({ experiment, folder }: Pick<RunFolder, 'experiment' | 'folder'>): string =>
   experiment.startsWith('experiment_')
     ? `node --import tsx ${experiment}/train.ts --resume ${quoted(folder)}`
-    : `train({ resumeFromCheckpoint: ${JSON.stringify(folder)} })`;
+    : `train({ resumeFromCheckpoint: ${JSON.stringify(folder)} }), or the same command with --output-dir ${quoted(folder)} --resume`;

@@ -1,10 +1,10 @@
 /** What a run does before its first step. */
-import { existsSync } from 'node:fs';
 import { type BackendName, type BackendOptions, initBackend } from '../backend/index.ts';
 import { loadWithTokenizer, locatePretrained, type Pretrained } from '../checkpoint/pretrained.ts';
 import type { ChatOptions, Tokenizer } from '../checkpoint/tokenizer.ts';
 import { type Communicator, fromRankZero, soloCommunicator } from '../distributed/communicator.ts';
 import { broadcastState } from '../distributed/state.ts';
+import { loadEnvFile } from '../env_file.ts';
 import { checkPrompts } from '../environments/dataset.ts';
 import { UserError } from '../errors.ts';
 import { readConfig } from '../model/config.ts';
@@ -74,7 +74,7 @@ export async function startRun<Problem, Options extends StartOptions>(
   { experiment, train, test, buildPrompt, prepare, ...task }: Task<Problem, Options>,
 ): Promise<Started> {
   checkCompletions(options);
-  if (existsSync('.env')) process.loadEnvFile(); // keys of the hub and of W&B; what is set already stays
+  loadEnvFile();
   const communicator = task.communicator ?? soloCommunicator();
   if (communicator.size > options.batchSize) {
     throw new UserError(

@@ -8,7 +8,7 @@ import type { Reporter } from './metrics.ts';
 
 /**
  * Writes `events.out.tfevents.<seconds>.<host>` into a folder: numbers as scalars, texts as texts.
- * @param step - the step that the run goes on from: what earlier files of the folder say of later ones, TensorBoard drops
+ * @param step - the step that the run goes on from, -1 for none: what earlier files of the folder say of later ones, TensorBoard drops
  */
 export function createTensorBoard(folder: string, step: number): Reporter {
   const file = join(folder, `events.out.tfevents.${Math.floor(Date.now() / 1000)}.${hostname()}`);

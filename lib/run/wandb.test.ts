@@ -12,7 +12,13 @@ import { createWandb } from './wandb.ts';
 const KEY = 'k'.repeat(40);
 type Line = { _step: number; reward?: number };
 /** What the server has of each run, what it was told of it, and how many requests it still refuses. */
-const served = { history: new Map<string, Line[]>(), configs: [] as string[], complete: 0, refusals: 0 };
+const served = {
+  history: new Map<string, Line[]>(),
+  summaries: new Map<string, string>(),
+  configs: [] as string[],
+  complete: 0,
+  refusals: 0,
+};
 
 const server = createServer(async (request, response) => {
   const body = (await json(request)) as { query?: string; variables?: Record<string, string> } & {
@@ -27,7 +33,13 @@ const server = createServer(async (request, response) => {
     const { name, project, config } = body.variables!;
     if (!body.query!.startsWith('mutation')) {
       const lines = served.history.get(name);
-      return answer(200, { data: { model: { bucket: lines ? { historyLineCount: lines.length } : null } } });
+      return answer(200, {
+        data: {
+          model: {
+            bucket: lines ? { historyLineCount: lines.length, summaryMetrics: served.summaries.get(name) } : null,
+          },
+        },
+      });
     }
     served.configs.push(config);
     served.history.set(name, served.history.get(name) ?? []);
@@ -39,6 +51,7 @@ const server = createServer(async (request, response) => {
   const sent = body.files?.['wandb-history.jsonl'];
   if (sent) {
     expect(sent.offset).toBe(lines.length); // nothing twice, nothing left out
+    served.summaries.set(request.url!.split('/')[4], body.files!['wandb-summary.json'].content[0]);
     lines.push(...sent.content.map((line) => JSON.parse(line) as Line));
   }
   if (body.complete) served.complete++;
@@ -50,7 +63,7 @@ const url = () => `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 beforeEach(() => {
   Object.assign(process.env, { WANDB_API_KEY: KEY, WANDB_BASE_URL: url() });
   delete process.env.WANDB_MODE;
-  Object.assign(served, { history: new Map(), configs: [], complete: 0, refusals: 0 });
+  Object.assign(served, { history: new Map(), summaries: new Map(), configs: [], complete: 0, refusals: 0 });
 });
 afterAll(() => {
   for (const name of ['WANDB_API_KEY', 'WANDB_BASE_URL', 'WANDB_MODE']) delete process.env[name];
@@ -83,6 +96,15 @@ describe('reports', () => {
     expect([first.stdout, second.stdout, ...served.configs, ...texts].join()).not.toContain(KEY);
   });
 
+  it('each step that is logged, also where others are logged after the resume', async () => {
+    const folder = at('cadence');
+    const first = [...SHORT, '--max-steps', '4', '--save-steps', '2', '--eval-size', '0', ...report(folder)];
+    expect(await run(first)).toMatchObject({ code: 0 });
+    const back = ['--resume', join(folder, 'checkpoint-2'), '--max-steps', '8', '--logging-steps', '2'];
+    expect(await run(back)).toMatchObject({ code: 0 });
+    expect(stepsOf()).toEqual([[1, 2, 3, 4, 6, 8]]);
+  });
+
   it('later, where the server did not answer at first', async () => {
     served.refusals = 2;
     const said = await run([...SHORT, '--max-steps', '2', '--eval-size', '0', ...report(at('later'))]);
@@ -108,6 +130,7 @@ it.each([
     { WANDB_API_KEY: '' },
     /^wandb: there is no WANDB_API_KEY, in the environment or in \.env: nothing is sent/,
   ],
+  ['to no URL', { WANDB_BASE_URL: 'nowhere' }, /^wandb: WANDB_BASE_URL is no URL: nothing is sent/],
   ['offline', { WANDB_MODE: 'offline' }, /^wandb: WANDB_MODE is offline: nothing is sent/],
 ])('sends nothing %s, and says so', async (_, environment, message) => {
   Object.assign(process.env, environment);
