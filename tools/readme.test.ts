@@ -3,14 +3,25 @@ import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { command as allReduce } from '../bench/all_reduce.ts';
 import { command as bench } from '../bench/bench.ts';
+import { createCommand as createRewardModel } from '../experiment_reward_model/train_reward_model.ts';
 import { command as pretrain } from '../models/tiny/pretrain.ts';
+import { createCommand as createTrainer } from '../trainer/train.ts';
 import { createCommand as createAsk } from './ask.ts';
 import { createCommand as createCompare } from './compare.ts';
 import { createCommand as createEvaluate } from './evaluate.ts';
 import { createCommand as createNotebooks } from './notebooks.ts';
 
 const EXPERIMENTS = readdirSync('.').filter((name) => name.startsWith('experiment_'));
-const FOLDERS = ['.', 'models/tiny', 'lib/model/fixtures', 'lib/training/fixtures', 'bench', ...EXPERIMENTS];
+const FOLDERS = [
+  '.',
+  'models/tiny',
+  'lib/model/fixtures',
+  'lib/training/fixtures',
+  'bench',
+  'trainer',
+  'docs/compare_variants',
+  ...EXPERIMENTS,
+];
 const READMES = [...FOLDERS.map((folder) => join(folder, 'README.md')), 'CONTRIBUTING.md'].filter((file) =>
   existsSync(file),
 );
@@ -18,7 +29,17 @@ const calls: Record<string, string> = JSON.parse(readFileSync('package.json', 'u
 const scripts = Object.keys(calls);
 const commands = [
   ...(await Promise.all(EXPERIMENTS.map((name) => import(`../${name}/train.ts`)))).map((it) => it.createCommand()),
-  ...[createAsk(), createCompare(), createEvaluate(), createNotebooks(), allReduce, bench, pretrain],
+  ...[
+    createAsk(),
+    createCompare(),
+    createEvaluate(),
+    createNotebooks(),
+    createTrainer(),
+    createRewardModel(),
+    allReduce,
+    bench,
+    pretrain,
+  ],
 ] as { options: { long: string }[] }[];
 
 const SOURCES = readdirSync('.', { recursive: true, encoding: 'utf8' }).filter((path) =>
@@ -65,6 +86,7 @@ describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])
       '--bind-to',
       '--allow-run-as-root',
       '--allow-root', // of Jupyter
+      '--logdir', // of TensorBoard
     ])
       known.add(other);
     const named = [...text.matchAll(/(?<![\w-])--[a-z][a-z-]*[a-z]/g)].map(([option]) => option);
