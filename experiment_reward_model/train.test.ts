@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
@@ -141,6 +141,11 @@ it('trains a reward model from answers that people compare, or from a file of pr
     script: 'experiment_reward_model/train.ts',
   });
   expect(trained).toMatchObject({ code: 0, stderr: '' });
+  // Another reward model under the same name would make another run of it.
+  cpSync(join(first, 'model.safetensors'), join(second, 'model.safetensors'));
+  const resumed = await run(['--resume', folder, '--max-steps', '3'], { script: 'experiment_reward_model/train.ts' });
+  expect(resumed.code).toBe(2);
+  expect(resumed.stderr).toMatch(/depends on .*second, whose model\.safetensors is no longer what it was: put it back/);
   const metrics = readMetrics(join(folder, 'metrics.jsonl'));
   expect(metrics[1].kl).toBeGreaterThan(0); // without any --kl-coef
   expect(mean(metrics.map(({ reward }) => Number(reward)))).not.toBeCloseTo(

@@ -372,7 +372,7 @@ async function main(): Promise<void> {
   const { train, test } = await loadData(options, SUMS);
   let rewardModel!: Awaited<ReturnType<typeof loadWithTokenizer>>;
   const { run, state, tokenizer, reference } = await startRun(options, {
-    ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt },
+    ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt, others: [options.rewardModel] },
     prepare: async () => {
       rewardModel = await loadWithTokenizer(options.rewardModel, { head: 'score' });
     },

@@ -152,6 +152,10 @@ export class GRPOTrainer {
         onStep: (made) => callbacks?.onStep?.(made),
         onSave: (saved) => callbacks?.onSave?.(saved),
         ...(signal && { signal }),
+        others: [
+          ...this.#functions.flatMap((reward) => ('model' in reward ? reward.model : [])),
+          ...(refModel ? [refModel] : []),
+        ],
         reference: options.klCoef > 0 && refModel === undefined,
         prepare: async (tokenizer) => {
           if (hasTools) checkTools(tokenizer, this.#tools);

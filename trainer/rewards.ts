@@ -27,7 +27,7 @@ export type RewardInputs = {
 export type RewardFunction = (inputs: RewardInputs) => (number | null)[] | Promise<(number | null)[]>;
 
 /** A reward model as a reward function, which is called as the model is. */
-export type RewardModel = RewardFunction & { load: () => Promise<void> };
+export type RewardModel = RewardFunction & { model: string; load: () => Promise<void> };
 
 /**
  * @param name - a folder in the Hugging Face layout, or `owner/name[@revision]` on the hub: a model with one score on top,
@@ -50,7 +50,7 @@ export function rewardModel(name: string, { microBatchTokens = 8192 }: { microBa
   const short = basename(existsSync(name) ? resolve(name) : name.replace(/@[^@]*$/, ''));
   // A run's model is called final_model as any other's: its run says which one it is.
   const called = short === 'final_model' ? name : short;
-  return Object.assign(Object.defineProperty(score, 'name', { value: called }), { load });
+  return Object.assign(Object.defineProperty(score, 'name', { value: called }), { model: name, load });
 }
 
 /**

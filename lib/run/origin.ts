@@ -11,26 +11,36 @@ import { isObject } from '../json.ts';
 /** What is known of the run that is to be resumed. */
 type StartedFrom = { folder: string; formerFolder?: string; origin?: Origin; options: Record<string, unknown> };
 
-/** The model, and the adapter on top of it if the run was started from one. */
-export type Origin = { model: Source; adapter?: Source };
+/** The model, and the adapter on top of it if the run was started from one; and other models on which it depends. */
+export type Origin = { model: Source; adapter?: Source; others?: Source[] };
 
 /** A folder or `owner/name@commit`, and the SHA-256 of each of its files that counts. */
 type Source = { name: string; files: Record<string, string> };
 
-/** What there is now, where a model was found. */
-export async function originOf({ adapter, ...model }: Located): Promise<Origin> {
+/**
+ * What there is now, where models were found.
+ * @param others - a reward model, say
+ */
+export async function originOf({ adapter, ...model }: Located, others: ModelPlace[] = []): Promise<Origin> {
   const source = async ({ folder, name }: ModelPlace, files: string[]): Promise<Source> => {
     const hashes: Record<string, string> = {};
     for (const file of files) hashes[file] = await hashFile(join(folder, file));
     return { name, files: hashes };
   };
-  const origin = { model: await source(model, await filesOf(model.folder)) };
+  const whole = async (model: ModelPlace) => source(model, await filesOf(model.folder));
+  const origin = {
+    model: await whole(model),
+    ...(others.length > 0 && { others: await Promise.all(others.map(whole)) }),
+  };
   return adapter ? { ...origin, adapter: await source(adapter, ADAPTER_FILES) } : origin;
 }
 
 /** Whether a value of config.json is an {@link Origin}. */
 export const isOrigin = (value: unknown): value is Origin =>
-  isObject(value) && isSource(value.model) && (value.adapter === undefined || isSource(value.adapter));
+  isObject(value) &&
+  isSource(value.model) &&
+  (value.adapter === undefined || isSource(value.adapter)) &&
+  (value.others === undefined || (Array.isArray(value.others) && value.others.every(isSource)));
 
 const isSource = (value: unknown): value is Source =>
   isObject(value) &&
@@ -69,13 +79,24 @@ export function refuseOtherModel({ folder, origin, options }: StartedFrom, now: 
       ? 'put back what was there, or name a folder that has it with --model-name'
       : 'leave out --model-name, or start a new run';
   for (const part of ['adapter', 'model'] as const) {
-    const [before, after] = [origin[part], now[part]];
-    const files = new Set([...Object.keys(before?.files ?? {}), ...Object.keys(after?.files ?? {})]);
-    const other = [...files].find((file) => before?.files[file] !== after?.files[file]);
+    const other = differingFile(origin[part], now[part]);
     if (other === undefined) continue;
     const was = (origin.adapter ?? origin.model).name;
     throw new UserError(
       `${modelName} is not what ${folder} was started from (${was}): its ${other} differs; ${remedy}`,
     );
   }
+  for (const [i, before] of (origin.others ?? []).entries()) {
+    const other = differingFile(before, now.others?.[i]);
+    if (other === undefined) continue;
+    throw new UserError(
+      `${folder} depends on ${before.name}, whose ${other} is no longer what it was: put it back, or start a new run`,
+    );
+  }
+}
+
+/** The first file in which two models differ. */
+function differingFile(before: Source | undefined, after: Source | undefined): string | undefined {
+  const files = new Set([...Object.keys(before?.files ?? {}), ...Object.keys(after?.files ?? {})]);
+  return [...files].find((file) => before?.files[file] !== after?.files[file]);
 }

@@ -44,6 +44,8 @@ export type Task<Problem, Options> = {
   buildPrompt: (tokenizer: Tokenizer, problem: Problem, options: Options) => number[];
   /** what else must be read or checked before the prompts are */
   prepare?: (tokenizer: Tokenizer) => void | Promise<void>;
+  /** names of other models on which the run depends: with others in their place it is not continued */
+  others?: string[];
   /** whether the initial model is needed beside the one in training */
   reference: boolean;
   /** what the progress line shows: label and name of each metric, at its newest value */
@@ -93,7 +95,8 @@ export async function startRun<Problem, Options extends StartOptions>(
   // If it must be fetched, then once.
   const located = await fromRankZero(communicator, () => locatePretrained(named.name, named));
   const notes = checkSize(await readConfig(located.folder), options);
-  const origin = communicator.rank === 0 ? await originOf(located) : undefined;
+  const others = await Promise.all((task.others ?? []).map((name) => locatePretrained(name)));
+  const origin = communicator.rank === 0 ? await originOf(located, others) : undefined;
   if (resumed && origin) refuseOtherModel(resumed, origin, options.modelName);
   const { model: initial, tokenizer, notices } = await loadWithTokenizer(named.name, { ...options, ...named });
   await prepare?.(tokenizer);
