@@ -111,6 +111,7 @@ async function askPeople(model: Model, tokenizer: Tokenizer, options: Options): 
   const preferences: Preference[] = [];
   for (let begin = 0; begin < problems.length; begin += 100) {
     const asked = problems.slice(begin, begin + 100);
+    if (begin % 1000 === 0) console.log(`answers to questions ${begin + 1}–${begin + 1000} of ${problems.length} …`);
     const draw = (problem: number, ...token: number[]) => uniform(options.seed, 0, begin + problem, ...token);
     const sampling = { ...policy, numGenerations: 2 * options.numPairs, maxNewTokens: options.maxNewTokens };
     const pairs = inGroups(await rollout(model, tokenizer, asked, draw, sampling), 2);
@@ -122,6 +123,8 @@ async function askPeople(model: Model, tokenizer: Tokenizer, options: Options): 
       preferences.push({ prompt: [{ role: 'user', content: first.problem.question }], chosen, rejected });
     }
   }
+  const same = problems.length * options.numPairs - preferences.length;
+  console.log(`${preferences.length} pairs were compared, ${same} others had the same text twice`);
   return preferences;
 }
 

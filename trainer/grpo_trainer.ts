@@ -97,7 +97,7 @@ export class GRPOTrainer {
     this.#names = namesOf(this.#functions);
     if (options.tools && options.environment)
       throw new UserError('give either tools or an environment, which has its own');
-    this.#tools = options.environment ? toolsIn(options.environment()) : (options.tools ?? []);
+    this.#tools = options.environment ? toolsIn(options.environment()) : checkedTools(options.tools ?? []);
     this.#lossType = options.args?.lossType ?? 'grpo';
     this.#weights = options.args?.rewardWeights ?? this.#functions.map(() => 1);
     if (this.#weights.length !== this.#functions.length || !this.#weights.every(Number.isFinite)) {
@@ -178,6 +178,7 @@ export class GRPOTrainer {
     };
 
     let last: Record<string, number> = {};
+    let made = false;
     await run.evaluateFirst(ask);
     for await (const step of run.steps()) {
       const sample = (round: number, count: number) => {
@@ -197,9 +198,13 @@ export class GRPOTrainer {
       const again = { 'sampling/resampled_groups': resampled.length / options.numGenerations };
       last = { ...this.#metrics(rollouts, options), ...updated, ...speeds, ...(lossType === 'dapo' ? again : {}) };
       step.log(last, samples);
+      made = true;
       await step.evaluate(ask);
     }
-    return { folder: run.folder.folder, metrics: last };
+    return {
+      folder: run.folder.folder,
+      metrics: made ? last : (run.folder.history().at(-1) as Record<string, number>),
+    };
   }
 
   /**
@@ -387,9 +392,19 @@ export class GRPOTrainer {
   }
 }
 
+/** @throws {UserError} naming what is no tool */
+function checkedTools(tools: Tool[]): Tool[] {
+  if (!Array.isArray(tools))
+    throw new UserError(`tools must be a list of { name, description, call }, found ${shown(tools)}`);
+  const wrong = tools.findIndex((tool) => typeof tool?.name !== 'string' || typeof tool.call !== 'function');
+  if (wrong < 0) return tools;
+  const what = (tools[wrong] as unknown) instanceof Promise ? 'a promise: await it' : shown(tools[wrong] ?? null);
+  throw new UserError(`tools[${wrong}] must be { name, description, call }, found ${what}`);
+}
+
 /** @throws {UserError} if an environment has no list of tools */
 function toolsIn(environment: Environment): Tool[] {
-  if (Array.isArray(environment?.tools)) return environment.tools;
+  if (Array.isArray(environment?.tools)) return checkedTools(environment.tools);
   throw new UserError(
     `environment() must return { reset?, tools: [...] } at once, found ${shown(environment ?? null)}`,
   );

@@ -23,6 +23,10 @@ export type RewardInputs = {
   [column: string]: unknown[];
 };
 
+/** The text of a completion, be it one or a message. */
+export const textOf = (completion: RewardInputs['completions'][number]): string =>
+  typeof completion === 'string' ? completion : completion[0].content;
+
 /** Rewards of completions, in their order; null for those that it has nothing to say of. */
 export type RewardFunction = (inputs: RewardInputs) => (number | null)[] | Promise<(number | null)[]>;
 
@@ -39,8 +43,7 @@ export function rewardModel(name: string, { microBatchTokens = 8192 }: { microBa
   let judge: Awaited<ReturnType<typeof loadWithTokenizer>>;
   const score: RewardFunction = ({ prompts, completions }) => {
     const sequences = completions.map((completion, i) => {
-      const text = typeof completion === 'string' ? completion : completion[0].content;
-      return judgedSequence(judge.tokenizer, prompts[i], text);
+      return judgedSequence(judge.tokenizer, prompts[i], textOf(completion));
     });
     return scoresOf(judge.model, sequences, { microBatchTokens });
   };
@@ -116,7 +119,11 @@ async function ask(
     return await Promise.race([late, reward(inputs)]);
   } catch (error) {
     if (error instanceof UserError) throw error;
-    throw new UserError(`the reward function ${name} threw: ${error instanceof Error ? error.message : shown(error)}`);
+    const said = error instanceof Error ? error.message : shown(error);
+    const given = Object.keys(inputs).join(', ');
+    throw new UserError(`the reward function ${name} threw: ${said}${placeOf(error)}; it was given ${given}`, {
+      cause: error,
+    });
   } finally {
     clearTimeout(timer);
   }
@@ -140,6 +147,13 @@ function checkValues(name: string, values: unknown, count: number): void {
   throw new UserError(
     `the reward function ${name} must return finite numbers (or null for a completion that it leaves out), found ${found} for completion ${wrong}`,
   );
+}
+
+/** Where an error was thrown, for whoever has to look there. */
+function placeOf(error: unknown): string {
+  const stack = error instanceof Error ? (error.stack ?? '') : '';
+  const [, place] = /\n\s+at (?:.*\()?((?:file:|\/|\w:).*?:\d+:\d+)\)?/.exec(stack) ?? [];
+  return place === undefined ? '' : ` (${place.replace('file://', '')})`;
 }
 
 /** Which completion is meant. */

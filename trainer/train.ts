@@ -17,7 +17,7 @@ import { oneLine, shown } from '../lib/text.ts';
 import { ALGORITHMS, type GRPOConfig, type LossType } from './config.ts';
 import type { Row } from './dataset.ts';
 import { GRPOTrainer } from './grpo_trainer.ts';
-import type { RewardFunction } from './rewards.ts';
+import { type RewardFunction, textOf } from './rewards.ts';
 
 const DEVICES = { auto: 'auto', cuda: 'tensorflow', webgpu: 'webgpu', cpu: 'wasm' } as const;
 const names = (text: string) => text.split(',').map((name) => name.trim());
@@ -28,7 +28,7 @@ export const createCommand = () =>
     .addHelpText(
       'after',
       examples(
-        'npm run trainer -- --dataset prompts.jsonl --reward my_reward.ts --kl-coef 0.1 --use-wandb',
+        'npm run trainer -- --dataset prompts.jsonl --reward my_reward.ts --model-name Qwen/Qwen2.5-0.5B-Instruct',
         'npm run trainer -- --task sums --max-steps 20 --learning-rate 2.5e-4 --max-new-tokens 32',
       ),
     )
@@ -37,8 +37,12 @@ export const createCommand = () =>
     .option('--dataset <file>', 'JSONL with a prompt a line, a text or messages, and what the rewards need')
     .option('--eval-dataset <file>', 'the same, held out')
     .option('--task <name>', 'of tasks/, or a module: prompts and a reward, in place of --dataset')
-    .option('--reward <files>', 'modules, of which each function that they export is a reward', commaSeparated(names))
-    .option('--reward-model <names>', 'models with one score on top', commaSeparated(names))
+    .option(
+      '--reward <files>',
+      'modules, comma-separated: each function that they export is a reward',
+      commaSeparated(names),
+    )
+    .option('--reward-model <names>', 'models with one score on top, comma-separated', commaSeparated(names))
     .optionsGroup('GRPO:')
     .addOption(
       new Option('--loss-type <name>', 'the experiment')
@@ -71,7 +75,7 @@ export const createCommand = () =>
     .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), 0)
     .optionsGroup('Run:')
     .option('--output-dir <folder>', "the run's folder (default: runs/trainer/<time>)")
-    .option('--resume', 'continue the run in --output-dir, with the options that it had')
+    .option('--resume', 'continue the run in --output-dir: all other options as before')
     .option('--seed <n>', 'of data order and sampling', integer({ min: 0, max: Number.MAX_SAFE_INTEGER }), 0)
     .option('--logging-steps <n>', 'log every so many steps', integer({ min: 1 }), 10)
     .option('--save-steps <n>', 'checkpoint every so many steps (0: at the end only)', integer({ min: 0 }), 500)
@@ -135,13 +139,11 @@ async function loadTask(name: string, options: Options) {
       { role: 'system', content: task?.systemPrompt ?? base.SYSTEM_PROMPT },
       { role: 'user', content: question },
     ],
-    problem: { question, ...problem, task },
+    ...problem.columns,
+    ...{ question, answer: problem.answer, problem: { question, ...problem, task } },
   });
   const rule: RewardFunction = ({ completions, problem }) =>
-    completions.map((completion, i) => {
-      const text = typeof completion === 'string' ? completion : completion[0].content;
-      return base.reward(text, problem[i] as (typeof train)[number], defaults);
-    });
+    completions.map((completion, i) => base.reward(textOf(completion), problem[i] as (typeof train)[number], defaults));
   return { train: train.map(rowOf), test: test.map(rowOf), rule };
 }
 
@@ -154,7 +156,9 @@ export async function createTrainer(options: Options): Promise<GRPOTrainer> {
   const trainDataset = task?.train ?? options.dataset;
   if (trainDataset === undefined) throw new UserError('there are no prompts: name a file with --dataset, or a --task');
   const own = [...(await importRewards(options.reward ?? [])), ...(options.rewardModel ?? [])];
-  const rewardFuncs = own.length === 0 && task ? [task.rule] : own;
+  // A task's rule is the reward; beside others it only watches.
+  const rewardFuncs = task ? [...own, task.rule] : own;
+  const rewardWeights = rewardFuncs.map((reward) => Number(own.length === 0 || reward !== task?.rule));
   if (rewardFuncs.length === 0) {
     throw new UserError('there is no reward: name a module with --reward, a --reward-model, or a --task that has one');
   }
@@ -163,7 +167,7 @@ export async function createTrainer(options: Options): Promise<GRPOTrainer> {
   }
   const evalDataset = task?.test ?? options.evalDataset;
   return new GRPOTrainer({
-    ...{ model: options.modelName, rewardFuncs, args: configOf(options), trainDataset },
+    ...{ model: options.modelName, rewardFuncs, args: { ...configOf(options), rewardWeights }, trainDataset },
     ...(evalDataset === undefined || evalDataset.length === 0 ? {} : { evalDataset }),
     ...(options.refModel === undefined ? {} : { refModel: options.refModel }),
   });

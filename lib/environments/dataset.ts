@@ -86,16 +86,17 @@ export function loadSplits<T>(
 /**
  * Holds some items out, drawn at random.
  * @param name - where they are from
+ * @param options.evalDataset - null where none can be named
  * @throws {UserError} if there are too few
  */
 export function holdOut<T>(
   items: T[],
   name: string,
-  { evalSize, seed }: { evalSize: number; seed: number },
+  { evalSize, seed, evalDataset }: { evalSize: number; seed: number; evalDataset?: string | null | undefined },
 ): { train: T[]; test: T[] } {
   if (items.length <= evalSize) {
     throw new UserError(
-      `${name} has ${items.length} items, too few to hold out ${evalSize}: lower --eval-size, or name held-out items with --eval-dataset`,
+      `${name} has ${items.length} items, too few to hold out ${evalSize}: lower --eval-size${evalDataset === null ? '' : ', or name held-out items with --eval-dataset'}`,
     );
   }
   const shuffled = permutation(items.length, seed).map((i) => items[i]);

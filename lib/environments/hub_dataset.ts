@@ -27,7 +27,7 @@ export async function datasetFile(name: string, path: string): Promise<string> {
   if (cached) return cached;
   const { endpoint } = hubEndpoint();
   const nowhere = `${name}: ${path} is not in ${cache}`;
-  const advice = 'fetch it there once, or name a folder with the files by --dataset';
+  const advice = 'check the connection, or name a copy of its files with --dataset';
   if (/^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? '')) {
     throw new UserError(`${nowhere}, and HF_HUB_OFFLINE forbids asking the hub: ${advice}`);
   }
@@ -35,7 +35,8 @@ export async function datasetFile(name: string, path: string): Promise<string> {
   const patient: typeof fetch = (url, init) => fetch(url, { ...init, signal: AbortSignal.timeout(PATIENCE) });
   const question = { repo: { type: 'dataset' as const, name }, path, hubUrl: endpoint, fetch: patient };
   return downloadFileToCacheDir(question).catch((error: Error) => {
-    const reason = oneLine(mistakeIn(error) ?? error.message);
+    const { cause = error } = error;
+    const reason = oneLine(mistakeIn(cause) ?? error.message);
     throw new UserError(`${nowhere}, and ${endpoint} does not give it (${reason}): ${advice}`);
   });
 }

@@ -81,7 +81,7 @@ describe('a task of one’s own', () => {
 });
 
 it.each([
-  ['nothing', /^--task nothing: there is no such task in tasks\/, and no such file/],
+  ['nothing', /^--task nothing: there is no such task in tasks\/ \(sums, .*\), and no such file/],
   [module('broken', 'export const task ='), /^--task .*broken\.mjs cannot be loaded: /],
   [module('empty', 'export const other = 1;'), /^--task .* must export a task with load\(\), found \["other"\]/],
   [module('null', 'throw null'), /^--task .*null\.mjs cannot be loaded: null/],
@@ -248,7 +248,7 @@ describe('gsm8k', () => {
       vi.stubEnv('HF_HUB_OFFLINE', '');
       server.close();
       server.closeAllConnections();
-      await expect(load('gsm8k')).rejects.toThrow(/does not give it \(.*\): fetch it there once/);
+      await expect(load('gsm8k')).rejects.toThrow(/does not give it \(.*ECONNREFUSED.*\): check the connection, or name a copy/);
     } finally {
       vi.unstubAllEnvs();
       server.close();

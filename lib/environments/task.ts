@@ -58,7 +58,7 @@ export async function loadData(
   };
   const all = loaded.train.map(withRules);
   if (loaded.test) return { train: all, test: loaded.test.slice(0, evalSize).map(withRules) };
-  return holdOut(all, name, options);
+  return holdOut(all, name, { ...options, evalDataset: null });
 }
 
 /** What a task's own load() gives, whatever that may be. */
@@ -107,7 +107,7 @@ export async function importTask(name: string): Promise<Task> {
   const isOwn = own && existsSync(fileURLToPath(own));
   if (!isOwn && !existsSync(name)) {
     throw new UserError(
-      `--task ${name}: there is no such task in tasks/, and no such file: name a module that exports one`,
+      `--task ${name}: there is no such task in tasks/ (sums, gsm8k, ifeval, countdown), and no such file: name a module that exports one`,
     );
   }
   const module: { task?: Task } = await import(isOwn ? own.href : pathToFileURL(resolve(name)).href).catch((error) => {

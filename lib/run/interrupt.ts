@@ -3,6 +3,9 @@ import { releaseLocks } from './lock.ts';
 
 const SIGNALS = ['SIGINT', 'SIGTERM'];
 
+/** What the newest run does when the process above ends. */
+let onDisconnect: (() => void) | undefined;
+
 /** Calls `heard` at these events. Returns what gives signals their usual meaning again. */
 function listen(events: string[], heard: (signal: NodeJS.Signals) => void): () => void {
   for (const event of events) process.on(event, heard);
@@ -32,7 +35,9 @@ export function onInterrupt(): { requested: () => boolean; dispose: () => void }
     // Without a handler the system ends the process: at once, even in the middle of a long step that blocks JavaScript.
     dispose();
   });
-  process.on('disconnect', request); // for good: it may come after all is saved, just before the user is told how to go on
+  // For good: it may come after all is saved, just before the user is told how to go on. Once, however many runs there are.
+  if (onDisconnect === undefined) process.on('disconnect', () => onDisconnect?.());
+  onDisconnect = request;
   return { requested: () => requested, dispose };
 }
 

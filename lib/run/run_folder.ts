@@ -231,8 +231,11 @@ export function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): s
 }
 
 function refuseUsed(folder: string): void {
-  // These alone are left by a run that was killed as it began: there is nothing yet to resume.
-  if (readdirSync(folder).every((name) => name === '.config.json.partial' || isLock(name))) return;
+  // These alone are left by a run that ended as it began: there is nothing yet to resume.
+  const begun = ['.config.json.partial', 'config.json', NOTICES];
+  const names = readdirSync(folder).filter((name) => !begun.includes(name) && !isLock(name));
+  const config = readJson(join(folder, 'config.json'));
+  if (names.length === 0 && (config === undefined || config?.experiment !== undefined)) return;
   const isRun = existsSync(join(folder, 'metrics.jsonl')) || readJson(join(folder, 'config.json'))?.experiment;
   const holds = isRun ? 'another run' : 'other files';
   throw new UserError(`--output-dir ${folder} holds ${holds}: name a new folder, or continue a run with --resume`);
