@@ -10,6 +10,7 @@ import { checkpointSteps, type FoundRun, findRun, type RunPlace, readJson } from
 import { isLock, lockFolder } from './lock.ts';
 import { appendEntries, dropEntriesAfter, type LogEntry, readEntries, readMetrics, toCsv } from './metrics.ts';
 import type { Origin } from './origin.ts';
+import { asConfigFile } from './saved_options.ts';
 
 /** The folder of a run that is under way. */
 export type RunFolder = {
@@ -128,6 +129,10 @@ export function openRun({
     }
     const { experiment } = place;
     const config = { experiment, id, folder: resolve(folder), node: process.versions.node, origin, options };
+    // First: what config.json makes a run has all of it.
+    if (experiment.startsWith('experiment_')) {
+      writeFileAtomically(join(folder, 'config.yaml'), asConfigFile(options));
+    }
     writeFileAtomically(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
   } catch (error) {
     throw cannotWrite(folder, error);
@@ -232,7 +237,7 @@ export function newFolder({ experiment, outputDir, root = 'runs' }: RunPlace): s
 
 function refuseUsed(folder: string): void {
   // These alone are left by a run that ended as it began: there is nothing yet to resume.
-  const begun = ['.config.json.partial', 'config.json', NOTICES];
+  const begun = ['.config.json.partial', 'config.json', '.config.yaml.partial', 'config.yaml', NOTICES];
   const names = readdirSync(folder).filter((name) => !begun.includes(name) && !isLock(name));
   const config = readJson(join(folder, 'config.json'));
   if (names.length === 0 && (config === undefined || config?.experiment !== undefined)) return;

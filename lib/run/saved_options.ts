@@ -1,5 +1,6 @@
 /** Options as a run's folder keeps them, in JSON. */
 import { isDeepStrictEqual } from 'node:util';
+import { stringify } from 'yaml';
 
 /** Options of one call of a script: a resumed run does not take them over. */
 export const NOT_TAKEN_OVER = ['resume', 'config', 'outputDir'];
@@ -27,6 +28,17 @@ export const asText = (value: unknown): string => {
   const text = (item: unknown) => (typeof item === 'object' ? JSON.stringify(item) : String(item));
   return [value].flat().map(text).join(',');
 };
+
+/** The options of a run as a file that `--config` takes: the same run again, in another folder. */
+export function asConfigFile(options: Record<string, unknown>): string {
+  const lines = Object.entries(options).map(([key, value]) => {
+    const isLeftOut = NOT_TAKEN_OVER.includes(key) || value === undefined || value === null;
+    const text = isLeftOut ? '' : asText(value);
+    if (text !== '') return stringify({ [kebab(key)]: text }, { lineWidth: 0, defaultKeyType: 'PLAIN' });
+    return isLeftOut || Array.isArray(value) ? '' : `# ${kebab(key)} is empty, which only a command line can say\n`;
+  });
+  return lines.join('');
+}
 
 /**
  * What to say of options that are not those of the run before: one line, or none.
