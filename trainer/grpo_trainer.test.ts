@@ -2,6 +2,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
+import { loadPretrained } from '../lib/checkpoint/pretrained.ts';
 import { openSafetensors } from '../lib/checkpoint/safetensors.ts';
 import { createCalculator } from '../lib/environments/calculator.ts';
 import { loadProblems } from '../lib/environments/dataset.ts';
@@ -174,6 +175,25 @@ it.each([
   await expect(trainer.train()).rejects.toThrow('mine');
   expect(readMetrics(join(outputDir, 'metrics.jsonl')).map(({ step }) => step)).toEqual([1, 2]);
   expect(existsSync(join(outputDir, 'checkpoint-2'))).toBe(true);
+});
+
+it('takes a model that is loaded, as it is in memory, and leaves it as it was', async () => {
+  const model = await loadPretrained('models/tiny');
+  const train = async (name: string, given: string | typeof model, beta = 0) => {
+    const args = { ...ARGS, maxSteps: 2, beta, outputDir: join(temp, name) };
+    await new GRPOTrainer({ model: given, rewardFuncs: correct, trainDataset: SUMS, args }).train();
+    return readMetrics(join(temp, name, 'metrics.jsonl')).map(({ entropy, reward, loss }) => ({
+      entropy,
+      reward,
+      loss,
+    }));
+  };
+  const fromFile = await train('from file', 'models/tiny');
+  expect(await train('loaded', model)).toEqual(fromFile);
+  expect(await train('loaded, again', model, 0.1)).not.toEqual(fromFile); // it is its own reference, and still there
+  const norm = model.params['model.norm.weight'];
+  model.params['model.norm.weight'] = norm.mul(0.5);
+  expect((await train('changed', model))[0].entropy).toBeGreaterThan(Number(fromFile[0].entropy) + 0.1);
 });
 
 it('callbacks may be an object of a class', async () => {

@@ -9,7 +9,7 @@ import type * as tool from '../experiment_multiturn_tool/train.ts';
 import type { ChatMessage } from '../lib/checkpoint/chat_template.ts';
 import { saveCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { writeLora } from '../lib/checkpoint/lora_files.ts';
-import { loadPretrained } from '../lib/checkpoint/pretrained.ts';
+import { loadPretrained, type Pretrained } from '../lib/checkpoint/pretrained.ts';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { type Call, checkTools, converse, describeTools } from '../lib/environments/conversation.ts';
 import { itemsOfStep } from '../lib/environments/dataset.ts';
@@ -32,8 +32,8 @@ import { callRewards, namesOf, type RewardFunction, type RewardModel, rewardMode
 
 /** What is trained, on what, and how. */
 export type GRPOTrainerOptions = {
-  /** a folder in the Hugging Face layout, or `owner/name[@revision]` on the hub */
-  model: string;
+  /** a folder in the Hugging Face layout, or `owner/name[@revision]` on the hub; or what `loadPretrained` gave, as it is now */
+  model: string | Pretrained;
   /** functions, or names of reward models; of several, the weighted sum is the reward */
   rewardFuncs: RewardFunction | string | (RewardFunction | string)[];
   args?: GRPOConfig;
@@ -121,7 +121,8 @@ export class GRPOTrainer {
     resumeFromCheckpoint?: string | boolean;
     signal?: AbortSignal;
   } = {}): Promise<{ folder: string; metrics: Record<string, number> }> {
-    const { model: modelName, refModel, peftConfig, callbacks } = this.#options;
+    const { model, refModel, peftConfig, callbacks } = this.#options;
+    const modelName = nameOf(model);
     const args = { ...this.#options.args, ...(peftConfig && loraOptions(peftConfig)) };
     const { train, test } = await this.#read();
     const resume = resumeFromCheckpoint === true ? args.outputDir : resumeFromCheckpoint || undefined;
@@ -156,6 +157,7 @@ export class GRPOTrainer {
           ...this.#functions.flatMap((reward) => ('model' in reward ? reward.model : [])),
           ...(refModel ? [refModel] : []),
         ],
+        ...(typeof model !== 'string' && { initial: model }),
         reference: options.klCoef > 0 && refModel === undefined,
         prepare: async (tokenizer) => {
           if (hasTools) checkTools(tokenizer, this.#tools);
@@ -212,11 +214,11 @@ export class GRPOTrainer {
    * @throws {UserError} before `train`, or without an `evalDataset`
    */
   async evaluate(): Promise<Record<string, number>> {
-    const { evalDataset, args = {}, model: modelName } = this.#options;
+    const { evalDataset, args = {}, model } = this.#options;
     if (!evalDataset) throw new UserError('evaluate() asks the prompts of evalDataset: give the trainer one');
     const { state, tokenizer } = this.#afterTraining('evaluate()');
     const { test } = await this.#read();
-    const options = optionsOf(args, { modelName, prompts: 1, hasTools: this.#tools.length > 0 });
+    const options = optionsOf(args, { modelName: nameOf(model), prompts: 1, hasTools: this.#tools.length > 0 });
     const how = { samples: options.evalSamples };
     return (await this.#evaluate(state.model, tokenizer, test, how, options)).metrics;
   }
@@ -391,6 +393,8 @@ export class GRPOTrainer {
     };
   }
 }
+
+const nameOf = (model: string | Pretrained): string => (typeof model === 'string' ? model : model.name);
 
 /** @throws {UserError} naming what is no tool */
 function checkedTools(tools: Tool[]): Tool[] {

@@ -78,7 +78,14 @@ export async function loadWithTokenizer(
   name: string,
   options: ChatOptions & { base?: string; head?: Head } = {},
 ): Promise<{ model: Pretrained; tokenizer: Tokenizer; notices: string[] }> {
-  const model = await loadPretrained(name, options);
+  return withTokenizer(await loadPretrained(name, options), options);
+}
+
+/** As {@link loadWithTokenizer}, for a model that is loaded already. */
+export async function withTokenizer(
+  model: Pretrained,
+  options: ChatOptions = {},
+): Promise<{ model: Pretrained; tokenizer: Tokenizer; notices: string[] }> {
   const tokenizer = await loadTokenizer(model.folder, options);
   const { eosTokenIds, notices } = endTokens(model.config, tokenizer);
   if (!tokenizer.hasChatTemplate) {

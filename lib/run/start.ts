@@ -1,6 +1,6 @@
 /** What a run does before its first step. */
 import { type BackendName, type BackendOptions, initBackend } from '../backend/index.ts';
-import { loadWithTokenizer, locatePretrained, type Pretrained } from '../checkpoint/pretrained.ts';
+import { loadWithTokenizer, locatePretrained, type Pretrained, withTokenizer } from '../checkpoint/pretrained.ts';
 import type { ChatOptions, Tokenizer } from '../checkpoint/tokenizer.ts';
 import { type Communicator, fromRankZero, soloCommunicator } from '../distributed/communicator.ts';
 import { broadcastState } from '../distributed/state.ts';
@@ -44,6 +44,8 @@ export type Task<Problem, Options> = {
   buildPrompt: (tokenizer: Tokenizer, problem: Problem, options: Options) => number[];
   /** what else must be read or checked before the prompts are */
   prepare?: (tokenizer: Tokenizer) => void | Promise<void>;
+  /** the initial model, where it is loaded already, which stays the caller's; `modelName` says where it came from */
+  initial?: Pretrained;
   /** names of other models on which the run depends: with others in their place it is not continued */
   others?: string[];
   /** whether the initial model is needed beside the one in training */
@@ -98,7 +100,10 @@ export async function startRun<Problem, Options extends StartOptions>(
   const others = await Promise.all((task.others ?? []).map((name) => locatePretrained(name)));
   const origin = communicator.rank === 0 ? await originOf(located, others) : undefined;
   if (resumed && origin) refuseOtherModel(resumed, origin, options.modelName);
-  const { model: initial, tokenizer, notices } = await loadWithTokenizer(named.name, { ...options, ...named });
+  const loading = task.initial
+    ? withTokenizer(task.initial, options)
+    : loadWithTokenizer(named.name, { ...options, ...named });
+  const { model: initial, tokenizer, notices } = await loading;
   await prepare?.(tokenizer);
   const prompts = [...train, ...test].map((problem) => ({
     source: problem.source,
@@ -122,7 +127,7 @@ export async function startRun<Problem, Options extends StartOptions>(
   if (!folder.silent) console.log(lines.join('\n'));
   // A run that goes on from a checkpoint has kept them already.
   if (!folder.checkpoint) for (const text of notable) folder.notice({ step: 0, rule: 'start', text });
-  if (!task.reference) disposeModel(initial);
+  if (!task.reference && !task.initial) disposeModel(initial);
   const reporters = folder.silent ? [] : await createReporters(saved, folder);
   const context = { ...task, heldOut: test.length, source: initial, communicator, reporters };
   const run = createRun(folder, state, context, options);
