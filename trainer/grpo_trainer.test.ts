@@ -1,9 +1,11 @@
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it, vi } from 'vitest';
+import { initBackend } from '../lib/backend/index.ts';
 import { loadPretrained } from '../lib/checkpoint/pretrained.ts';
 import { openSafetensors } from '../lib/checkpoint/safetensors.ts';
+import { loadTokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { createCalculator } from '../lib/environments/calculator.ts';
 import { loadProblems } from '../lib/environments/dataset.ts';
 import { readMetrics } from '../lib/run/metrics.ts';
@@ -17,6 +19,7 @@ import {
   type RewardInputs,
   type Row,
   type Tool,
+  textOf,
 } from './index.ts';
 
 vi.mock('../lib/run/interrupt.ts', () => ({
@@ -36,8 +39,6 @@ const SUMS: Row[] = loadProblems('tasks/sums/train.jsonl').map(({ question, answ
   prompt: [{ role: 'user', content: question }],
   answer,
 }));
-const textOf = (completion: RewardInputs['completions'][number]) =>
-  typeof completion === 'string' ? completion : completion[0].content;
 /** The reward of experiment_base, as a user would write it. */
 function correct({ completions, answer }: RewardInputs): number[] {
   return completions.map((completion, i) => {
@@ -178,6 +179,7 @@ it.each([
 });
 
 it('takes a model that is loaded, as it is in memory, and leaves it as it was', async () => {
+  await initBackend(BACKEND as 'wasm');
   const model = await loadPretrained('models/tiny');
   const train = async (name: string, given: string | typeof model, beta = 0) => {
     const args = { ...ARGS, maxSteps: 2, beta, outputDir: join(temp, name) };
@@ -194,6 +196,25 @@ it('takes a model that is loaded, as it is in memory, and leaves it as it was', 
   const norm = model.params['model.norm.weight'];
   model.params['model.norm.weight'] = norm.mul(0.5);
   expect((await train('changed', model))[0].entropy).toBeGreaterThan(Number(fromFile[0].entropy) + 0.1);
+});
+
+it('takes another tokenizer, with another chat template', async () => {
+  const folder = join(temp, 'tokenizer');
+  cpSync('models/tiny', folder, { recursive: true });
+  const file = join(folder, 'tokenizer_config.json');
+  const config = JSON.parse(readFileSync(file, 'utf8'));
+  writeFileSync(file, JSON.stringify({ ...config, chat_template: "{{ '<user>1+1<asst>' }}" }));
+  const prompts: unknown[] = [];
+  const looking = ({ completions }: RewardInputs) => completions.map((said, i) => i + textOf(said).length);
+  const trainer = new GRPOTrainer({
+    ...{ model: 'models/tiny', rewardFuncs: looking, trainDataset: SUMS, processingClass: await loadTokenizer(folder) },
+    args: { ...ARGS, maxSteps: 1, outputDir: join(temp, 'processing class') },
+    callbacks: { onStep: ({ samples }) => void prompts.push(...samples.map(({ completion }) => completion)) },
+  });
+  await trainer.train();
+  // Whatever is asked, the template asks for 1+1: no sum of three terms is worked out.
+  expect(prompts).toHaveLength(4);
+  for (const said of prompts) expect(String(said)).not.toMatch(/\d [\d]/);
 });
 
 it('callbacks may be an object of a class', async () => {

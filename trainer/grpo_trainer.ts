@@ -40,6 +40,8 @@ export type GRPOTrainerOptions = {
   trainDataset: Dataset;
   /** held out; without it nothing is evaluated */
   evalDataset?: Dataset;
+  /** another tokenizer than the model's own: with another chat template, say. What is saved has the model's own */
+  processingClass?: Tokenizer;
   /** what `beta` keeps the policy close to, if not the initial policy: a model of the same vocabulary */
   refModel?: string;
   /** trains an adapter, in place of all weights */
@@ -158,6 +160,7 @@ export class GRPOTrainer {
           ...(refModel ? [refModel] : []),
         ],
         ...(typeof model !== 'string' && { initial: model }),
+        tokenizer: this.#options.processingClass,
         reference: options.klCoef > 0 && refModel === undefined,
         prepare: async (tokenizer) => {
           if (hasTools) checkTools(tokenizer, this.#tools);

@@ -71,12 +71,13 @@ export async function loadPretrained(name: string, options: { base?: string; hea
  * Loads a model with its tokenizer, as completions need them: the end tokens of both are the model's.
  * @param options.base - as for {@link locatePretrained}
  * @param options.head - what the model must have on top
+ * @param options.tokenizer - another one than is in the model's folder
  * @returns both, and lines about what is unusual of the pair
  * @throws {UserError} if there is no such model, or it cannot be used here
  */
 export async function loadWithTokenizer(
   name: string,
-  options: ChatOptions & { base?: string; head?: Head } = {},
+  options: ChatOptions & { base?: string; head?: Head; tokenizer?: Tokenizer | undefined } = {},
 ): Promise<{ model: Pretrained; tokenizer: Tokenizer; notices: string[] }> {
   return withTokenizer(await loadPretrained(name, options), options);
 }
@@ -84,9 +85,9 @@ export async function loadWithTokenizer(
 /** As {@link loadWithTokenizer}, for a model that is loaded already. */
 export async function withTokenizer(
   model: Pretrained,
-  options: ChatOptions = {},
+  options: ChatOptions & { tokenizer?: Tokenizer | undefined } = {},
 ): Promise<{ model: Pretrained; tokenizer: Tokenizer; notices: string[] }> {
-  const tokenizer = await loadTokenizer(model.folder, options);
+  const tokenizer = options.tokenizer ?? (await loadTokenizer(model.folder, options));
   const { eosTokenIds, notices } = endTokens(model.config, tokenizer);
   if (!tokenizer.hasChatTemplate) {
     notices.push('no chat template: the prompt is system prompt and question, as plain text');

@@ -46,6 +46,8 @@ export type Task<Problem, Options> = {
   prepare?: (tokenizer: Tokenizer) => void | Promise<void>;
   /** the initial model, where it is loaded already, which stays the caller's; `modelName` says where it came from */
   initial?: Pretrained;
+  /** another tokenizer than the model's own */
+  tokenizer?: Tokenizer | undefined;
   /** names of other models on which the run depends: with others in their place it is not continued */
   others?: string[];
   /** whether the initial model is needed beside the one in training */
@@ -101,8 +103,8 @@ export async function startRun<Problem, Options extends StartOptions>(
   const origin = communicator.rank === 0 ? await originOf(located, others) : undefined;
   if (resumed && origin) refuseOtherModel(resumed, origin, options.modelName);
   const loading = task.initial
-    ? withTokenizer(task.initial, options)
-    : loadWithTokenizer(named.name, { ...options, ...named });
+    ? withTokenizer(task.initial, { ...options, tokenizer: task.tokenizer })
+    : loadWithTokenizer(named.name, { ...options, ...named, tokenizer: task.tokenizer });
   const { model: initial, tokenizer, notices } = await loading;
   await prepare?.(tokenizer);
   const prompts = [...train, ...test].map((problem) => ({
