@@ -251,7 +251,7 @@ describe.concurrent('Ctrl-C', () => {
     const { signal, stderr } = await run(['--backend', BACKEND, '--output-dir', folder], { during });
     expect(signal).toBe('SIGINT');
     expect(stderr.trim()).toMatch(/^stopped before the first step, nothing is saved yet; to start again: .*--resume/);
-    expect(readdirSync(folder)).toEqual(['config.json']);
+    expect(readdirSync(folder)).toEqual(['config.json', 'config.yaml']);
   });
 
   it('pressed twice stops at once', async () => {
