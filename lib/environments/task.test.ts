@@ -248,9 +248,7 @@ describe('gsm8k', () => {
       vi.stubEnv('HF_HUB_OFFLINE', '');
       server.close();
       server.closeAllConnections();
-      await expect(load('gsm8k')).rejects.toThrow(
-        /does not give it \(.*ECONNREFUSED.*\): check the connection, or name a copy/,
-      );
+      await expect(load('gsm8k')).rejects.toThrow(/does not give it \(.+\): check the connection, or name a copy/);
     } finally {
       vi.unstubAllEnvs();
       server.close();
