@@ -11,6 +11,7 @@ import { saveCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { writeLora } from '../lib/checkpoint/lora_files.ts';
 import { loadPretrained, type Pretrained } from '../lib/checkpoint/pretrained.ts';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { loadEnvFile } from '../lib/env_file.ts';
 import { type Call, checkTools, converse, describeTools } from '../lib/environments/conversation.ts';
 import { itemsOfStep } from '../lib/environments/dataset.ts';
 import type { Tool } from '../lib/environments/tool.ts';
@@ -126,6 +127,7 @@ export class GRPOTrainer {
     const { model, refModel, peftConfig, callbacks } = this.#options;
     const modelName = nameOf(model);
     const args = { ...this.#options.args, ...(peftConfig && loraOptions(peftConfig)) };
+    loadEnvFile(); // a script of one's own has not done so
     const { train, test } = await this.#read();
     const resume = resumeFromCheckpoint === true ? args.outputDir : resumeFromCheckpoint || undefined;
     if (resumeFromCheckpoint === true && resume === undefined) {

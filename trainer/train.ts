@@ -5,15 +5,14 @@
  *   npm run trainer -- --task sums --max-steps 20 --learning-rate 2.5e-4 --max-new-tokens 32
  */
 import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { Command, Option } from '@commander-js/extra-typings';
 import * as base from '../experiment_base/train.ts';
 import { runMain } from '../lib/cli/main.ts';
 import { commaSeparated, examples, integer, number, parseOptions } from '../lib/cli/options.ts';
 import { loadData } from '../lib/environments/task.ts';
-import { mistakeIn, UserError } from '../lib/errors.ts';
-import { oneLine, shown } from '../lib/text.ts';
+import { UserError } from '../lib/errors.ts';
+import { shown } from '../lib/text.ts';
+import { importModule } from '../lib/user_module.ts';
 import { ALGORITHMS, type GRPOConfig, type LossType } from './config.ts';
 import type { Row } from './dataset.ts';
 import { GRPOTrainer } from './grpo_trainer.ts';
@@ -115,9 +114,7 @@ export async function importRewards(files: string[]): Promise<RewardFunction[]> 
   const found = await Promise.all(
     files.map(async (file) => {
       if (!existsSync(file)) throw new UserError(`--reward ${file}: there is no such file`);
-      const module: object = await import(pathToFileURL(resolve(file)).href).catch((error) => {
-        throw new UserError(`--reward ${file} cannot be loaded: ${oneLine(mistakeIn(error) ?? String(error))}`);
-      });
+      const module = await importModule(file, `--reward ${file}`);
       const functions = Object.values(module).filter((value) => typeof value === 'function');
       if (functions.length > 0) return functions as RewardFunction[];
       throw new UserError(`--reward ${file} must export a function, found ${shown(Object.keys(module))}`);

@@ -246,13 +246,16 @@ function refusal({ name, id, revision, endpoint, token }: Repo, { status, header
   return `${name}: there is no such folder, and ${endpoint} has no such model (it answered ${status}); ${advice}.`;
 }
 
+/** Whether the environment forbids asking the hub. */
+export const isOffline = (): boolean => /^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? '');
+
 /** Rethrows errors as {@link Unreachable}, unless they are a refusal of the hub. */
 export function asUnreachable(error: unknown): never {
   throw error instanceof UserError || error instanceof Unreachable ? error : new Unreachable(reasonOf(error));
 }
 
 /** `fetch` hides the reason in the cause; a hub's answer that makes no sense is a SyntaxError, or a TypeError without cause. */
-function reasonOf(error: unknown): string {
+export function reasonOf(error: unknown): string {
   const { name, message, cause } = error as Error & { cause?: NodeJS.ErrnoException };
   if (name === 'TimeoutError') return 'it does not answer in time';
   if (name === 'SyntaxError' || (name === 'TypeError' && !cause)) return 'its answer is not that of a hub';

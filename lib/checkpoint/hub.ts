@@ -14,6 +14,7 @@ import {
   type HubFile,
   type HubLimits,
   hubEndpoint,
+  isOffline,
   linkTo,
   type Repo,
   request,
@@ -56,7 +57,7 @@ export async function resolveModel(
   if (mistake) throw new UserError(`${shown(name)}: ${mistake}; check the name of the model.`);
   const repo = { ...(await openRepo(name, id, revision)), limits };
   const nowhere = `${name}: there is no such folder, no complete copy in ${repo.folder}`;
-  if (/^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? '')) {
+  if (isOffline()) {
     const cached = await cachedSnapshot(repo);
     if (cached) return cached;
     throw new UserError(`${nowhere}, and HF_HUB_OFFLINE forbids asking the hub; unset it, or give a folder.`);

@@ -4,8 +4,8 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { downloadFileToCacheDir, getHFHubCachePath, getRepoFolderName } from '@huggingface/hub';
 import { parquetReadObjects } from 'hyparquet';
-import { hubEndpoint } from '../checkpoint/download.ts';
-import { mistakeIn, UserError } from '../errors.ts';
+import { hubEndpoint, isOffline, reasonOf } from '../checkpoint/download.ts';
+import { UserError } from '../errors.ts';
 import type { JsonObject } from '../json.ts';
 import { oneLine } from '../text.ts';
 
@@ -28,16 +28,14 @@ export async function datasetFile(name: string, path: string): Promise<string> {
   const { endpoint } = hubEndpoint();
   const nowhere = `${name}: ${path} is not in ${cache}`;
   const advice = 'check the connection, or name a copy of its files with --dataset';
-  if (/^(1|on|yes|true)$/i.test(process.env.HF_HUB_OFFLINE ?? '')) {
+  if (isOffline()) {
     throw new UserError(`${nowhere}, and HF_HUB_OFFLINE forbids asking the hub: ${advice}`);
   }
   console.log(`${name}: fetching ${path}`);
   const patient: typeof fetch = (url, init) => fetch(url, { ...init, signal: AbortSignal.timeout(PATIENCE) });
   const question = { repo: { type: 'dataset' as const, name }, path, hubUrl: endpoint, fetch: patient };
-  return downloadFileToCacheDir(question).catch((error: Error) => {
-    const { cause = error } = error;
-    const reason = oneLine(mistakeIn(cause) ?? error.message);
-    throw new UserError(`${nowhere}, and ${endpoint} does not give it (${reason}): ${advice}`);
+  return downloadFileToCacheDir(question).catch((error) => {
+    throw new UserError(`${nowhere}, and ${endpoint} does not give it (${reasonOf(error)}): ${advice}`);
   });
 }
 

@@ -1,9 +1,9 @@
 /** Tasks (`--task`): where problems come from, and what an answer to one is worth, in place of the experiment's own rules. */
 import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
-import { fileURLToPath, pathToFileURL } from 'node:url';
+import { fileURLToPath } from 'node:url';
 import { UserError } from '../errors.ts';
-import { oneLine, shown } from '../text.ts';
+import { shown } from '../text.ts';
+import { importModule, saidBy } from '../user_module.ts';
 import type { Verdict } from './answers.ts';
 import { holdOut, loadProblems, loadSplits, type Problem, type Rules } from './dataset.ts';
 
@@ -70,7 +70,7 @@ async function loadFrom(task: Task, name: string, options: Parameters<Task['load
     throw new UserError(`must give { train, test? }, lists of problems, found ${shown(loaded ?? null)}`);
   } catch (error) {
     if (error instanceof UserError && !error.message.startsWith('must give')) throw error;
-    throw new UserError(`--task ${name}: load() ${reasonOf(error)}`);
+    throw new UserError(`--task ${name}: load() ${saidBy(error)}`);
   }
 }
 
@@ -95,24 +95,19 @@ function checkedReward(reward: number, name: string): number {
   throw new UserError(`--task ${name}: reward() must return a finite number, found ${String(reward)}`);
 }
 
-/** What any value that was thrown says. */
-const reasonOf = (error: unknown): string => oneLine(error instanceof Error ? error.message : String(error));
-
 /** @throws {UserError} if there is no such module, or it exports no task */
 export async function importTask(name: string): Promise<Task> {
   // As seen from this file; and in the package from what is compiled of it. (lib/dist, which notebooks import, has none.)
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
   const [, folder, file = 'task'] = /^(\w+)(?:\/(\w+))?$/.exec(name) ?? [];
-  const own = folder ? new URL(`../../tasks/${folder}/${file}.${extension}`, import.meta.url) : undefined;
-  const isOwn = own && existsSync(fileURLToPath(own));
-  if (!isOwn && !existsSync(name)) {
+  const own = folder && fileURLToPath(new URL(`../../tasks/${folder}/${file}.${extension}`, import.meta.url));
+  const found = [own, name].find((path) => path && existsSync(path));
+  if (!found) {
     throw new UserError(
       `--task ${name}: there is no such task in tasks/ (sums, gsm8k, ifeval, countdown), and no such file: name a module that exports one`,
     );
   }
-  const module: { task?: Task } = await import(isOwn ? own.href : pathToFileURL(resolve(name)).href).catch((error) => {
-    throw new UserError(`--task ${name} cannot be loaded: ${reasonOf(error)}`);
-  });
+  const module: { task?: Task } = await importModule(found, `--task ${name}`);
   if (typeof module.task?.load === 'function') return module.task;
   throw new UserError(`--task ${name} must export a task with load(), found ${shown(Object.keys(module))}`);
 }

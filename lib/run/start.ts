@@ -4,7 +4,6 @@ import { loadWithTokenizer, locatePretrained, type Pretrained, withTokenizer } f
 import type { ChatOptions, Tokenizer } from '../checkpoint/tokenizer.ts';
 import { type Communicator, fromRankZero, soloCommunicator } from '../distributed/communicator.ts';
 import { broadcastState } from '../distributed/state.ts';
-import { loadEnvFile } from '../env_file.ts';
 import { checkPrompts } from '../environments/dataset.ts';
 import { UserError } from '../errors.ts';
 import { readConfig } from '../model/config.ts';
@@ -80,7 +79,6 @@ export async function startRun<Problem, Options extends StartOptions>(
   { experiment, train, test, buildPrompt, prepare, ...task }: Task<Problem, Options>,
 ): Promise<Started> {
   checkCompletions(options);
-  loadEnvFile();
   const communicator = task.communicator ?? soloCommunicator();
   if (communicator.size > options.batchSize) {
     throw new UserError(
