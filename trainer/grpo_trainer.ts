@@ -184,8 +184,7 @@ export class GRPOTrainer {
       return evaluation;
     };
 
-    let last: Record<string, number> = {};
-    let made = false;
+    let last: Record<string, number> | undefined;
     await run.evaluateFirst(ask);
     for await (const step of run.steps()) {
       const sample = (round: number, count: number) => {
@@ -205,12 +204,11 @@ export class GRPOTrainer {
       const again = { 'sampling/resampled_groups': resampled.length / options.numGenerations };
       last = { ...this.#metrics(rollouts, options), ...updated, ...speeds, ...(lossType === 'dapo' ? again : {}) };
       step.log(last, samples);
-      made = true;
       await step.evaluate(ask);
     }
     return {
       folder: run.folder.folder,
-      metrics: made ? last : (run.folder.history().at(-1) as Record<string, number>),
+      metrics: last ?? (run.folder.history().at(-1) as Record<string, number>),
     };
   }
 

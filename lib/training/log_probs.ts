@@ -48,12 +48,27 @@ export async function logProbsOf(
   sequences: Sequence[],
   { microBatchTokens, temperature }: { microBatchTokens: number; temperature: number },
 ): Promise<number[][]> {
-  const found = new Map<Sequence, number[]>();
-  for (const batch of microBatches(sequences, microBatchTokens)) {
+  return readInMicroBatches(sequences, microBatchTokens, async (batch) => {
     const logProbs = tf.tidy(() => completionLogProbs(model, batch, temperature).logProbs);
-    const rows = await logProbs.array();
-    logProbs.dispose();
-    for (const [i, sequence] of batch.entries()) found.set(sequence, rows[i].slice(0, sequence.completion.length));
+    const rows = await logProbs.array().finally(() => logProbs.dispose());
+    return batch.map(({ completion }, i) => rows[i].slice(0, completion.length));
+  });
+}
+
+/**
+ * Reads something of every sequence, one micro-batch in memory at a time.
+ * @param read - what there is to read of a micro-batch, in its order
+ * @returns the same in the order of the sequences
+ */
+export async function readInMicroBatches<T>(
+  sequences: Sequence[],
+  maxTokens: number,
+  read: (batch: Sequence[]) => Promise<ArrayLike<T>>,
+): Promise<T[]> {
+  const found = new Map<Sequence, T>();
+  for (const batch of microBatches(sequences, maxTokens)) {
+    const values = await read(batch);
+    for (const [i, sequence] of batch.entries()) found.set(sequence, values[i]);
   }
   return sequences.map((sequence) => found.get(sequence)!);
 }

@@ -4,7 +4,7 @@ import type { ChatMessage } from '../checkpoint/chat_template.ts';
 import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { scores } from '../model/llama.ts';
 import type { Model } from '../model/model.ts';
-import { microBatches, type Sequence } from './log_probs.ts';
+import { readInMicroBatches, type Sequence } from './log_probs.ts';
 
 /**
  * A question and its answer as a reward model reads them, through its own chat template: whatever the policy is, and
@@ -25,7 +25,7 @@ export function judgedSequence(tokenizer: Tokenizer, prompt: string | ChatMessag
 /**
  * Scores of sequences, without a gradient: at the last token of each.
  * @param model - one with a score on top
- * @param options.microBatchTokens - see {@link microBatches}
+ * @param options.microBatchTokens - as for `microBatches`
  * @returns one number a sequence
  */
 export async function scoresOf(
@@ -33,12 +33,8 @@ export async function scoresOf(
   sequences: Sequence[],
   { microBatchTokens }: { microBatchTokens: number },
 ): Promise<number[]> {
-  const found = new Map<Sequence, number>();
-  for (const batch of microBatches(sequences, microBatchTokens)) {
+  return readInMicroBatches(sequences, microBatchTokens, (batch) => {
     const values = tf.tidy(() => scores(model, batch));
-    const numbers = await values.data();
-    values.dispose();
-    for (const [i, sequence] of batch.entries()) found.set(sequence, numbers[i]);
-  }
-  return sequences.map((sequence) => found.get(sequence)!);
+    return values.data().finally(() => values.dispose());
+  });
 }
