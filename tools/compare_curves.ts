@@ -3,6 +3,7 @@
 import { compiled, stdtri } from 'cephes';
 import type { TopLevelSpec } from 'vega-lite';
 import { draw, PANELS, type Panel, smoothing } from '../lib/run/curves.ts';
+import { colourVariables, DARK, LIGHT } from '../lib/run/document.ts';
 import type { LogEntry } from '../lib/run/metrics.ts';
 import { mean } from '../lib/statistics.ts';
 
@@ -37,8 +38,6 @@ const LOOKS = [
 ];
 export const MOST_VARIANTS = LOOKS.length;
 
-const LIGHT = { ink: '#24292f', muted: '#57606a', line: '#d0d7de', grid: '#eaeef2', paper: '#ffffff' };
-const DARK: typeof LIGHT = { ink: '#e6edf3', muted: '#9aa4af', line: '#3d444d', grid: '#262c36', paper: '#0d1117' };
 type Palette = typeof LIGHT & { variants: string[] };
 const ON_PAPER: Palette = { ...LIGHT, variants: LOOKS.map(({ light }) => light) };
 /** In report.html the colours are left to its style sheet, which knows what the reader's screen prefers. */
@@ -365,18 +364,14 @@ const sheet = (charts: Chart[], variants: string[]): TopLevelSpec => ({
 });
 
 /** The colours of the SVGs for report.html, light or dark as the reader's screen prefers. */
-export const COLOURS = [
-  { colours: LIGHT, of: ({ light }: (typeof LOOKS)[number]) => light },
-  { colours: DARK, of: ({ dark }: (typeof LOOKS)[number]) => dark },
-]
-  .map(({ colours, of }) => {
-    const all = { ...colours, ...Object.fromEntries(LOOKS.map((look, v) => [`variant-${v}`, of(look)])) };
-    return `:root { ${Object.entries(all)
-      .map(([name, colour]) => `--${name}: ${colour};`)
-      .join(' ')} }`;
-  })
-  .map((rule, dark) => (dark ? `@media (prefers-color-scheme: dark) { ${rule} }` : rule))
-  .join('\n');
+const variables = (colours: typeof LIGHT, of: (look: (typeof LOOKS)[number]) => string) => ({
+  ...colours,
+  ...Object.fromEntries(LOOKS.map((look, v) => [`variant-${v}`, of(look)])),
+});
+export const COLOURS = colourVariables(
+  variables(LIGHT, ({ light }) => light),
+  variables(DARK, ({ dark }) => dark),
+);
 
 /**
  * Draws charts of the same variants.

@@ -5,8 +5,9 @@ import { pathToFileURL } from 'node:url';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { normals } from '../lib/random.ts';
+import { escapeText } from '../lib/run/document.ts';
 import { interval, intervalOfSeeds } from './compare_curves.ts';
-import { escapeText, runFolder, writeReport } from './compare_report.ts';
+import { runFolder, writeReport } from './compare_report.ts';
 
 const VARIANTS = ['base', 'drgrpo --critic-type grpo'];
 const SEEDS = [0, 1, 2];

@@ -7,6 +7,7 @@ import { readJsonLines } from '../lib/environments/json_lines.ts';
 import { writeFileAtomically } from '../lib/folders.ts';
 import { isObject, readJsonObject } from '../lib/json.ts';
 import { smoothing } from '../lib/run/curves.ts';
+import { type Block, escapeText, toHtml, toMarkdown } from '../lib/run/document.ts';
 import { type LogEntry, readEntries, readMetrics } from '../lib/run/metrics.ts';
 import { NOTICES } from '../lib/run/run_folder.ts';
 import { mean } from '../lib/statistics.ts';
@@ -87,8 +88,9 @@ export async function writeReport(comparison: Comparison): Promise<void> {
   const legend = names.map((name, i) => `<span>${keys[i]}${escapeText(name)}</span>`).join('\n');
   const curves = `<div class="legend">${legend}</div>\n<div class="panels">\n${panels.join('\n')}\n</div>`;
   writeFileAtomically(join(folder, 'curves.svg'), sheet);
-  writeFileAtomically(join(folder, 'report.md'), toMarkdown(blocks));
-  writeFileAtomically(join(folder, 'report.html'), toHtml(blocks, curves));
+  const parts = { curves: { markdown: '![Curves of all variants](curves.svg)', html: curves } };
+  writeFileAtomically(join(folder, 'report.md'), toMarkdown(blocks, parts));
+  writeFileAtomically(join(folder, 'report.html'), toHtml(blocks, parts, { title: 'Comparison', style: STYLE }));
 }
 
 /** The charts, and the names of their lines. */
@@ -202,16 +204,6 @@ function show(
 
 // ─── Text ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Parts of the report. Texts and cells are escaped, and mean the same in Markdown and in HTML. */
-type Block = { heading: string } | { text: string } | { table: string[][] } | { curves: true };
-
-/** A text, whatever is in it, as Markdown and as HTML: what may mean something there is written as an entity. */
-export const escapeText = (text: string): string =>
-  text
-    .replace(/[\p{C}]/gu, (c) => (c === '\n' ? c : '\u{fffd}'))
-    .replace(/[^\p{L}\p{M}\p{N} \n+=,.:;/()'"?%–-]|(?<=www)\.|:(?=\/)/giu, (c) => `&#${c.codePointAt(0)};`)
-    .replaceAll('\n', '<br>');
-
 function describe(comparison: Comparison, finished: Finished): Block[] {
   const { seeds } = finished;
   const variants = comparison.variants.map(escapeText);
@@ -280,7 +272,7 @@ function describeComparison(comparison: Comparison, finished: Finished): Block[]
     { heading: `Comparison: ${[first, ...others].join(', ')}` },
     { text: `<b>${verdict([first, ...others], runs)}</b>` },
     { heading: 'Curves' },
-    { curves: true },
+    { figure: 'curves' },
     {
       text: [
         linesAndBands(finished),
@@ -334,7 +326,7 @@ function describeSweep(comparison: Comparison, finished: Finished): Block[] {
     { heading: `Sweep of ${sweeps.map(({ option }) => option).join(', ')}: ${experiments.map(escapeText).join(', ')}` },
     { text: `<b>Most right samples in training: ${best.join('; ')}.</b>` },
     { heading: 'Curves' },
-    { curves: true },
+    { figure: 'curves' },
     { text: linesAndBands(finished) },
     ...blocks,
     {
@@ -436,67 +428,14 @@ function completions(variants: string[], runs: FinishedRun[][]): Block[] {
   });
 }
 
-function toMarkdown(blocks: Block[]): string {
-  const row = (cells: string[]) => `| ${cells.join(' | ')} |`;
-  const parts = blocks.map((block, i) => {
-    if ('heading' in block) return `${i === 0 ? '#' : '##'} ${block.heading}`;
-    if ('table' in block)
-      return [row(block.table[0]), row(block.table[0].map(() => '---')), ...block.table.slice(1).map(row)].join('\n');
-    return 'text' in block ? block.text : '![Curves of all variants](curves.svg)';
-  });
-  return `${parts.join('\n\n')}\n`;
-}
-
 // ─── report.html ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/** Of the charts, beside that of every document. */
 const STYLE = `
 ${COLOURS}
-:root { color-scheme: light dark; }
-body { margin: 0 auto; max-width: 1160px; padding: 8px 14px 40px; background: var(--paper); color: var(--ink); }
-body { font: 15px/1.5 system-ui, Helvetica, Arial, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 22px; }
-h2 { font-size: 18px; margin-top: 32px; }
-p { max-width: 80ch; }
-code { font-size: 13px; }
 .legend { position: sticky; top: 0; display: flex; flex-wrap: wrap; gap: 0 20px; padding: 6px 0 10px; background: var(--paper); }
 .legend span { display: inline-flex; align-items: center; gap: 8px; }
 .legend svg { flex: none; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 18px; }
 .panels svg { width: 100%; height: auto; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: 5px 18px 5px 0; text-align: left; vertical-align: top; }
-th, td { min-width: 90px; max-width: 420px; }
-td:has(br) { min-width: 230px; }
-td + td:not(:has(br)) { white-space: nowrap; }
-@media (max-width: 600px) {
-  table { width: 100%; font-size: 13px; }
-  th, td, td:has(br) { min-width: 0; padding-right: 8px; }
-  td + td:not(:has(br)) { white-space: normal; }
-}
 `;
-
-function toHtml(blocks: Block[], curves: string): string {
-  const row = (tag: string) => (cells: string[]) =>
-    `<tr>${cells.map((cell) => `<${tag}>${cell}</${tag}>`).join('')}</tr>`;
-  const parts = blocks.map((block, i) => {
-    if ('heading' in block) return i === 0 ? `<h1>${block.heading}</h1>` : `<h2>${block.heading}</h2>`;
-    if ('text' in block) return `<p>${block.text}</p>`;
-    if ('curves' in block) return curves;
-    const [head, ...rows] = block.table;
-    return `<div class="table"><table>\n${row('th')(head)}\n${rows.map(row('td')).join('\n')}\n</table></div>`;
-  });
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Comparison</title>
-<style>${STYLE}</style>
-</head>
-<body>
-${parts.join('\n')}
-</body>
-</html>
-`;
-}
