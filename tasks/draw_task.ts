@@ -31,7 +31,7 @@ export function drawTask<T>(
 export function writeTask<T>(
   name: string,
   task: Task<T>,
-  line: (item: T) => { question: string; answer: number },
+  line: (item: T) => { question: string; answer: number | string },
 ): void {
   for (const [split, items] of Object.entries(task)) {
     const lines = items.map((item) => `${JSON.stringify(line(item))}\n`);

@@ -18,6 +18,7 @@ import { writeSafetensors } from '../../lib/checkpoint/safetensors.ts';
 import { loadTokenizer, type Tokenizer } from '../../lib/checkpoint/tokenizer.ts';
 import { runMain } from '../../lib/cli/main.ts';
 import { examples, integer, number, parseOptions } from '../../lib/cli/options.ts';
+import { betweenTags } from '../../lib/environments/answers.ts';
 import { createCalculator } from '../../lib/environments/calculator.ts';
 import { converse } from '../../lib/environments/conversation.ts';
 import { createBm25, searchTool } from '../../lib/environments/search.ts';
@@ -31,6 +32,9 @@ import { accumulateGradients } from '../../lib/training/gradients.ts';
 import { completionLogProbs, microBatches, type Sequence } from '../../lib/training/log_probs.ts';
 import { scheduleFactor } from '../../lib/training/schedule.ts';
 import { type Choice, drawChoice, taskChoices } from '../../tasks/choices/generate.ts';
+import { type Countdown, equationVerdict } from '../../tasks/countdown/score.ts';
+import { drawSmall, smallCountdowns } from '../../tasks/countdown/small.ts';
+import { problemOf } from '../../tasks/countdown/task.ts';
 import {
   type Question as Asked,
   drawEncyclopedia,
@@ -39,14 +43,20 @@ import {
 } from '../../tasks/encyclopedia/generate.ts';
 import { drawProduct, type Product, taskProducts } from '../../tasks/products/generate.ts';
 import { drawSum, type Sum, sumText, taskSums } from '../../tasks/sums/generate.ts';
+import { type Case, taskCases } from '../../tasks/vignettes/generate.ts';
+import { balancedProfiles, profiles } from '../../tasks/vignettes/profiles.ts';
+import { invasiveness, parseRecommendation } from '../../tasks/vignettes/recommendation.ts';
+import { tell } from '../../tasks/vignettes/vignette.ts';
 import { answerLikeCaller, CALLER_HABITS } from './caller.ts';
+import { answerLikeClinician, clinicianWords } from './clinician.ts';
 import { answerLikeGuesser } from './guesser.ts';
 import { answerLikePupil, HABITS, type Part } from './pupil.ts';
 import { answerLikeReader, READER_HABITS } from './reader.ts';
+import { answerLikeSearcher } from './searcher.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
-/** What a pupil is asked, and what is right; with what it writes, and what a tool answers to that. */
-type Question = { question: string; answer: string };
+/** What a pupil is asked, and which answers to that are right; with what it writes, and what a tool answers to that. */
+type Question = { question: string; isRight: (text: string) => boolean };
 type Demonstration = Question & { parts: Part[] };
 
 type Pupil = {
@@ -62,9 +72,32 @@ type Pupil = {
   vocabulary?: () => { words: string[]; context: number };
 };
 
-const sum = (terms: Sum) => ({ question: sumText(terms), answer: String(terms.reduce((a, b) => a + b)) });
-const choice = ({ text, right }: Choice) => ({ question: text, answer: String(right) });
-const product = ({ text, value }: Product) => ({ question: text, answer: String(value) });
+/** A question with one answer, in its tags. */
+const asks = (question: string, answer: number | string): Question => ({
+  question,
+  isRight: (text) => betweenTags(text, 'answer').at(-1) === String(answer),
+});
+const sum = (terms: Sum) =>
+  asks(
+    sumText(terms),
+    terms.reduce((a, b) => a + b),
+  );
+const choice = ({ text, right }: Choice) => asks(text, right);
+const product = ({ text, value }: Product) => asks(text, value);
+const asked = ({ question, answer }: Asked) => asks(question, answer);
+const countdown = (drawn: Countdown): Question => ({
+  question: problemOf(drawn).question,
+  isRight: (text) => equationVerdict(text, drawn) === 'right',
+});
+const vignette = ({ question, appropriate: [least, most] }: ReturnType<typeof tell<Case>>): Question => ({
+  question,
+  isRight: (text) => {
+    const recommendation = parseRecommendation(text);
+    if (!recommendation) return false;
+    const points = invasiveness(recommendation);
+    return least <= points && points <= most;
+  },
+});
 
 /** The same habits, none of which it has. */
 const none = <T extends Record<string, number>>(habits: T): T =>
@@ -75,7 +108,10 @@ const FOUND = { topKPassages: 3 };
 /** A small country, drawn anew for every update: there is nothing to be learnt by heart. */
 const SMALL = { towns: 40, people: 120, works: 80, festivals: 20 };
 
-const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
+const PUPIL_NAMES = ['sloppy', 'guessing', 'calling', 'reading', 'searching', 'clinician'] as const;
+type PupilName = (typeof PUPIL_NAMES)[number];
+
+const PUPILS: Record<PupilName, Pupil> = {
   sloppy: {
     recipe: { outputDir: 'models/tiny', steps: 2000, diligentSteps: 0 },
     lesson: async (_, diligent) => (random) => {
@@ -120,15 +156,42 @@ const PUPILS: Record<'sloppy' | 'guessing' | 'calling' | 'reading', Pupil> = {
         const guess = pick(questions.filter(({ asksFor }) => asksFor === drawn.asksFor)).answer;
         const habits = diligent ? none(READER_HABITS) : READER_HABITS;
         return {
-          ...drawn,
+          ...asked(drawn),
           parts: answerLikeReader(drawn, { guess, search: (title) => found.get(title)! }, random, habits),
         };
       };
     },
     // Its own countries are others: all that can be asked about the bundled ones is new to it.
-    heldOut: () => taskEncyclopedia().test,
+    heldOut: () => taskEncyclopedia().test.map(asked),
     tools: async () => [searchTool(createBm25(taskEncyclopedia().passages), FOUND)],
     vocabulary: () => ({ words: encyclopediaWords(), context: 512 }),
+  },
+  searching: {
+    recipe: { outputDir: 'models/tiny_countdown', steps: 2000, diligentSteps: 0 },
+    lesson: async () => (random) => {
+      const drawn = drawSmall(random);
+      return { ...countdown(drawn), parts: [{ by: 'pupil', text: answerLikeSearcher(drawn, random) }] };
+    },
+    heldOut: () => smallCountdowns().test.map(countdown),
+  },
+  clinician: {
+    recipe: { outputDir: 'models/tiny_clinician', steps: 1500, diligentSteps: 0 },
+    lesson: async () => {
+      const { train } = taskCases();
+      const all = profiles();
+      return (random) => {
+        const pick = <T>(items: T[]) => items[Math.floor(random() * items.length)];
+        const drawn = tell(pick(train), pick(all));
+        return { ...vignette(drawn), parts: [{ by: 'pupil', text: answerLikeClinician(drawn, random) }] };
+      };
+    },
+    heldOut: () => {
+      const told = taskCases().test.flatMap((one, i) =>
+        balancedProfiles(8, 'race_ethnicity', 0, i).map((profile) => tell(one, profile)),
+      );
+      return told.map(vignette);
+    },
+    vocabulary: () => ({ words: clinicianWords(), context: 256 }),
   },
 };
 
@@ -136,11 +199,7 @@ export const command = new Command('pretrain')
   .description('Trains a tiny Llama to imitate a pupil.')
   .addHelpText('after', examples('npm run pretrain', 'npm run pretrain -- --pupil calling --steps 100'))
   .optionsGroup('What is made:')
-  .addOption(
-    new Option('--pupil <name>', 'whom to imitate')
-      .choices(['sloppy', 'guessing', 'calling', 'reading'])
-      .default('sloppy' as const),
-  )
+  .addOption(new Option('--pupil <name>', 'whom to imitate').choices(PUPIL_NAMES).default('sloppy' as const))
   .option('--output-dir <folder>', 'where the checkpoint goes; what is there is replaced (default: by pupil)')
   .option('--init <folder>', 'checkpoint of this architecture to start from (default: random weights)')
   .optionsGroup('Training:')
@@ -212,12 +271,12 @@ function loss(model: Model, batch: Homework[], count: number): tf.Scalar {
 async function evaluate(
   model: Model,
   tokenizer: Tokenizer,
-  asked: Question[],
+  questions: Question[],
   { seed, tools }: { seed: number; tools?: Tool[] },
 ): Promise<string> {
-  const prompts = asked.map(({ question }) => promptOf(tokenizer, question));
+  const prompts = questions.map(({ question }) => promptOf(tokenizer, question));
   const right = async (temperature: number, count: number) => {
-    const { react } = converse(tokenizer, tools ?? [], { ...LIMITS, rows: asked.length * count });
+    const { react } = converse(tokenizer, tools ?? [], { ...LIMITS, rows: questions.length * count });
     const completions = await generate(model, prompts, count, {
       temperature,
       topK: 0,
@@ -228,14 +287,17 @@ async function evaluate(
       react: tools && react,
     });
     return completions.map(({ tokens, mask }, i) => {
-      const own = tokenizer.decode(tokens.filter((_, t) => mask[t] === 1));
-      return own.match(/<answer>(.*?)<\/answer>/)?.[1].trim() === asked[Math.floor(i / count)].answer;
+      const own = tokenizer.decode(
+        tokens.filter((_, t) => mask[t] === 1),
+        { skipSpecialTokens: true },
+      );
+      return questions[Math.floor(i / count)].isRight(own);
     });
   };
   const percent = (hits: boolean[]) => `${((100 * hits.filter(Boolean).length) / hits.length).toFixed(1)} %`;
   const greedy = await right(0, 1);
   const sampled = await right(1, 8);
-  const any = asked.map((_, i) => sampled.slice(8 * i, 8 * (i + 1)).some(Boolean));
+  const any = questions.map((_, i) => sampled.slice(8 * i, 8 * (i + 1)).some(Boolean));
   return `pass@1 greedy ${percent(greedy)}, pass@1 sampled ${percent(sampled)}, pass@8 ${percent(any)}`;
 }
 

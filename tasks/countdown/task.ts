@@ -29,7 +29,8 @@ export const task: Task = {
   verdict: (text, { columns }) => equationVerdict(text, columns as Countdown),
 };
 
-const problemOf = (countdown: Countdown): TaskProblem => ({
+/** The question that a countdown is. */
+export const problemOf = (countdown: Countdown): TaskProblem => ({
   question: `Make ${countdown.target} of ${countdown.numbers.join(', ')}.`,
   answer: String(countdown.target),
   columns: countdown,
