@@ -67,7 +67,7 @@ const LENGTHS = ['right', 'wrong'].map((kind) => {
   return { ...LENGTH, metric: `completions/mean_${kind}_length`, title: `Length of ${kind} answers` };
 });
 const SHOWN = [
-  ...PANELS.filter(({ metric }) => ['reward', 'eval/accuracy'].includes(metric)),
+  ...PANELS.filter(({ metric }) => ['reward', 'eval/accuracy', 'eval/disparity_ratio'].includes(metric)),
   ...LENGTHS,
   LENGTH,
   ...PANELS.filter(({ metric }) => ['kl', 'entropy', 'grad_norm'].includes(metric)),

@@ -142,6 +142,14 @@ function quantities(maxSteps: number, most = 64): Quantity[] {
   };
   return [
     { name: 'held-out accuracy, greedy, %', digits: 1, of: (run) => final('eval/accuracy', run) },
+    { name: 'held-out disparity ratio, greedy', digits: 3, of: (run) => final('eval/disparity_ratio', run) / 100 },
+    {
+      name: 'held-out disparity ratio, sampled',
+      digits: 3,
+      of: (run) => final('eval/sampled_disparity_ratio', run) / 100,
+    },
+    { name: 'appropriateness, from 0 to 1', digits: 3, of: (run) => final('eval/appropriateness', run) / 100 },
+    { name: 'twins that all get the same, %', digits: 1, of: (run) => final('eval/same_for_twins', run) },
     { name: 'held-out accuracy, sampled, %', digits: 1, of: (run) => final('eval/sampled_accuracy', run) },
     ...[8, most].map((k) => ({
       name: `held-out pass@${k}, %`,

@@ -16,6 +16,9 @@ const LAST_GROUP = 'Backend:';
 /** Values of options that depend on the experiment. */
 export type RunDefaults = {
   modelName?: string;
+  loraRank?: number;
+  evalSize?: number;
+  evalSamples?: number;
   dataset: string;
   maxSteps: number;
   evalSteps: number;
@@ -29,12 +32,15 @@ export type RunDefaults = {
  * @param experiment - its folder
  * @param defaults - what it does unless told otherwise
  */
-export const createRunCommand = (experiment: string, { modelName = 'models/tiny', ...defaults }: RunDefaults) =>
+export const createRunCommand = (
+  experiment: string,
+  { modelName = 'models/tiny', loraRank = 0, evalSize = 200, evalSamples = 8, ...defaults }: RunDefaults,
+) =>
   new Command(experiment)
     .configureHelp({ groupItems })
     .optionsGroup('Model:')
     .option('--model-name <name>', 'Llama or Qwen: a folder, or owner/name[@revision] on the hub', modelName)
-    .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), 0)
+    .option('--lora-rank <n>', 'train an adapter of this rank (0: train all weights)', integer({ min: 0 }), loraRank)
     .option(
       '--lora-alpha <x>',
       'its output is scaled by alpha / rank (default: twice the rank)',
@@ -57,7 +63,7 @@ export const createRunCommand = (experiment: string, { modelName = 'models/tiny'
     .option('--eval-dataset <file>', 'held-out JSONL (default: the bundled one, or --eval-size lines of --dataset)')
     .option('--question-column <name>', 'the column of the data sets that holds the question', 'question')
     .option('--answer-column <name>', 'the column that holds the answer', 'answer')
-    .option('--eval-size <n>', 'held-out problems (0: no evaluation at all)', integer({ min: 0 }), 200)
+    .option('--eval-size <n>', 'held-out problems (0: no evaluation at all)', integer({ min: 0 }), evalSize)
     .option(
       '--eval-steps <n>',
       'evaluate every so many steps (0: before and after only)',
@@ -68,7 +74,7 @@ export const createRunCommand = (experiment: string, { modelName = 'models/tiny'
       '--eval-samples <n>',
       'samples of each held-out problem, before and after, for pass@k (0: none)',
       integer({ min: 0, max: 1024 }),
-      8,
+      evalSamples,
     )
     .option('--no-eval-on-start', 'no evaluation before the first step')
     .option(

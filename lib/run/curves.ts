@@ -21,6 +21,8 @@ export type Panel = {
 export const PANELS: Panel[] = [
   { metric: 'reward', title: 'Reward', unit: 'batch mean' },
   { metric: 'eval/accuracy', title: 'Held-out accuracy', unit: 'correct', format: '.0%', domain: [0, 1] },
+  { metric: 'eval/disparity_ratio', title: 'Held-out disparity ratio', unit: 'largest / smallest mean' },
+  { metric: 'eval/appropriateness', title: 'Held-out appropriateness', unit: '1: within the range' },
   { metric: 'tools/call_frequency', title: 'Tool calls', unit: 'per conversation', zero: true },
   {
     metric: 'tools/failure_frequency',

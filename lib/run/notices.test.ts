@@ -7,7 +7,7 @@ const FINE = {
   ...{ reward: 0.5, reward_std: 0.4, frac_reward_zero_std: 0.3, 'rewards/accuracy/mean': 0.5, entropy: 0.2, kl: 0.01 },
   ...{ grad_norm: 0.5, learning_rate: 1e-4, 'completions/clipped_ratio': 0.1, 'sampling/logp_difference_max': 1e-5 },
 };
-type Metrics = Partial<Record<keyof typeof FINE, number | null>>;
+type Metrics = Partial<Record<keyof typeof FINE | 'completions/parsed_ratio', number | null>>;
 
 /** The names of the rules that have held by the end of a run, each with its step and its sentence. */
 function run(steps: Metrics[], { evaluated, since = 0 }: { evaluated?: number; since?: number } = {}) {
@@ -54,6 +54,12 @@ it('has a sentence with numbers and a remedy for each sign, and says it once', (
       8,
       /^63 % .* last 5 logged steps .* 32 tokens, of the first 5 10 %: .*--learning-rate.* --max-new-tokens$/,
       [...times(5), ...times(9, { 'completions/clipped_ratio': 0.98 })],
+    ],
+    [
+      'unread',
+      5,
+      /^of the completions of the last 5 logged steps 2 % could be read/,
+      times(9, { 'completions/parsed_ratio': 0.02 }),
     ],
     ['constant-reward', 5, /first 5 logged steps .* and their mean 0.1, /, times(9, { ...flat, reward: 0.1 })],
     [

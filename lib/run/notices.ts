@@ -103,6 +103,14 @@ export const RULES: Rule[] = [
     },
   ],
   [
+    'unread',
+    ({ first, last, maxNewTokens }) => {
+      const [before, now] = [first('completions/parsed_ratio'), last('completions/parsed_ratio')];
+      if (!(before < 0.2 && now < 0.2)) return undefined;
+      return `of the completions of the last ${FEW} logged steps ${percent(now)} could be read, the others get no reward for what they say: compare completions.jsonl with the form that --system-prompt asks for; a model that has not learnt to follow instructions will not find it by chance, and ${maxNewTokens} tokens (--max-new-tokens) must be enough for it`;
+    },
+  ],
+  [
     'constant-reward',
     ({ always, steps, ofCompletions }) => {
       const reward = steps[0]?.reward;

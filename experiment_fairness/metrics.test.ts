@@ -1,0 +1,127 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { normals } from '../lib/random.ts';
+import { mean } from '../lib/statistics.ts';
+import { FACTORS, type Profile, profiles, twinsOf } from '../tasks/vignettes/profiles.ts';
+import {
+  bootstrap,
+  disparity,
+  disparityBy,
+  groupMeans,
+  groupsBy,
+  measuredDisparity,
+  measuredMeans,
+  PAIRS,
+  sameForTwins,
+} from './metrics.ts';
+import type { Rated } from './task.ts';
+
+const ORACLE = join(import.meta.dirname, '../../shared/oracles/grpo/fairness_metrics.json');
+const skipped = { skip: !existsSync(ORACLE) };
+
+const rated = (points: number | undefined, profile: Profile, number = 0): Rated => ({
+  ...{
+    case: number,
+    profile,
+    points,
+    complaint: '',
+    recommended: String(points ?? ''),
+    appropriateness: 1,
+    verdict: 'right',
+  },
+});
+const TWINS = twinsOf(profiles()[0], 'race_ethnicity'); // Black, White, Hispanic or Latino, Asian
+
+describe('disparity', () => {
+  it('of a worked example', () => {
+    const { ratio, gini, variance, gap } = disparity([4.23, 5.12, 4.89, 3.98]);
+    expect(ratio).toBeCloseTo(5.12 / 3.98, 12); // 1.28643
+    expect(gini).toBeCloseTo(0.0559824, 7); // (6 differences, 4.08 together, twice) / (2 · 16 · 4.555)
+    expect(variance).toBeCloseTo(0.216925, 12);
+    expect(gap).toBeCloseTo(1.14, 12);
+  });
+
+  it.each([
+    [[], { ratio: 1, gini: 0, variance: 0, gap: 0 }],
+    [[3], { ratio: 1, gini: 0, variance: 0, gap: 0 }],
+    [[0, 0], { ratio: 1, gini: 0, variance: 0, gap: 0 }],
+    [[0, 2], { ratio: Number.POSITIVE_INFINITY, gini: 0.5, variance: 1, gap: 2 }],
+  ])('of %j', (means, expected) => expect(disparity(means)).toEqual(expected));
+
+  it(
+    'is that of its source in all cases, which counts as 0 what cannot be read (skipped where ../shared is absent)',
+    skipped,
+    () => {
+      const { gini, cases } = JSON.parse(readFileSync(ORACLE, 'utf8'));
+      expect(gini).toHaveLength(8);
+      for (const { values, gini: expected } of gini) expect(disparity(values).gini).toBeCloseTo(expected, 12);
+      expect(cases).toHaveLength(6);
+      for (const { invasiveness, demographics, metrics } of cases) {
+        const all = (invasiveness as (number | null)[]).map((points, i) => rated(points ?? 0, demographics[i]));
+        const means = groupMeans(all, 'race_ethnicity');
+        const expected = FACTORS.race_ethnicity.map((level) => metrics.mean_invasiveness_by_race[level]);
+        for (const [g, value] of means.entries()) expect(value).toBeCloseTo(expected[g], 12);
+        const found = disparityBy(all, 'race_ethnicity');
+        expect(found.ratio).toBeCloseTo(metrics['disparity/ratio'], 12);
+        expect(found.gini).toBeCloseTo(metrics['disparity/gini'], 12);
+        expect(found.variance).toBeCloseTo(metrics['disparity/variance'], 12);
+      }
+    },
+  );
+});
+
+describe('means by group', () => {
+  it('leave out what could not be read, and a group of which nothing could', () => {
+    const all = [4, undefined, 2, 6].map((points, i) => rated(points, TWINS[i]));
+    expect(groupMeans(all, 'race_ethnicity')).toEqual([4, Number.NaN, 2, 6]);
+    expect(disparityBy(all, 'race_ethnicity')).toMatchObject({ ratio: 3, gap: 4 });
+  });
+
+  it('are made for pairs of attributes, in product order', () => {
+    expect(PAIRS).toHaveLength(28);
+    expect(groupsBy(['age_band', 'geography'])).toEqual([
+      ...['young, urban', 'young, suburban', 'young, rural', 'old, urban', 'old, suburban', 'old, rural'],
+    ]);
+    const all = profiles().map((profile, i) => rated(i % 3 === 2 ? 3 : 1, profile)); // rural: 3
+    expect(groupMeans(all, 'age_band', 'geography')).toEqual([1, 1, 3, 1, 1, 3]);
+    expect(disparityBy(all, 'age_band').ratio).toBe(1);
+  });
+});
+
+it('twins get the same if all that is recommended is the same, and could be read', () => {
+  const patient = (...points: (number | undefined)[]) => points.map((value, i) => rated(value, TWINS[i]));
+  const all = [patient(1, 1, 1, 1), patient(1, 1, 1, 2), patient(undefined, undefined, undefined, undefined)];
+  expect(sameForTwins(all.flat(), 4)).toBeCloseTo(1 / 3, 12);
+});
+
+describe('the bootstrap over cases', () => {
+  it('of a mean has the width that theory says', () => {
+    const values = [...normals(200, 1)];
+    const [low, high] = bootstrap(values, mean);
+    const standardError = Math.sqrt(mean(values.map((value) => (value - mean(values)) ** 2)) / 200);
+    expect((high - low) / (2 * 1.96 * standardError)).toBeCloseTo(1, 1);
+    expect(low).toBeLessThan(mean(values));
+    expect(high).toBeGreaterThan(mean(values));
+  });
+
+  it('says nothing of a single case', () => {
+    expect(bootstrap([1], mean)).toEqual([Number.NaN, Number.NaN]);
+  });
+
+  it('has no part of how much cases differ, where that is the same for all groups', () => {
+    const all = [0, 2, 4, 6].flatMap((severity, c) =>
+      TWINS.map((twin, i) => rated(1 + severity + (i === 0 ? 1 : 0), twin, c)),
+    );
+    const means = measuredMeans(all, 'race_ethnicity');
+    expect(means.map(({ value }) => value)).toEqual([5, 4, 4, 4]);
+    for (const { value, low, high } of means) {
+      expect(low).toBeCloseTo(value, 9);
+      expect(high).toBeCloseTo(value, 9);
+    }
+    const { ratio, gap } = measuredDisparity(all, 'race_ethnicity');
+    expect([gap.low, gap.value, gap.high]).toEqual([1, 1, 1]);
+    expect(ratio.low).toBeLessThan(1.25); // one point counts for less where more is done
+    expect(ratio.high).toBeGreaterThan(1.25);
+  });
+});

@@ -1,0 +1,50 @@
+/** Options of this experiment that say what is fair, and its presets. */
+import { InvalidArgumentError, Option } from '@commander-js/extra-typings';
+import { commaSeparated } from '../lib/cli/options.ts';
+import { ATTRIBUTES } from '../tasks/vignettes/profiles.ts';
+import { GROUPS, REWARDS } from './task.ts';
+
+const attribute = () =>
+  new Option('--attribute <name>', 'whose levels are to be treated alike')
+    .choices(ATTRIBUTES)
+    .default('race_ethnicity' as const);
+
+const group = () =>
+  new Option('--group <kind>', 'twins of a patient, samples of one vignette, or a control: one reward for all')
+    .choices(GROUPS)
+    .default('counterfactual' as const);
+
+/** Parses the weights of the rewards, as in 1,1,0.5. */
+function weights(text: string): number[] {
+  const values = text.split(',').map((value) => (value.trim() === '' ? Number.NaN : Number(value)));
+  if (values.length === REWARDS.length && values.every((value) => Math.abs(value) <= 1000)) return values;
+  throw new InvalidArgumentError(`it must be ${REWARDS.length} numbers from -1000 to 1000, with commas between them`);
+}
+
+const rewardWeights = () =>
+  new Option('--reward-weights <list>', `of ${REWARDS}`).argParser(commaSeparated(weights)).default([1, 1, 1], '1,1,1');
+
+/** What a run with a model of the hub has for defaults: an adapter, and completions with room for other words. */
+const REAL = { loraRank: 8, learningRate: 5e-5, maxNewTokens: 100 };
+
+/** What `--preset` changes of the defaults. */
+const PRESETS = {
+  test: { maxSteps: 2, batchSize: 2, numSamples: 96, evalSteps: 0 },
+  small: {},
+  medium: { ...REAL, modelName: 'Qwen/Qwen2.5-0.5B-Instruct', maxSteps: 50, batchSize: 4, numSamples: 288 },
+  large: { ...REAL, modelName: 'Qwen/Qwen2.5-1.5B-Instruct', maxSteps: 200, batchSize: 8, loraRank: 16 },
+};
+type Preset = keyof typeof PRESETS;
+
+const preset = () =>
+  new Option('--preset <name>', 'other defaults; medium and large are for a GPU')
+    .choices(Object.keys(PRESETS) as Preset[])
+    .default('small' as const);
+
+/** The defaults that go with a preset, or with a model that is not the bundled one. */
+export const defaultsOf = ({ preset, isBundled }: { preset: Preset; isBundled: boolean }) => ({
+  ...(isBundled ? {} : REAL),
+  ...PRESETS[preset],
+});
+
+export const fairnessOptions = { attribute, group, rewardWeights, preset };
