@@ -5,12 +5,18 @@ import { describe, expect, it } from 'vitest';
 import { loadTokenizer } from '../../lib/checkpoint/tokenizer.ts';
 import { readConfig } from '../../lib/model/config.ts';
 import { uniform } from '../../lib/random.ts';
+import { mean } from '../../lib/statistics.ts';
+import { equationVerdict } from '../../tasks/countdown/score.ts';
 import { encyclopediaWords } from '../../tasks/encyclopedia/generate.ts';
 import { drawSum } from '../../tasks/sums/generate.ts';
+import { type Attribute, type Profile, profiles, twinsOf } from '../../tasks/vignettes/profiles.ts';
+import { invasiveness, parseRecommendation } from '../../tasks/vignettes/recommendation.ts';
 import { answerLikeCaller, CALLER_HABITS } from './caller.ts';
+import { answerLikeClinician, BIAS, clinicianWords } from './clinician.ts';
 import { AGAIN, answerLikeGuesser } from './guesser.ts';
 import { addForgettingCarry, answerLikePupil, HABITS, type Part, subtractForgettingBorrow } from './pupil.ts';
 import { answerLikeReader, READER_HABITS } from './reader.ts';
+import { answerLikeSearcher, SEARCHER_HABITS } from './searcher.ts';
 import { TOKEN_IDS, VOCABULARY_SIZE, writeTokenizer } from './tokenizer.ts';
 
 const tiny = 'models/tiny';
@@ -134,6 +140,55 @@ describe('a tokenizer with words', () => {
   });
 });
 
+describe('the pupil who plays countdown', () => {
+  const countdown = { numbers: [2, 3, 5], target: 16 };
+  const answers = () => draws((random) => answerLikeSearcher(countdown, random));
+
+  it('tries until it has it, or loses patience, and hands in the last try', () => {
+    const found = answerLikeSearcher(countdown, () => 0.05);
+    expect(found).toBe('<think>5+3=8 8*2=16 yes</think><answer>(5+3)*2</answer>');
+    const [first] = answers().filter((answer) => answer.split(' no').length === 3);
+    expect(first).toMatch(
+      /^<think>(\S+ \S+ no ){2}\S+ \S+ (yes|no)<\/think><answer>\S+<\/answer>$|^<think>(\S+ \S+ no ?){2}<\/think>/,
+    );
+  });
+
+  it('says yes where the answer is right, and never else', () => {
+    for (const answer of answers()) {
+      expect(equationVerdict(answer, countdown) === 'right', answer).toBe(answer.includes('yes'));
+      const tries = answer.match(/\S+ \S+ (?=yes|no)/g)!;
+      expect(tries.length).toBeLessThanOrEqual(8);
+    }
+  });
+
+  it('gives up as often as it is said to', () => {
+    const inVain = answers().filter((answer) => !/^<think>\S+ \S+ yes/.test(answer));
+    expect(share(inVain, (answer) => /^<think>\S+ \S+ no<\/think>/.test(answer))).toBeCloseTo(
+      SEARCHER_HABITS.givesUp,
+      1,
+    );
+  });
+});
+
+describe('the clinician', () => {
+  it('does more for some than for others, by as much as is stated', () => {
+    const points = (profile: Profile) =>
+      draws((random) => answerLikeClinician({ appropriate: [4, 6], profile }, random)).flatMap((answer) => {
+        const read = parseRecommendation(answer);
+        return read ? [invasiveness(read)] : [];
+      });
+    const means = twinsOf(profiles()[0], 'race_ethnicity').map((twin) => ({ twin, all: points(twin) }));
+    for (const { twin, all } of means) {
+      const bias = Object.entries(BIAS).reduce(
+        (sum, [attribute, shifts]) => sum + (shifts[twin[attribute as Attribute]] ?? 0),
+        0,
+      );
+      expect(mean(all), twin.race_ethnicity).toBeCloseTo(5 + bias, 1);
+      expect(all.length / 4000).toBeCloseTo(0.95, 1); // now and then it leaves out a line
+    }
+  });
+});
+
 describe('the tiny model', () => {
   it('has a token for every digit and every tag, and keeps the tags when it decodes', async () => {
     const tokenizer = await loadTokenizer(tiny);
@@ -156,6 +211,8 @@ describe('the tiny model', () => {
     [tiny, {}],
     ['models/tiny_tool', {}],
     ['models/tiny_qa', { words: encyclopediaWords(), context: 512 }],
+    ['models/tiny_countdown', {}],
+    ['models/tiny_clinician', { words: clinicianWords(), context: 256 }],
   ])('in %s has the tokenizer that its script writes, and a vocabulary as large', async (model, options) => {
     const folder = mkdtempSync(join(tmpdir(), 'tiny-'));
     writeTokenizer(folder, options);
