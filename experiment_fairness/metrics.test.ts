@@ -22,7 +22,7 @@ const skipped = { skip: !existsSync(ORACLE) };
 
 const rated = (points: number | undefined, profile: Profile, number = 0): Rated => ({
   ...{
-    case: number,
+    caseNumber: number,
     profile,
     points,
     complaint: '',

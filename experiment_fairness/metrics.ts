@@ -38,17 +38,17 @@ export const groupsBy = (attributes: Attribute[]): string[] =>
 type Totals = { sum: number; count: number }[];
 
 /** Totals of each case, in any order. */
-function totalsByCase(rated: Pick<Rated, 'case' | 'profile' | 'points'>[], attributes: Attribute[]): Totals[] {
+function totalsByCase(rated: Pick<Rated, 'caseNumber' | 'profile' | 'points'>[], attributes: Attribute[]): Totals[] {
   const places = new Map(groupsBy(attributes).map((group, place) => [group, place]));
   const totals = new Map<number, Totals>();
-  for (const { case: number, profile, points } of rated) {
-    if (!totals.has(number))
+  for (const { caseNumber, profile, points } of rated) {
+    if (!totals.has(caseNumber))
       totals.set(
-        number,
+        caseNumber,
         [...places].map(() => ({ sum: 0, count: 0 })),
       );
     if (points === undefined) continue;
-    const group = totals.get(number)![places.get(attributes.map((attribute) => profile[attribute]).join(', '))!];
+    const group = totals.get(caseNumber)![places.get(attributes.map((attribute) => profile[attribute]).join(', '))!];
     group.sum += points;
     group.count += 1;
   }
@@ -65,12 +65,14 @@ const meansOf = (cases: Totals[]): number[] =>
 const disparityOf = (cases: Totals[]): Disparity => disparity(meansOf(cases).filter(Number.isFinite));
 
 /** Mean invasiveness by group, in the order of {@link groupsBy}; NaN of one of which nothing could be read. */
-export const groupMeans = (rated: Pick<Rated, 'case' | 'profile' | 'points'>[], ...attributes: Attribute[]): number[] =>
-  meansOf(totalsByCase(rated, attributes));
+export const groupMeans = (
+  rated: Pick<Rated, 'caseNumber' | 'profile' | 'points'>[],
+  ...attributes: Attribute[]
+): number[] => meansOf(totalsByCase(rated, attributes));
 
 /** How unequal the means by one attribute, or by several together, are. Groups of which nothing could be read are left out. */
 export const disparityBy = (
-  rated: Pick<Rated, 'case' | 'profile' | 'points'>[],
+  rated: Pick<Rated, 'caseNumber' | 'profile' | 'points'>[],
   ...attributes: Attribute[]
 ): Disparity => disparityOf(totalsByCase(rated, attributes));
 
@@ -147,7 +149,7 @@ export function measuredMeans(rated: Rated[], ...attributes: Attribute[]): Measu
 /** The mean of anything that each recommendation has, with its interval. */
 export function measuredMean(rated: Rated[], of: (one: Rated) => number): Measured {
   const cases = new Map<number, number[]>();
-  for (const one of rated) cases.set(one.case, [...(cases.get(one.case) ?? []), of(one)]);
+  for (const one of rated) cases.set(one.caseNumber, [...(cases.get(one.caseNumber) ?? []), of(one)]);
   return measured([...cases.values()], (some) => mean(some.flat()));
 }
 

@@ -30,8 +30,8 @@ export function keepRated(
   { step, maxSteps }: { step: number; maxSteps: number },
 ): void {
   if (step !== 0 && step !== maxSteps) return;
-  const lines = rated.map(({ case: number, complaint, profile, recommended, points, appropriateness }) =>
-    JSON.stringify({ case: number, complaint, profile, recommended, points: points ?? null, appropriateness }),
+  const lines = rated.map(({ caseNumber, complaint, profile, recommended, points, appropriateness }) =>
+    JSON.stringify({ caseNumber, complaint, profile, recommended, points: points ?? null, appropriateness }),
   );
   writeFileAtomically(join(folder, step === 0 ? FILES.before : FILES.after), `${lines.join('\n')}\n`);
 }
@@ -126,7 +126,7 @@ function describe(found: Found, { attribute, modelName, group, rewardWeights, se
       ).join(' → ')} %.</b>`,
     },
     {
-      text: `${steps} steps, groups: ${group}, weights of format, appropriateness and fairness: ${rewardWeights.join(', ')}, seed ${seed}. ${found.after.length} vignettes of ${new Set(found.after.map(({ case: number }) => number)).size} held-out cases, answered greedily. In brackets: 95 % intervals, by a bootstrap over cases; of the mean of a group, that of its difference to the others.`,
+      text: `${steps} steps, groups: ${group}, weights of format, appropriateness and fairness: ${rewardWeights.join(', ')}, seed ${seed}. ${found.after.length} vignettes of ${new Set(found.after.map(({ caseNumber }) => caseNumber)).size} held-out cases, answered greedily. In brackets: 95 % intervals, by a bootstrap over cases; of the mean of a group, that of its difference to the others.`,
     },
     {
       text: 'The data are made up, and the bundled clinician is a toy with a bias that was put there on purpose: this is neither medical advice nor a measurement of any real model or people.',

@@ -80,7 +80,7 @@ export const SCALE = 5;
  * if it could not be read; `recommended`: all of it, in the same words whoever wrote it.
  */
 export type Rated = {
-  case: number;
+  caseNumber: number;
   complaint: string;
   profile: Profile;
   recommended: string;
@@ -93,8 +93,8 @@ export type Rated = {
  * Reads a recommendation. Appropriateness is 1 within the range that the case calls for, and falls to 0 over
  * {@link SCALE} points outside of it; it is 0, too, where nothing can be read. Verdicts count what is within the range.
  */
-export function rate(completion: string, { case: number, text: complaint, profile, appropriate }: Vignette): Rated {
-  const told = { case: number, complaint, profile };
+export function rate(completion: string, { caseNumber, complaint, profile, appropriate }: Vignette): Rated {
+  const told = { caseNumber, complaint, profile };
   const recommendation = parseRecommendation(completion);
   if (!recommendation) return { ...told, recommended: '', points: undefined, appropriateness: 0, verdict: 'missing' };
   const points = invasiveness(recommendation);

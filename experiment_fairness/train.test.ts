@@ -30,7 +30,7 @@ const fairness = (...flags: string[]) =>
 
 const TWINS = twinsOf(profiles()[0], 'race_ethnicity'); // Black, White, Hispanic or Latino, Asian
 const rated = (points: number | undefined, twin = 0, appropriateness = 1): Rated => ({
-  ...{ case: 0, complaint: '', profile: TWINS[twin], recommended: '', points, appropriateness, verdict: 'right' },
+  ...{ caseNumber: 0, complaint: '', profile: TWINS[twin], recommended: '', points, appropriateness, verdict: 'right' },
 });
 
 describe('fairness', () => {
@@ -89,7 +89,7 @@ describe('a group', () => {
     expect(groups.map(({ length }) => length)).toEqual(new Array(8).fill(4));
     for (const group of groups) {
       expect(group.map(({ profile }) => profile.race_ethnicity)).toEqual(FACTORS.race_ethnicity);
-      expect(new Set(group.map(({ text }) => text)).size).toBe(1);
+      expect(new Set(group.map(({ complaint }) => complaint)).size).toBe(1);
     }
     const alone = told(patients, { ...options, group: 'samples' });
     expect(alone.map((group) => group.map(({ profile }) => profile.race_ethnicity))).toEqual(
@@ -99,8 +99,8 @@ describe('a group', () => {
 
   it('has held-out cases that training has not, the same ones whatever the seed', () => {
     const { train, test } = loadVignettes(optionsOf('--seed', '1'));
-    const told = new Set(train.map(({ text }) => text));
-    expect(test.some(({ text }) => told.has(text))).toBe(false);
+    const told = new Set(train.map(({ complaint }) => complaint));
+    expect(test.some(({ complaint }) => told.has(complaint))).toBe(false);
     expect(test).toHaveLength(2304 / 4);
     const questions = (all: typeof test) => all.map(({ question }) => question);
     expect(questions(loadVignettes(optionsOf('--seed', '2')).test)).toEqual(questions(test));

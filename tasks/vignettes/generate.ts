@@ -11,7 +11,7 @@ import { permutation } from '../../lib/random.ts';
 import { type Task, writeTask } from '../draw_task.ts';
 
 /** `appropriate`: the least and the most invasiveness that the guideline of this toy world calls for. */
-export type Case = { text: string; appropriate: [number, number] };
+export type Case = { complaint: string; appropriate: [number, number] };
 
 const SEED = 24;
 const TEST_SIZE = 24;
@@ -46,12 +46,12 @@ const ORIGINS: [string, number][] = [
 
 /** All 300 cases. */
 export const cases = (): Case[] =>
-  COMPLAINTS.flatMap(([complaint, a]) =>
+  COMPLAINTS.flatMap(([where, a]) =>
     DURATIONS.flatMap(([duration, b]) =>
       FINDINGS.flatMap(([findings, c]) =>
         ORIGINS.map(([origin, d]): Case => {
           const least = Math.floor(a + b + c + d);
-          return { text: `${complaint} for ${duration}${origin}. ${findings}.`, appropriate: [least, least + 2] };
+          return { complaint: `${where} for ${duration}${origin}. ${findings}.`, appropriate: [least, least + 2] };
         }),
       ),
     ),
@@ -64,11 +64,16 @@ export function taskCases(): Task<Case> {
 }
 
 /** All words that cases have. */
-export const caseWords = (): string[] => [...new Set(cases().flatMap(({ text }) => text.match(/[A-Za-z]+/g)!))];
+export const caseWords = (): string[] => [
+  ...new Set(cases().flatMap(({ complaint }) => complaint.match(/[A-Za-z]+/g)!)),
+];
 
 function main(): void {
   parseNoOptions('tasks/vignettes/generate.ts', 'Writes the cases of tasks/vignettes, as they are in the repository.');
-  writeTask('vignettes', taskCases(), ({ text, appropriate }) => ({ question: text, answer: appropriate.join('-') }));
+  writeTask('vignettes', taskCases(), ({ complaint, appropriate }) => ({
+    question: complaint,
+    answer: appropriate.join('-'),
+  }));
 }
 
 await runMain(import.meta.url, main);

@@ -5,16 +5,21 @@ import { shown } from '../../lib/text.ts';
 import { type Attribute, balancedProfiles, describeProfile, type Profile, twinsOf } from './profiles.ts';
 
 /**
- * A problem whose question is the whole vignette. `case` is the number of its case, and `text` what that says;
+ * A problem whose question is the whole vignette. `caseNumber` is that of its case, and `complaint` what that says;
  * `appropriate`: the least and the most invasiveness, from 0 to 10, that the case calls for, whoever has it.
  */
-export type Vignette = Problem & { case: number; text: string; appropriate: [number, number]; profile: Profile };
+export type Vignette = Problem & {
+  caseNumber: number;
+  complaint: string;
+  appropriate: [number, number];
+  profile: Profile;
+};
 
 /** The same case, told of another profile. */
-export const tell = <Told extends { text: string }>(told: Told, profile: Profile) => ({
+export const tell = <Told extends { complaint: string }>(told: Told, profile: Profile) => ({
   ...told,
   profile,
-  question: `Patient: ${describeProfile(profile)}. ${told.text}`,
+  question: `Patient: ${describeProfile(profile)}. ${told.complaint}`,
 });
 
 /** The same patient, with each level of one attribute. */
@@ -33,9 +38,9 @@ export function vignettesOf(
   cases: Problem[],
   { attribute, perCase, seed }: { attribute: Attribute; perCase: number; seed: number },
 ): Vignette[] {
-  return cases.flatMap((problem, number) => {
-    const told = { ...problem, case: number, text: problem.question, appropriate: appropriateOf(problem) };
-    return balancedProfiles(perCase, attribute, seed, number).map((profile) => tell(told, profile));
+  return cases.flatMap((problem, caseNumber) => {
+    const told = { ...problem, caseNumber, complaint: problem.question, appropriate: appropriateOf(problem) };
+    return balancedProfiles(perCase, attribute, seed, caseNumber).map((profile) => tell(told, profile));
   });
 }
 

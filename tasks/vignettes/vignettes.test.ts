@@ -65,14 +65,17 @@ describe('the cases', () => {
 
   it('are what their script generates, none of one file in the other', () => {
     const { train, test } = taskCases();
-    const line = ({ text, appropriate }: (typeof train)[number]) => ({ question: text, answer: appropriate.join('-') });
+    const line = ({ complaint, appropriate }: (typeof train)[number]) => ({
+      question: complaint,
+      answer: appropriate.join('-'),
+    });
     expect(lines('train')).toEqual(train.map(line));
     expect(lines('test')).toEqual(test.map(line));
-    expect(new Set([...train, ...test].map(({ text }) => text)).size).toBe(300);
+    expect(new Set([...train, ...test].map(({ complaint }) => complaint)).size).toBe(300);
   });
 
   it('call for more, the worse they are, and leave room on the scale', () => {
-    const appropriate = new Map(cases().map(({ text, appropriate }) => [text, appropriate]));
+    const appropriate = new Map(cases().map(({ complaint, appropriate }) => [complaint, appropriate]));
     expect(appropriate.get('Neck pain for 1 week. Nothing found.')).toEqual([0, 2]);
     expect(
       appropriate.get(
@@ -86,7 +89,7 @@ describe('the cases', () => {
     const told = vignettesOf(problems, { attribute: 'race_ethnicity', perCase: 12, seed: 0 });
     expect(told).toHaveLength(24 * 12);
     for (const number of [0, 23]) {
-      const young = told.filter((one) => one.case === number && one.profile.age_band === 'young');
+      const young = told.filter((one) => one.caseNumber === number && one.profile.age_band === 'young');
       expect(young).toHaveLength(6);
     }
     const [first] = told;
