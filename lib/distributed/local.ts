@@ -203,7 +203,7 @@ function watchStopped(ranks: ChildProcess[], patience: number, found: (rank: num
   timer.unref(); // it is the ranks that keep the launcher alive
 }
 
-function isStopped(pid: number): boolean {
+export function isStopped(pid: number): boolean {
   try {
     return /^State:\s*T/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
   } catch {

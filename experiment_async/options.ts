@@ -1,0 +1,101 @@
+/** Options of sampling beside training, and which of them do not go together. */
+import { type Command, Option, type OptionValues } from '@commander-js/extra-typings';
+import { BACKENDS, type BackendName } from '../lib/backend/index.ts';
+import { threadLimits } from '../lib/backend/threads.ts';
+import { integer, number } from '../lib/cli/options.ts';
+import { UserError } from '../lib/errors.ts';
+
+/** Adds the options of sampling beside training to those of a run. */
+export const samplingOptions = <Args extends unknown[], Options extends OptionValues>(
+  command: Command<Args, Options>,
+) =>
+  command
+    .optionsGroup('Sampling beside training:')
+    .addOption(
+      new Option('--mode <name>', 'sync: this process samples, then trains')
+        .choices(['sync', 'async'])
+        .default('async' as const),
+    )
+    .option('--samplers <n>', 'processes that sample', integer({ min: 1, max: 64 }), 1)
+    .option('--max-staleness <k>', 'steps by which a batch may be older (0: as --mode sync)', integer({ min: 0 }), 2)
+    .option('--weight-sync-steps <n>', 'samplers get new weights every so many steps', integer({ min: 1 }), 1)
+    .option('--in-flight', 'samplers take new weights in the middle of completions, too')
+    .addOption(
+      new Option('--importance-sampling <kind>', 'weights of stale tokens; none: all 1')
+        .choices(['none', 'truncated', 'masked'])
+        .default('truncated' as const),
+    )
+    .addOption(
+      new Option('--importance-level <name>', 'the ratio of each token, or of a whole completion')
+        .choices(['token', 'sequence'])
+        .default('token' as const),
+    )
+    .option('--importance-cap <x>', 'C, the largest weight', number({ min: 1, max: 1e6 }), 2)
+    .option('--lag <k>', 'no samplers: every batch with weights that are k steps old', integer({ min: 0 }))
+    .option('--schedule <file>', "no samplers: as a run's schedule.jsonl says, to the bit")
+    .option('--sampler-threads <n>', 'of each (default: its share of the cores)', integer({ min: 1, max: 64 }))
+    .addOption(new Option('--sampler-backend <name>', 'of the samplers (default: as --backend)').choices(BACKENDS))
+    .option('--sampler-gpu <gpu>', "of the samplers: index, or a part of the name; --gpu is the trainer's")
+    .option('--share-gpu', 'let samplers and trainer have the same GPU');
+
+type AsyncOptions = {
+  mode: 'sync' | 'async';
+  samplers: number;
+  maxStaleness: number;
+  weightSyncSteps: number;
+  inFlight?: boolean | undefined;
+  lag?: number | undefined;
+  schedule?: string | undefined;
+  loraRank: number;
+  threads?: number | undefined;
+  backend: BackendName;
+  gpu?: string | undefined;
+  samplerBackend?: BackendName | undefined;
+  samplerGpu?: string | undefined;
+  shareGpu?: boolean | undefined;
+};
+
+/** Backends that compute on a GPU, if they can. */
+const OF_GPUS: BackendName[] = ['tensorflow', 'webgpu'];
+
+/**
+ * Refuses what cannot be done together; and divides the cores between the samplers and this process.
+ * @throws {UserError} naming the options to change
+ */
+export function checkAsync(options: AsyncOptions): void {
+  const { mode, lag, schedule, maxStaleness, weightSyncSteps, samplers, gpu, samplerGpu } = options;
+  const alone = [
+    mode === 'sync' && '--mode sync',
+    lag !== undefined && '--lag',
+    schedule !== undefined && '--schedule',
+  ];
+  const [first, second] = alone.filter((option) => option !== false);
+  if (second) throw new UserError(`${first} and ${second} both say who samples: leave one of them out`);
+  if (first) {
+    const idle = [options.inFlight && '--in-flight', samplerGpu !== undefined && '--sampler-gpu'].find(Boolean);
+    if (idle) throw new UserError(`${idle} is for samplers, of which ${first} has none: leave one of them out`);
+    return;
+  }
+  if (weightSyncSteps > maxStaleness + 1) {
+    throw new UserError(
+      `--weight-sync-steps ${weightSyncSteps} lets weights grow ${weightSyncSteps - 1} steps old, more than --max-staleness ${maxStaleness} allows: lower it to ${maxStaleness + 1}, or raise --max-staleness`,
+    );
+  }
+  if (options.inFlight && options.loraRank > 0) {
+    throw new UserError(
+      `--in-flight is for whole weights: an adapter (--lora-rank ${options.loraRank}) is merged into them before a batch is sampled`,
+    );
+  }
+  const backend = options.samplerBackend ?? options.backend;
+  if (OF_GPUS.includes(backend) && backend === options.backend && gpu === samplerGpu && !options.shareGpu) {
+    throw new UserError(
+      `samplers and trainer would both take ${gpu === undefined ? 'the first GPU' : `the GPU ${gpu}`} (--backend ${backend}): give one of them another with --gpu and --sampler-gpu, let the samplers use --sampler-backend wasm, or say --share-gpu`,
+    );
+  }
+  if (samplers > maxStaleness + 1) {
+    console.log(
+      `of ${samplers} samplers only ${maxStaleness + 1} have something to do at a time, because of --max-staleness ${maxStaleness}`,
+    );
+  }
+  if (options.threads === undefined) Object.assign(process.env, threadLimits(1 + samplers));
+}
