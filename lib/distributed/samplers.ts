@@ -76,7 +76,10 @@ export const ownSampler = (): { index: number; folder: string } | undefined =>
  */
 export async function serveJobs(work: (job: number) => Promise<unknown>): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => {}); // Ctrl-C is the trainer's business
-  process.once('disconnect', () => process.exit(0));
+  process.once('disconnect', () => {
+    rmSync(ownSampler()!.folder, { recursive: true, force: true }); // the trainer had no time to, if it was killed
+    process.exit(0);
+  });
   const answer = (message: Answer) => process.connected && process.send!(message);
   process.on('message', ({ job }: { job: number }) => {
     work(job).then(

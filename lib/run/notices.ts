@@ -74,6 +74,9 @@ function causeOfFlat(flat: number, p: number, G: number): string {
   if (!Number.isFinite(p))
     return 'the reward hardly tells the answers to a prompt apart: take other prompts, or a finer reward';
   const expected = flatShare(p, G);
+  if (flat === 1 && expected < 0.5) {
+    return `${percent(p)} of the answers are right, and yet all answers to a prompt get the same: either the reward does not tell them apart, or the policy says the same each time`;
+  }
   if (flat - expected > 0.25) {
     return `${percent(p)} of the answers are right, which lets expect ${percent(expected)}: some problems are always solved, others never; leave those out`;
   }

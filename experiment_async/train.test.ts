@@ -1,0 +1,161 @@
+import { execFileSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { type During, jsonLines, lastStep, results, sleep, until } from '../testing/processes.ts';
+import { at, run, SHORT } from '../testing/script.ts';
+
+const script = 'experiment_async/train.ts';
+const async = (folder: string, flags: string[] = [], during?: During) =>
+  run([...SHORT, '--output-dir', folder, ...flags], { script, during });
+
+/** What a run leaves, without what says who waited for whom. */
+function comparable(folder: string) {
+  const { metrics, ...rest } = results(folder);
+  const names = /^(queue|idle|sampler|staleness|importance)\//;
+  return {
+    ...rest,
+    metrics: metrics.map((row) => Object.fromEntries(Object.entries(row).filter(([name]) => !names.test(name)))),
+  };
+}
+const staleness = (folder: string) =>
+  jsonLines(join(folder, 'metrics.jsonl')).flatMap((row) => row['staleness/max'] ?? []);
+
+/** The processes that another one has started. */
+const childrenOf = (pid: number): number[] => {
+  try {
+    return execFileSync('pgrep', ['-P', String(pid)], { encoding: 'utf8' })
+      .trim()
+      .split('\n')
+      .map(Number);
+  } catch {
+    return [];
+  }
+};
+const isAlive = (pid: number): boolean => {
+  try {
+    return !/^State:\s*Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return false;
+  }
+};
+
+describe('a run', () => {
+  it('with --mode sync, or without staleness, is that of experiment_base to the bit', async () => {
+    const [base, sync, zero] = [at('base'), at('sync'), at('zero')];
+    expect((await run([...SHORT, '--output-dir', base])).code).toBe(0);
+    expect((await async(sync, ['--mode', 'sync'])).code).toBe(0);
+    expect((await async(zero, ['--max-staleness', '0'])).code).toBe(0);
+    expect(comparable(sync)).toEqual(comparable(base));
+    expect(comparable(zero)).toEqual(comparable(base));
+    expect(staleness(zero)).toEqual(new Array(8).fill(0));
+  });
+
+  it.each([
+    ['two samplers', ['--samplers', '2', '--max-staleness', '3']],
+    [
+      'weights in flight, every other step',
+      ['--in-flight', '--weight-sync-steps', '2', '--max-staleness', '4', '--max-steps', '12'],
+    ],
+    ['an adapter', ['--lora-rank', '2', '--max-staleness', '2']],
+  ])('with %s is repeated by its schedule to the bit', async (name, flags) => {
+    const [first, second] = [at(`first, ${name}`), at(`second, ${name}`)];
+    const { code, stdout, stderr } = await async(first, flags);
+    expect(stderr).toBe('');
+    expect(code, stdout).toBe(0);
+    const bound = Number(flags[flags.indexOf('--max-staleness') + 1]);
+    expect(Math.max(...(staleness(first) as number[]))).toBeGreaterThan(0);
+    expect(Math.max(...(staleness(first) as number[]))).toBeLessThanOrEqual(bound);
+    const adapter = flags.includes('--lora-rank') ? ['--lora-rank', '2'] : [];
+    const steps = flags.includes('--max-steps') ? ['--max-steps', '12'] : [];
+    const again = await async(second, [...adapter, ...steps, '--schedule', join(first, 'schedule.jsonl')]);
+    expect(again.code, again.stderr).toBe(0);
+    expect(comparable(second)).toEqual(comparable(first));
+  });
+
+  it('with a lag is the same each time, and as stale as it is said to be', async () => {
+    const [first, second] = [at('lag'), at('lag again')];
+    for (const folder of [first, second]) expect((await async(folder, ['--lag', '3'])).code).toBe(0);
+    expect(comparable(second)).toEqual(comparable(first));
+    expect(staleness(first)).toEqual([0, 1, 2, 3, 3, 3, 3, 3]);
+    const timeline = jsonLines(join(first, 'timeline.jsonl'));
+    expect(timeline.map(({ what }) => what)).toEqual(new Array(8).fill(['samples', 'trains']).flat());
+  });
+});
+
+describe('a process that goes', () => {
+  it('sampler, killed: another takes its place, the run says so, and nothing is lost', async () => {
+    const folder = at('killed sampler');
+    const { code, stdout } = await async(
+      folder,
+      ['--max-staleness', '1', '--max-steps', '20'],
+      async ({ pid }, ended) => {
+        await until(() => lastStep(folder) >= 4, ended);
+        process.kill(childrenOf(pid!)[0], 'SIGKILL');
+      },
+    );
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/sampler 0 \(process \d+\) was ended by SIGKILL: it is started anew/);
+    expect(lastStep(folder)).toBe(20);
+    expect(jsonLines(join(folder, 'schedule.jsonl')).map(({ job }) => job)).toEqual(
+      Array.from({ length: 20 }, (_, i) => i + 1),
+    );
+  });
+
+  it('trainer, killed: its samplers end, and --resume goes on', async () => {
+    const folder = at('killed trainer');
+    let samplers: number[] = [];
+    const flags = ['--samplers', '2', '--max-steps', '20', '--save-steps', '2'];
+    const { signal } = await async(folder, flags, async (child, ended) => {
+      await until(() => lastStep(folder) >= 5, ended);
+      samplers = childrenOf(child.pid!);
+      child.kill('SIGKILL');
+    });
+    expect(signal).toBe('SIGKILL');
+    expect(samplers).toHaveLength(2);
+    for (let i = 0; i < 100 && samplers.some(isAlive); i++) await sleep(100);
+    expect(samplers.filter(isAlive)).toEqual([]);
+    expect((await async(folder, ['--resume', folder, '--max-steps', '20'])).code).toBe(0);
+    expect(lastStep(folder)).toBe(20);
+    expect(jsonLines(join(folder, 'schedule.jsonl')).map(({ step }) => step)).toEqual(
+      Array.from({ length: 20 }, (_, i) => i + 1),
+    );
+  });
+
+  it('all, by Ctrl-C: the step is saved, nothing stays behind, and --resume goes on', async () => {
+    const folder = at('interrupted');
+    let samplers: number[] = [];
+    const { code, stdout } = await async(folder, ['--max-steps', '40'], async ({ pid }, ended) => {
+      await until(() => lastStep(folder) >= 3, ended);
+      samplers = childrenOf(pid!);
+      process.kill(-pid!, 'SIGINT'); // as a terminal sends it, to all of them
+    });
+    expect(code).toBe(130);
+    expect(stdout).toMatch(/stopped; to continue: .*--resume/);
+    for (let i = 0; i < 50 && samplers.some(isAlive); i++) await sleep(100);
+    expect(samplers.filter(isAlive)).toEqual([]);
+    expect((await async(folder, ['--resume', folder, '--max-steps', String(lastStep(folder) + 2)])).code).toBe(0);
+  });
+});
+
+it.each([
+  [['--mode', 'sync', '--lag', '2'], /--mode sync and --lag both say who samples/],
+  [['--lag', '2', '--in-flight'], /--in-flight is for samplers, of which --lag has none/],
+  [['--weight-sync-steps', '4'], /--weight-sync-steps 4 .* --max-staleness 2 allows: lower it to 3/],
+  [['--in-flight', '--lora-rank', '2'], /--in-flight is for whole weights/],
+  [['--backend', 'webgpu'], /samplers and trainer would both take the first GPU .*--share-gpu/],
+  [['--importance-cap', '0.5'], /--importance-cap.* must be a number from 1/],
+  [['--schedule', 'package.json'], /package\.json:1: expected a JSON object|package\.json:\d+: /],
+])('%j is refused in one sentence', async (flags, message) => {
+  const { code, stderr } = await async(at('wrong'), flags);
+  expect(code).toBe(2);
+  expect(stderr).toMatch(/^error: [^\n]*\n$/);
+  expect(stderr).toMatch(message);
+});
+
+it('a schedule that is too short is refused, with what to do', async () => {
+  const file = at('short.jsonl');
+  writeFileSync(file, '{"step":1,"job":1,"switches":[[0,0]]}\n');
+  const { code, stderr } = await async(at('short'), ['--schedule', file]);
+  expect([code, stderr]).toEqual([2, expect.stringMatching(/short\.jsonl has no step 2: lower --max-steps 8/)]);
+});
