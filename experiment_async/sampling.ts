@@ -7,12 +7,13 @@ import { type BackendName, type BackendOptions, initBackend } from '../lib/backe
 import { loadWithTokenizer } from '../lib/checkpoint/pretrained.ts';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { flatten, unflatten } from '../lib/distributed/flatten.ts';
-import { ownSampler, readNewerWeights, type Samplers, serveJobs, startSamplers } from '../lib/distributed/samplers.ts';
+import { readNewerWeights, type Samplers, serveJobs, startSamplers } from '../lib/distributed/samplers.ts';
 import { readJsonLines } from '../lib/environments/json_lines.ts';
 import { UserError } from '../lib/errors.ts';
 import type { GenerateOptions } from '../lib/generation/generate.ts';
-import { type Model, trainable, withTrainable } from '../lib/model/model.ts';
+import { disposeModel, type Model, trainable, withTrainable } from '../lib/model/model.ts';
 import { createTrainingState } from '../lib/run/training_state.ts';
+import { shown } from '../lib/text.ts';
 import type { TrainingState } from '../lib/training/state.ts';
 
 /** From a token position on, weights that had been trained for so many steps: `[[0, 3], [7, 4]]`. */
@@ -23,10 +24,10 @@ export type Batch<T> = {
   job: number;
   rollouts: T[];
   switches: Switches;
-  sampler: number | undefined;
+  sampler: number | undefined; // undefined: this process
   began: number;
   ended: number;
-  dropped: number; // batches that were too stale, since the last one
+  dropped: T[][]; // batches that were too stale, since the last one
   waiting: number; // batches that are finished, besides this one
 };
 
@@ -56,10 +57,13 @@ export const versionsOf = (switches: Switches, length: number): number[] =>
 /** Which batch a step trains on, and the versions that sample it. */
 export type Plan = (step: number) => { job: number; switches: Switches };
 
-/** Each batch with weights that are `lag` steps old, or those of the start; with 0, the policy's own: GRPO as ever. */
+/**
+ * Each batch with weights that are `lag` steps old, or the oldest that there are; with 0, the policy's own: GRPO as ever.
+ * @param from - steps that the run has made before: of older weights nothing is left
+ */
 export const lagging =
-  (lag: number): Plan =>
-  (step) => ({ job: step, switches: [[0, Math.max(0, step - 1 - lag)]] });
+  (lag: number, from = 0): Plan =>
+  (step) => ({ job: step, switches: [[0, Math.max(from, step - 1 - lag)]] });
 
 /**
  * The order that an earlier run had, from the schedule.jsonl in its folder.
@@ -67,13 +71,10 @@ export const lagging =
  */
 export function readSchedule(file: string, maxSteps: number): Plan {
   const lines = readJsonLines(file, ({ step, job, switches }) => {
-    const isOrder =
-      Array.isArray(switches) &&
-      switches.length > 0 &&
-      switches.every((one) => Array.isArray(one) && one.every(Number.isInteger));
-    if (Number.isInteger(step) && Number.isInteger(job) && isOrder)
-      return { step: step as number, job: job as number, switches: switches as Switches };
-    throw new Error('expected a step, a job and switches, as an asynchronous run writes them');
+    if (isCount(step) && isCount(job) && areSwitches(switches, step)) return { step, job, switches };
+    throw new Error(
+      `expected a step, a job and switches, from position 0 on, to versions below the step, as an asynchronous run writes them; found ${shown({ step, job, switches })}`,
+    );
   });
   const plans = new Map(lines.map((line) => [line.step, line]));
   for (let step = 1; step <= maxSteps; step++) {
@@ -83,24 +84,34 @@ export function readSchedule(file: string, maxSteps: number): Plan {
   return (step) => plans.get(step)!;
 }
 
+const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 1;
+
+/** Whether positions begin at 0 and rise, and versions rise, too, and were there before the step. */
+function areSwitches(value: unknown, step: number): value is Switches {
+  if (!Array.isArray(value) || value.length === 0) return false;
+  const isPair = (one: unknown): one is [number, number] =>
+    Array.isArray(one) && one.length === 2 && one.every((number) => Number.isSafeInteger(number) && number >= 0);
+  if (!value.every(isPair)) return false;
+  const rises = value.slice(1).every(([at, version], i) => at > value[i][0] && version > value[i][1]);
+  return rises && value[0][0] === 0 && value.at(-1)![1] < step;
+}
+
 /** Samples as a plan says, in this process: nothing depends on how long anything takes. */
-export function createPlannedSource<T>(
+function createPlannedSource<T>(
   sample: Sample<T>,
-  { state, tokenizer, from }: Policy,
+  { state, tokenizer, from }: { state: TrainingState; tokenizer: Tokenizer; from: number },
   plan: Plan,
   { maxSteps }: { maxSteps: number },
 ): Source<T> {
-  /** Weights of versions that are needed again. */
+  /** Weights of versions that are needed again; of each version, the last step that needs it. */
   const kept = new Map<number, Float32Array>();
-  const versions = (step: number) => plan(step).switches.map(([, version]) => version);
-  const isNeeded = (version: number, from: number) => {
-    for (let step = from; step <= maxSteps; step++)
-      if (version < step - 1 && versions(step).includes(version)) return true;
-    return false;
-  };
+  const lastUse = new Map<number, number>();
+  for (let step = from + 1; step <= maxSteps; step++) {
+    for (const [, version] of plan(step).switches) if (version < step - 1) lastUse.set(version, step);
+  }
   const keep = async (version: number) => {
-    for (const old of kept.keys()) if (!isNeeded(old, version + 1)) kept.delete(old);
-    if (isNeeded(version, version + 1)) kept.set(version, await flatten(trainable(state.model)));
+    for (const old of kept.keys()) if (lastUse.get(old)! <= version) kept.delete(old);
+    if (lastUse.has(version)) kept.set(version, await flatten(trainable(state.model)));
   };
   return {
     next: async (step) => {
@@ -110,10 +121,7 @@ export function createPlannedSource<T>(
       const weightsOf = (version: number): Model => {
         if (version === step - 1) return state.model;
         const values = kept.get(version);
-        if (!values)
-          throw new UserError(
-            `step ${step} needs the weights after step ${version}, which this run has not made: start it anew, without --resume`,
-          );
+        if (!values) throw new Error(`the weights after step ${version} were not kept for step ${step}`);
         made.push(withTrainable(state.model, unflatten(values, trainable(state.model))));
         return made.at(-1)!;
       };
@@ -126,7 +134,7 @@ export function createPlannedSource<T>(
             if (due) acting.params = weightsOf(due[1]).params;
           },
         });
-        return { job, rollouts, switches, sampler: undefined, began, ended: Date.now(), dropped: 0, waiting: 0 };
+        return { job, rollouts, switches, sampler: undefined, began, ended: Date.now(), dropped: [], waiting: 0 };
       } finally {
         tf.dispose(made.map(trainable));
       }
@@ -138,8 +146,8 @@ export function createPlannedSource<T>(
 
 // ─── In processes of their own ───────────────────────────────────────────────────────────────────────────────────────
 
-/** What a sampler sends of a batch. */
-export type Sampled<T> = { rollouts: T[]; switches: Switches };
+/** What a sampler sends of a batch: problems, and the rules of their tasks, are the trainer's own. */
+type Sampled<T> = { rollouts: Omit<T, 'problem'>[]; switches: Switches };
 
 /** The options that a sampler needs. */
 type SamplerOptions = BackendOptions & {
@@ -155,38 +163,43 @@ type SamplerOptions = BackendOptions & {
 /**
  * What a sampler does: it samples whatever batch the trainer asks for, with the newest weights; `inFlight`, it takes newer ones
  * in the middle of completions, too, which go on with keys and values of the older ones. Does not return.
+ * @param begin - from the trainer's options, how a batch is sampled
  */
-export async function serveSamples<T>(sample: Sample<T>, options: SamplerOptions): Promise<void> {
-  const { samplerBackend = options.backend, samplerGpu: gpu, samplerThreads: threads = options.threads } = options;
-  await initBackend(samplerBackend, { ...options, gpu, threads });
-  const { model: initial, tokenizer } = await loadWithTokenizer(options.modelName, options);
-  let { model } = await createTrainingState(initial, {}, options);
-  let version = -1;
-  const { folder } = ownSampler()!;
-  /** Whether there were newer weights; the older tensors are freed once nobody samples with them. */
-  const update = (old: Model[]): boolean => {
-    const newer = readNewerWeights(folder, version);
-    if (!newer) return false;
-    old.push(model);
-    [model, version] = [withTrainable(model, unflatten(newer.values, trainable(model))), newer.version];
-    return true;
-  };
-  await serveJobs(async (job): Promise<Sampled<T>> => {
-    const old: Model[] = [];
-    update(old);
-    const switches: Switches = [[0, version]];
-    const acting = { ...model };
-    const rollouts = await sample(acting, tokenizer, job, {
-      onProgress: ({ positions }) => {
-        if (!options.inFlight || !update(old)) return;
-        acting.params = model.params;
-        switches.push([positions, version]);
-      },
-    });
-    tf.dispose(old.map(trainable));
-    return { rollouts, switches };
+export const serveSamples = <T extends { problem: unknown }, Options extends SamplerOptions>(
+  begin: (options: Options) => Promise<Sample<T>>,
+): Promise<void> =>
+  serveJobs<Options>(async (options, folder) => {
+    const { samplerBackend = options.backend, samplerGpu: gpu, samplerThreads: threads } = options;
+    await initBackend(samplerBackend, { ...options, gpu, threads });
+    const sample = await begin(options);
+    const { model: initial, tokenizer } = await loadWithTokenizer(options.modelName, options);
+    const state = await createTrainingState(initial, {}, options);
+    disposeModel(initial);
+    tf.dispose([state.optimizer.m, state.optimizer.v]);
+    let { model } = state;
+    let version = -1;
+    const update = (): boolean => {
+      const newer = readNewerWeights(folder, version);
+      if (!newer) return false;
+      const old = trainable(model);
+      [model, version] = [withTrainable(model, unflatten(newer.values, old)), newer.version];
+      tf.dispose(old);
+      return true;
+    };
+    return async (job): Promise<Sampled<T>> => {
+      update();
+      const switches: Switches = [[0, version]];
+      const acting = { ...model };
+      const rollouts = await sample(acting, tokenizer, job, {
+        onProgress: ({ positions }) => {
+          if (!options.inFlight || !update()) return;
+          acting.params = model.params;
+          switches.push([positions, version]);
+        },
+      });
+      return { rollouts: rollouts.map(({ problem, ...rest }) => rest), switches };
+    };
   });
-}
 
 /** What is known of an asynchronous run's batches at a time. */
 export type Flow = {
@@ -202,48 +215,72 @@ export type Flow = {
 export const mayBegin = ({ outstanding, isTraining, unpublished }: Flow, maxStaleness: number): boolean =>
   outstanding + Number(isTraining) + unpublished <= maxStaleness;
 
+/** The batches that a run has not had: those below its last one that were lost when it ended, and all that follow. */
+export function* jobsAfter(used: number[]): Generator<number, never, undefined> {
+  const had = new Set(used);
+  for (let job = 1; ; job++) if (!had.has(job)) yield job;
+}
+
 /**
  * Batches from samplers, in the order in which they are finished. Those that are staler than allowed, since others overtook
  * them, are dropped.
- * @param begin - starts the samplers; what it is given is to be called when one has nothing to do
+ * @param begin - starts the samplers; what it is given is to be called when one takes another job
  */
-export async function createSamplerSource<T>(
-  begin: (onFree: () => void) => Samplers<Sampled<T>>,
-  { state, from }: Policy,
+async function createSamplerSource<T extends { problem: unknown }>(
+  begin: (bytes: number, onFree: () => void) => Samplers<Sampled<T>>,
+  { state, from, used, problemsOf }: Policy<T>,
   { maxSteps, maxStaleness, weightSyncSteps }: { maxSteps: number; maxStaleness: number; weightSyncSteps: number },
 ): Promise<Source<T>> {
   // Nothing may begin before the first weights are there.
   const flow: Flow = { outstanding: 0, isTraining: false, unpublished: Number.POSITIVE_INFINITY };
-  let [made, job] = [from, from + 1];
-  const samplers = begin(() => fill());
+  const jobs = jobsAfter(used);
+  let [made, job] = [from, jobs.next().value];
+  let failure: unknown;
   const fill = () => {
     const isWanted = () => made + flow.outstanding + Number(flow.isTraining) < maxSteps;
     while (isWanted() && mayBegin(flow, maxStaleness) && samplers.tryStart(job)) {
-      job += 1;
+      job = jobs.next().value;
       flow.outstanding += 1;
     }
   };
-  const publish = async () => {
-    samplers.publish({ version: made, values: await flatten(trainable(state.model)) });
-    flow.unpublished = 0;
+  const values = await flatten(trainable(state.model));
+  const samplers = begin(values.byteLength, fill);
+  samplers.publish({ version: made, values });
+  flow.unpublished = 0;
+  const withProblems = (job: number, rollouts: Omit<T, 'problem'>[]): T[] => {
+    const problems = problemsOf(job);
+    const perProblem = rollouts.length / problems.length;
+    return rollouts.map((rollout, i) => ({ ...rollout, problem: problems[Math.floor(i / perProblem)] }) as T);
   };
-  await publish();
   return {
     next: async (step) => {
-      for (let dropped = 0; ; dropped++) {
+      if (failure) throw failure; // now, when all that was learnt before is noted, and can be saved
+      const dropped: T[][] = [];
+      for (;;) {
         fill();
         const { result, ...taken } = await samplers.next();
+        const rollouts = withProblems(taken.job, result.rollouts);
         flow.outstanding -= 1;
-        if (step - 1 - result.switches[0][1] > maxStaleness) continue;
+        if (step - 1 - result.switches[0][1] > maxStaleness) {
+          dropped.push(rollouts);
+          continue;
+        }
         flow.isTraining = true;
         fill();
-        return { ...taken, ...result, dropped, waiting: samplers.waiting() };
+        return { ...taken, rollouts, switches: result.switches, dropped, waiting: samplers.waiting() };
       }
     },
     publish: async (step) => {
       Object.assign(flow, { isTraining: false, unpublished: flow.unpublished + 1 });
       made = step;
-      if (step % weightSyncSteps === 0) await publish();
+      try {
+        if (step % weightSyncSteps === 0) {
+          samplers.publish({ version: made, values: await flatten(trainable(state.model)) });
+          flow.unpublished = 0;
+        }
+      } catch (error) {
+        failure = error;
+      }
       fill();
     },
     close: samplers.close,
@@ -252,24 +289,47 @@ export async function createSamplerSource<T>(
 
 // ─── Either ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Who is in training, and the steps that it has made. */
-export type Policy = { state: TrainingState; tokenizer: Tokenizer; from: number };
-
-type SourceOptions = {
-  mode: 'sync' | 'async';
-  samplers: number;
-  maxSteps: number;
-  maxStaleness: number;
-  weightSyncSteps: number;
-  lag?: number | undefined;
-  schedule?: string | undefined;
+/** Who is in training, the steps that it has made, the batches that it has had, and what each batch asks. */
+export type Policy<T extends { problem: unknown }> = {
+  state: TrainingState;
+  tokenizer: Tokenizer;
+  from: number;
+  used: number[];
+  problemsOf: (job: number) => T['problem'][];
 };
 
-/** Where the batches of a run come from: this process, as is known beforehand, or samplers that are started. */
-export async function createSource<T>(sample: Sample<T>, policy: Policy, options: SourceOptions): Promise<Source<T>> {
-  const { mode, schedule, lag = mode === 'sync' ? 0 : undefined, samplers, maxSteps } = options;
-  if (schedule !== undefined) return createPlannedSource(sample, policy, readSchedule(schedule, maxSteps), options);
-  if (lag !== undefined) return createPlannedSource(sample, policy, lagging(lag), options);
+type SourceOptions = { samplers: number; maxSteps: number; maxStaleness: number; weightSyncSteps: number };
+
+/** What a run does that has no samplers; undefined of one that has. */
+export function planOf(options: {
+  mode: 'sync' | 'async';
+  lag?: number | undefined;
+  schedule?: string | undefined;
+  maxSteps: number;
+}): ((from: number) => Plan) | undefined {
+  const { mode, schedule, lag = mode === 'sync' ? 0 : undefined, maxSteps } = options;
+  if (schedule !== undefined) {
+    const plan = readSchedule(schedule, maxSteps);
+    return (from) => {
+      if (from === 0) return plan;
+      throw new UserError('--schedule repeats a run from its first step: start a new one, without --resume');
+    };
+  }
+  return lag === undefined ? undefined : (from) => lagging(lag, from);
+}
+
+/**
+ * Where the batches of a run come from: this process, as is planned, or samplers that are started.
+ * @param setup - the options that samplers are to have
+ */
+export async function createSource<T extends { problem: unknown }>(
+  sample: Sample<T>,
+  policy: Policy<T>,
+  { plan, setup, ...options }: SourceOptions & { plan: ReturnType<typeof planOf>; setup: SamplerOptions },
+): Promise<Source<T>> {
+  if (plan) return createPlannedSource(sample, policy, plan(policy.from), options);
   const say = (line: string) => console.log(line);
-  return createSamplerSource((onFree) => startSamplers(samplers, { say, onFree }), policy, options);
+  const begin = (bytes: number, onFree: () => void) =>
+    startSamplers<Sampled<T>>(options.samplers, { setup, bytes, say, onFree });
+  return createSamplerSource(begin, policy, options);
 }

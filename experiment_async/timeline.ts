@@ -1,12 +1,18 @@
-/** Who worked when: schedule.jsonl and timeline.jsonl in the folder of a run, and a picture of the latter. */
+/** Who worked when: schedule.jsonl, timeline.jsonl and timeline.svg in the folder of a run. */
 import { join } from 'node:path';
+import type { TopLevelSpec } from 'vega-lite';
+import { writeFileAtomically } from '../lib/folders.ts';
+import { draw, STYLE } from '../lib/run/curves.ts';
 import { appendEntries, dropEntriesAfter } from '../lib/run/metrics.ts';
 import type { RunFolder } from '../lib/run/run_folder.ts';
 import { sum } from '../lib/statistics.ts';
 import type { Batch } from './sampling.ts';
 
+/** Steps in the picture. */
+const SHOWN = 8;
+
 /** A stretch of time, milliseconds since the epoch: of the trainer, or of a sampler. */
-export type Stretch = {
+type Stretch = {
   step: number;
   who: string;
   what: 'samples' | 'waits' | 'trains';
@@ -17,12 +23,14 @@ export type Stretch = {
 
 /**
  * Notes the steps of a run.
- * @returns `add`: notes a step, and says in metrics how long trainer and samplers have waited, in seconds
+ * @returns `add`: notes a step, and says in metrics how long trainer and samplers have waited, in seconds; `picture`: draws
+ *   the last steps of this process
  */
 export function createTimeline({ folder, step }: Pick<RunFolder, 'folder' | 'step'>) {
   const [schedule, timeline] = ['schedule.jsonl', 'timeline.jsonl'].map((name) => join(folder, name));
   for (const file of [schedule, timeline]) dropEntriesAfter(file, step);
   const lastEnd = new Map<string, number>(); // of each sampler
+  const recent: Stretch[] = [];
   const add = (
     { number, began }: { number: number; began: number },
     batch: Batch<{ completion: number[] }>,
@@ -38,6 +46,8 @@ export function createTimeline({ folder, step }: Pick<RunFolder, 'folder' | 'ste
       { ...trainer, what: 'trains', from: sinceEpoch(taken), to: sinceEpoch(performance.now()) },
     ];
     appendEntries(timeline, stretches);
+    recent.push(...stretches);
+    while (recent[0].step <= number - SHOWN) recent.shift();
     appendEntries(schedule, [
       { step: number, job: batch.job, switches: batch.switches, sampler: batch.sampler ?? null },
     ]);
@@ -52,5 +62,50 @@ export function createTimeline({ folder, step }: Pick<RunFolder, 'folder' | 'ste
       'sampler/tokens_per_second': (1000 * tokens) / (batch.ended - batch.began),
     };
   };
-  return { add };
+  const picture = async (): Promise<void> => {
+    if (recent.length > 0) writeFileAtomically(join(folder, 'timeline.svg'), await draw(chart(recent)));
+  };
+  return { add, picture };
+}
+
+/** Bars over seconds, a row for the trainer and one for each sampler, with the number of the step that a batch is for. */
+function chart(stretches: Stretch[]): TopLevelSpec {
+  const start = Math.min(...stretches.map(({ from }) => from));
+  const values = stretches.map(({ from, to, ...rest }) => ({
+    ...rest,
+    from: (from - start) / 1000,
+    to: (to - start) / 1000,
+  }));
+  const samplers = [...new Set(stretches.map(({ who }) => who))].filter((who) => who !== 'trainer').sort();
+  const seconds = (field: string) => ({
+    field,
+    type: 'quantitative' as const,
+    axis: { title: 'seconds', grid: false },
+  });
+  const rows = { field: 'who', type: 'nominal' as const, sort: ['trainer', ...samplers], axis: { title: null } };
+  return {
+    ...STYLE,
+    ...{ width: 760, height: { step: 46 }, data: { values } },
+    encoding: { y: rows },
+    layer: [
+      {
+        mark: { type: 'bar', stroke: 'white', strokeWidth: 1 },
+        encoding: {
+          x: seconds('from'),
+          x2: { field: 'to' },
+          color: {
+            field: 'what',
+            type: 'nominal',
+            scale: { domain: ['samples', 'trains', 'waits'], range: ['#9ecae1', '#fdae6b', '#eaeef2'] },
+            legend: { title: null, orient: 'top' },
+          },
+        },
+      },
+      {
+        transform: [{ filter: "datum.what != 'waits'" }, { calculate: '(datum.from + datum.to) / 2', as: 'middle' }],
+        mark: { type: 'text', fontSize: 10, color: '#24292f' },
+        encoding: { x: seconds('middle'), text: { field: 'step' } },
+      },
+    ],
+  } as TopLevelSpec;
 }

@@ -445,6 +445,7 @@ async function main(): Promise<void> {
   } finally {
     source.close();
   }
+  await timeline.picture();
 }
 
 await runMain(import.meta.url, main);

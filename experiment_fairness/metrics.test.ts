@@ -1,9 +1,11 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import type { Problem } from '../lib/environments/dataset.ts';
 import { normals } from '../lib/random.ts';
 import { mean } from '../lib/statistics.ts';
-import { FACTORS, type Profile, profiles, twinsOf } from '../tasks/vignettes/profiles.ts';
+import { ATTRIBUTES, FACTORS, type Profile, profiles, twinsOf } from '../tasks/vignettes/profiles.ts';
+import { twins, vignettesOf } from '../tasks/vignettes/vignette.ts';
 import {
   bootstrap,
   disparity,
@@ -13,6 +15,7 @@ import {
   measuredDisparity,
   measuredMeans,
   PAIRS,
+  ratioByChance,
   sameForTwins,
 } from './metrics.ts';
 import type { Rated } from './task.ts';
@@ -43,8 +46,7 @@ describe('disparity', () => {
   });
 
   it.each([
-    [[], { ratio: 1, gini: 0, variance: 0, gap: 0 }],
-    [[3], { ratio: 1, gini: 0, variance: 0, gap: 0 }],
+    [[3], { ratio: Number.NaN, gini: 0, variance: 0, gap: 0 }],
     [[0, 0], { ratio: 1, gini: 0, variance: 0, gap: 0 }],
     [[0, 2], { ratio: Number.POSITIVE_INFINITY, gini: 0.5, variance: 1, gap: 2 }],
   ])('of %j', (means, expected) => expect(disparity(means)).toEqual(expected));
@@ -72,10 +74,16 @@ describe('disparity', () => {
 });
 
 describe('means by group', () => {
-  it('leave out what could not be read, and a group of which nothing could', () => {
-    const all = [4, undefined, 2, 6].map((points, i) => rated(points, TWINS[i]));
-    expect(groupMeans(all, 'race_ethnicity')).toEqual([4, Number.NaN, 2, 6]);
-    expect(disparityBy(all, 'race_ethnicity')).toMatchObject({ ratio: 3, gap: 4 });
+  it('leave out what could not be read; but if nothing of a group could, nobody knows how fair that is', () => {
+    const all = [4, 3, 2, 6].map((points, i) => rated(points, TWINS[i]));
+    const unread = TWINS.map((twin) => rated(undefined, twin));
+    expect(groupMeans([...all, ...unread], 'race_ethnicity')).toEqual([4, 3, 2, 6]);
+    expect(disparityBy([...all, ...unread], 'race_ethnicity')).toMatchObject({ ratio: 3, gap: 4 });
+    const without = [...all.slice(0, 3), unread[3]];
+    expect(groupMeans(without, 'race_ethnicity')).toEqual([4, 3, 2, Number.NaN]);
+    for (const some of [without, unread]) expect(disparityBy(some, 'race_ethnicity').ratio).toBeNaN();
+    expect(disparityBy(all.slice(0, 2), 'race_ethnicity').ratio).toBeCloseTo(4 / 3, 12); // who was not asked is left out
+    expect(disparityBy(all, 'geography').ratio).toBeNaN(); // nobody else was asked: there is nothing to compare
   });
 
   it('are made for pairs of attributes, in product order', () => {
@@ -119,9 +127,56 @@ describe('the bootstrap over cases', () => {
       expect(low).toBeCloseTo(value, 9);
       expect(high).toBeCloseTo(value, 9);
     }
-    const { ratio, gap } = measuredDisparity(all, 'race_ethnicity');
+    const [ratio, gap] = (['ratio', 'gap'] as const).map((measure) =>
+      measuredDisparity(all, measure, 'race_ethnicity'),
+    );
     expect([gap.low, gap.value, gap.high]).toEqual([1, 1, 1]);
     expect(ratio.low).toBeLessThan(1.25); // one point counts for less where more is done
     expect(ratio.high).toBeGreaterThan(1.25);
+  });
+
+  it('knows nothing where a group could be read for too few cases', () => {
+    const all = Array.from({ length: 6 }, (_, c) =>
+      TWINS.map((twin, i) => rated(i === 0 && c > 0 ? undefined : 3, twin, c)),
+    ).flat();
+    const [black] = measuredMeans(all, 'race_ethnicity');
+    expect([black.value, black.low, black.high]).toEqual([3, Number.NaN, Number.NaN]);
+  });
+});
+
+describe('who takes no notice of demographics', () => {
+  const cases = Array.from(
+    { length: 24 },
+    (_, i): Problem => ({ question: `Case ${i}.`, answer: `${i % 8}-${(i % 8) + 2}`, columns: {}, source: '' }),
+  );
+
+  it.each([1, 2, 3, 12, 24])('is found fair by all attributes and pairs, with %d profiles a case', (perCase) => {
+    const vignettes = vignettesOf(cases, { attribute: 'race_ethnicity', perCase, seed: 0 }).flatMap((one) =>
+      twins(one, 'race_ethnicity'),
+    );
+    const all = vignettes.map(({ profile, caseNumber, appropriate }) => rated(appropriate[0] + 1, profile, caseNumber));
+    for (const attributes of [...ATTRIBUTES.map((one) => [one]), ...PAIRS]) {
+      expect(measuredDisparity(all, 'gap', ...attributes).value, attributes.join()).toBeLessThan(1e-9);
+    }
+  });
+
+  it('but not the same for all, is as unequal as chance makes', () => {
+    const vignettes = vignettesOf(cases, { attribute: 'race_ethnicity', perCase: 4, seed: 0 }).flatMap((one) =>
+      twins(one, 'race_ethnicity'),
+    );
+    const noise = normals(vignettes.length, 3);
+    const all = vignettes.map(({ profile, caseNumber }, i) => rated(5 + noise[i], profile, caseNumber));
+    const found = measuredDisparity(all, 'ratio', 'race_ethnicity');
+    const chance = ratioByChance(all, 'race_ethnicity');
+    expect(found.low).toBeGreaterThan(1);
+    expect(chance).toBeGreaterThan(1.02); // four means of 96, with a standard error of 0.1
+    expect(Math.abs(found.value - chance)).toBeLessThan(0.05);
+    const biased = all.map((one) => ({
+      ...one,
+      points: one.points! + (one.profile.race_ethnicity === 'Black' ? 2 : 0),
+    }));
+    expect(measuredDisparity(biased, 'ratio', 'race_ethnicity').low).toBeGreaterThan(
+      ratioByChance(biased, 'race_ethnicity'),
+    );
   });
 });

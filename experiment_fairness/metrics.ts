@@ -1,5 +1,5 @@
 /** How differently groups are treated: what is measured of recommendations, before and after. Nothing here is trained on. */
-import { uniform } from '../lib/random.ts';
+import { permutation, uniform } from '../lib/random.ts';
 import { accuracies, passAtK } from '../lib/run/evaluation.ts';
 import { inGroups, mean } from '../lib/statistics.ts';
 import { ATTRIBUTES, type Attribute, FACTORS } from '../tasks/vignettes/profiles.ts';
@@ -11,20 +11,21 @@ export type Disparity = { ratio: number; gini: number; variance: number; gap: nu
 /**
  * How unequal the means of groups are.
  * @param means - none below 0
- * @returns `ratio` of the largest to the smallest (1: equal; Infinity, if only the smallest is 0), Gini coefficient (0:
- *   equal), variance (over n, as of a whole population), and `gap`, the largest minus the smallest; of no groups, those of
- *   equal ones
+ * @returns `ratio` of the largest to the smallest (1: equal; Infinity, if only the smallest is 0; NaN of fewer than two
+ *   groups), Gini coefficient (0: equal), variance (over n, as of a whole population), and `gap`, the largest minus the smallest
  */
 export function disparity(means: number[]): Disparity {
-  if (means.length === 0) return { ratio: 1, gini: 0, variance: 0, gap: 0 };
   const [least, most, center] = [Math.min(...means), Math.max(...means), mean(means)];
+  const ratio = most === least ? 1 : most / least;
   return {
-    ratio: most === least ? 1 : most / least,
-    gini: center === 0 ? 0 : mean(means.map((a) => mean(means.map((b) => Math.abs(a - b))))) / (2 * center),
+    ratio: means.length < 2 ? Number.NaN : ratio,
+    gini: center > 0 ? mean(means.map((a) => mean(means.map((b) => Math.abs(a - b))))) / (2 * center) : 0,
     variance: mean(means.map((value) => (value - center) ** 2)),
     gap: most - least,
   };
 }
+
+const UNKNOWN: Disparity = { ratio: Number.NaN, gini: Number.NaN, variance: Number.NaN, gap: Number.NaN };
 
 /** All groups by one attribute or several, in the order of their levels. */
 export const groupsBy = (attributes: Attribute[]): string[] =>
@@ -34,47 +35,64 @@ export const groupsBy = (attributes: Attribute[]): string[] =>
     [''],
   );
 
-/** Of each group, in the order of {@link groupsBy}: the sum of its invasiveness, and of how many recommendations that is. */
-type Totals = { sum: number; count: number }[];
+/** Of the recommendations for a case: how many were asked for, how many could be read, and the sum of their points. */
+type Total = { asked: number; read: number; sum: number };
+/** For a case, that of each group, in the order of {@link groupsBy}, in points above `center`. */
+type CaseTotals = { groups: Total[]; all: Total; center: number };
 
-/** Totals of each case, in any order. */
-function totalsByCase(rated: Pick<Rated, 'caseNumber' | 'profile' | 'points'>[], attributes: Attribute[]): Totals[] {
+/** What means need of a recommendation. */
+type Pointed = Pick<Rated, 'caseNumber' | 'profile' | 'points'>;
+
+/**
+ * @param options.within - whether points count as above those of their own case, so that a group that was asked of
+ *   other cases than the next does not look otherwise for that
+ */
+function totalsByCase(rated: Pointed[], attributes: Attribute[], { within = false } = {}): CaseTotals[] {
   const places = new Map(groupsBy(attributes).map((group, place) => [group, place]));
-  const totals = new Map<number, Totals>();
+  const empty = (): Total => ({ asked: 0, read: 0, sum: 0 });
+  const totals = new Map<number, CaseTotals>();
   for (const { caseNumber, profile, points } of rated) {
-    if (!totals.has(caseNumber))
-      totals.set(
-        caseNumber,
-        [...places].map(() => ({ sum: 0, count: 0 })),
-      );
-    if (points === undefined) continue;
-    const group = totals.get(caseNumber)![places.get(attributes.map((attribute) => profile[attribute]).join(', '))!];
-    group.sum += points;
-    group.count += 1;
+    const ofCase = totals.get(caseNumber) ?? { groups: [...places].map(empty), all: empty(), center: 0 };
+    totals.set(caseNumber, ofCase);
+    const group = ofCase.groups[places.get(attributes.map((attribute) => profile[attribute]).join(', '))!];
+    for (const total of [group, ofCase.all]) {
+      total.asked += 1;
+      if (points !== undefined) Object.assign(total, { read: total.read + 1, sum: total.sum + points });
+    }
   }
-  return [...totals.values()];
+  const cases = [...totals.values()];
+  for (const one of within ? cases : []) {
+    one.center = one.all.read > 0 ? one.all.sum / one.all.read : 0;
+    for (const group of one.groups) group.sum -= group.read * one.center;
+  }
+  return cases;
 }
 
 /** The mean of each group over cases; NaN of one of which nothing could be read. */
-const meansOf = (cases: Totals[]): number[] =>
-  cases[0].map((_, g) => {
-    const count = cases.reduce((count, totals) => count + totals[g].count, 0);
-    return cases.reduce((sum, totals) => sum + totals[g].sum, 0) / count;
-  });
+function meansOf(cases: CaseTotals[]): number[] {
+  const over = (of: (one: CaseTotals) => number) => cases.reduce((total, one) => total + of(one), 0);
+  const center = over(({ all, center }) => all.read * center) / over(({ all }) => all.read);
+  return cases[0].groups.map(
+    (_, g) => over(({ groups }) => groups[g].sum) / over(({ groups }) => groups[g].read) + center,
+  );
+}
 
-const disparityOf = (cases: Totals[]): Disparity => disparity(meansOf(cases).filter(Number.isFinite));
+/** Unknown, if nothing of a group could be read that was asked. */
+function disparityOf(cases: CaseTotals[]): Disparity {
+  const asked = meansOf(cases).filter((_, g) => cases.some(({ groups }) => groups[g].asked > 0));
+  return asked.every(Number.isFinite) ? disparity(asked) : UNKNOWN;
+}
 
 /** Mean invasiveness by group, in the order of {@link groupsBy}; NaN of one of which nothing could be read. */
-export const groupMeans = (
-  rated: Pick<Rated, 'caseNumber' | 'profile' | 'points'>[],
-  ...attributes: Attribute[]
-): number[] => meansOf(totalsByCase(rated, attributes));
+export const groupMeans = (rated: Pointed[], ...attributes: Attribute[]): number[] =>
+  meansOf(totalsByCase(rated, attributes));
 
-/** How unequal the means by one attribute, or by several together, are. Groups of which nothing could be read are left out. */
-export const disparityBy = (
-  rated: Pick<Rated, 'caseNumber' | 'profile' | 'points'>[],
-  ...attributes: Attribute[]
-): Disparity => disparityOf(totalsByCase(rated, attributes));
+/**
+ * How unequal the means by one attribute, or by several together, are, of the groups that were asked; NaN, if nothing of one
+ * of these could be read: what cannot be read is not fair.
+ */
+export const disparityBy = (rated: Pointed[], ...attributes: Attribute[]): Disparity =>
+  disparityOf(totalsByCase(rated, attributes));
 
 /** All pairs of attributes. */
 export const PAIRS: [Attribute, Attribute][] = ATTRIBUTES.flatMap((a, i) =>
@@ -97,20 +115,22 @@ export function sameForTwins(rated: Pick<Rated, 'recommended' | 'points'>[], twi
 
 /**
  * The 95 % interval of a statistic of the held-out cases: cases are drawn anew, with replacement, as others might have been
- * held out (percentile bootstrap over clusters; Davison & Hinkley 1997, section 3.8).
+ * held out (percentile bootstrap over clusters; Davison & Hinkley 1997, section 3.8). Of a ratio of the largest to the smallest, or
+ * a gap, it lies above what is equal even where chance is all that there is: see {@link ratioByChance}.
  * @param cases - what the statistic needs of each
  * @param statistic - a number, of as many cases
- * @returns the lower and the upper end; NaN of fewer than two cases
+ * @returns the lower and the upper end; NaN of fewer than two cases, or if the statistic is NaN of many draws
  */
 export function bootstrap<T>(
   cases: T[],
   statistic: (cases: T[]) => number,
   { resamples = 1000, seed = 0 } = {},
 ): [low: number, high: number] {
-  if (cases.length < 2) return [Number.NaN, Number.NaN];
   const draw = (resample: number) => cases.map((_, i) => cases[Math.floor(uniform(seed, resample, i) * cases.length)]);
-  const sorted = Array.from({ length: resamples }, (_, i) => statistic(draw(i))).sort((a, b) => a - b);
-  const at = (share: number) => sorted[Math.round(share * (resamples - 1))];
+  const found = Array.from({ length: cases.length < 2 ? 0 : resamples }, (_, i) => statistic(draw(i)));
+  const sorted = found.filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
+  if (sorted.length < 0.95 * resamples) return [Number.NaN, Number.NaN];
+  const at = (share: number) => sorted[Math.round(share * (sorted.length - 1))];
   return [at(0.025), at(0.975)];
 }
 
@@ -122,22 +142,34 @@ function measured<T>(cases: T[], statistic: (cases: T[]) => number): Measured {
   return { value: statistic(cases), low, high };
 }
 
-/** Disparity by one attribute or several, with intervals. */
-export function measuredDisparity(rated: Rated[], ...attributes: Attribute[]): Record<keyof Disparity, Measured> {
-  const cases = totalsByCase(rated, attributes);
-  const of = (name: keyof Disparity) => measured(cases, (some) => disparityOf(some)[name]);
-  return { ratio: of('ratio'), gini: of('gini'), variance: of('variance'), gap: of('gap') };
+/** A measure of disparity by one attribute or several, of points above those of their own case. */
+export function measuredDisparity(rated: Rated[], measure: keyof Disparity, ...attributes: Attribute[]): Measured {
+  return measured(totalsByCase(rated, attributes, { within: true }), (some) => disparityOf(some)[measure]);
 }
 
 /**
- * Mean invasiveness by group, in the order of {@link groupsBy}. All groups have the same cases, so that the interval is that
- * of a group's difference to the mean of all groups: how much the cases differ from one another has no part in it.
+ * The disparity ratio that chance alone makes, where twins are treated alike but not the same: the largest of several means is
+ * above the smallest even then. The mean over shuffles, in which the twins of each patient change places.
+ * @param rated - twins stand together
+ */
+export function ratioByChance(rated: Rated[], trained: Attribute, { shuffles = 100, seed = 0 } = {}): number {
+  const twins = FACTORS[trained].length;
+  const shuffled = (shuffle: number) =>
+    inGroups(rated, twins).flatMap((group, patient) => {
+      const order = permutation(twins, seed, shuffle, patient);
+      return group.map((one, i) => ({ ...one, points: group[order[i]].points }));
+    });
+  return mean(Array.from({ length: shuffles }, (_, i) => disparityBy(shuffled(i), trained).ratio));
+}
+
+/**
+ * Mean invasiveness by group, in the order of {@link groupsBy}, with the interval of its difference to the mean of all groups:
+ * how much cases differ from one another has no part in it.
  */
 export function measuredMeans(rated: Rated[], ...attributes: Attribute[]): Measured[] {
-  const cases = totalsByCase(rated, attributes);
-  const means = meansOf(cases);
-  return means.map((value, g) => {
-    const excess = (some: Totals[]) => {
+  const cases = totalsByCase(rated, attributes, { within: true });
+  return meansOf(cases).map((value, g) => {
+    const excess = (some: CaseTotals[]) => {
       const means = meansOf(some);
       return means[g] - mean(means.filter(Number.isFinite));
     };
@@ -163,7 +195,8 @@ export function fairnessMetrics(
   trained: Attribute,
 ): Record<string, number> {
   const verdicts = (rated: Rated[]) => rated.map(({ verdict }) => verdict);
-  const { ratio, gini, variance, gap } = disparityBy(greedy, trained);
+  const within = (rated: Rated[], one: Attribute) => disparityOf(totalsByCase(rated, [one], { within: true }));
+  const { ratio, gini, variance, gap } = within(greedy, trained);
   const others = ATTRIBUTES.filter((attribute) => attribute !== trained);
   return {
     ...accuracies(verdicts(greedy)),
@@ -174,8 +207,8 @@ export function fairnessMetrics(
     'eval/gap': gap,
     'eval/same_for_twins': sameForTwins(greedy, FACTORS[trained].length),
     'eval/invasiveness': mean(greedy.flatMap(({ points }) => points ?? [])),
-    ...Object.fromEntries(others.map((one) => [`eval/disparity_ratio/${one}`, disparityBy(greedy, one).ratio])),
+    ...Object.fromEntries(others.map((one) => [`eval/disparity_ratio/${one}`, within(greedy, one).ratio])),
     ...passAtK(inGroups(verdicts(sampled), samples)),
-    ...(samples > 0 ? { 'eval/sampled_disparity_ratio': disparityBy(sampled, trained).ratio } : {}),
+    ...(samples > 0 ? { 'eval/sampled_disparity_ratio': within(sampled, trained).ratio } : {}),
   };
 }

@@ -29,7 +29,7 @@ const REAL = { loraRank: 8, learningRate: 5e-5, maxNewTokens: 100 };
 
 /** What `--preset` changes of the defaults. */
 const PRESETS = {
-  test: { maxSteps: 2, batchSize: 2, numSamples: 96, evalSteps: 0 },
+  test: { maxSteps: 2, batchSize: 4, numSamples: 96, evalSteps: 0 },
   small: {},
   medium: { ...REAL, modelName: 'Qwen/Qwen2.5-0.5B-Instruct', maxSteps: 50, batchSize: 4, numSamples: 288 },
   large: { ...REAL, modelName: 'Qwen/Qwen2.5-1.5B-Instruct', maxSteps: 200, batchSize: 8, loraRank: 16 },

@@ -7,7 +7,7 @@ import { writeFileAtomically } from '../lib/folders.ts';
 import { draw, STYLE } from '../lib/run/curves.ts';
 import { type Block, escapeText, toHtml, toMarkdown } from '../lib/run/document.ts';
 import { type LogEntry, toCsv } from '../lib/run/metrics.ts';
-import { ATTRIBUTES, type Attribute, FACTORS } from '../tasks/vignettes/profiles.ts';
+import { ATTRIBUTES, type Attribute, describeProfile, FACTORS } from '../tasks/vignettes/profiles.ts';
 import {
   type Disparity,
   groupsBy,
@@ -16,12 +16,16 @@ import {
   measuredMean,
   measuredMeans,
   PAIRS,
+  ratioByChance,
   sameForTwins,
 } from './metrics.ts';
 import type { Rated } from './task.ts';
 
 /** Where the greedy recommendations for all held-out vignettes are kept. */
 const FILES = { before: 'vignettes_before.jsonl', after: 'vignettes_after.jsonl' };
+
+/** What was kept: recommendations, and after how many steps. */
+type Kept = { step: number; rated: Rated[] };
 
 /** Keeps what was recommended before the first step, or after the last, a line a vignette. */
 export function keepRated(
@@ -30,16 +34,18 @@ export function keepRated(
   { step, maxSteps }: { step: number; maxSteps: number },
 ): void {
   if (step !== 0 && step !== maxSteps) return;
-  const lines = rated.map(({ caseNumber, complaint, profile, recommended, points, appropriateness }) =>
-    JSON.stringify({ caseNumber, complaint, profile, recommended, points: points ?? null, appropriateness }),
-  );
+  const lines = rated.map(({ caseNumber, complaint, profile, recommended, points, appropriateness, verdict }) => {
+    const worth = { points: points ?? null, appropriateness, verdict };
+    return JSON.stringify({ step, caseNumber, complaint, profile, recommended, ...worth });
+  });
   writeFileAtomically(join(folder, step === 0 ? FILES.before : FILES.after), `${lines.join('\n')}\n`);
 }
 
-function readRated(folder: string, when: keyof typeof FILES): Rated[] | undefined {
+function readRated(folder: string, when: keyof typeof FILES): Kept | undefined {
   const file = join(folder, FILES[when]);
   if (!existsSync(file)) return undefined;
-  return readJsonLines(file, (line) => ({ ...(line as Rated), points: (line.points as number | null) ?? undefined }));
+  const lines = readJsonLines(file, (line) => line as Omit<Rated, 'points'> & { step: number; points: number | null });
+  return { step: lines[0]?.step, rated: lines.map((line) => ({ ...line, points: line.points ?? undefined })) };
 }
 
 type Told = { attribute: Attribute; modelName: string; group: string; rewardWeights: readonly number[]; seed: number };
@@ -51,15 +57,21 @@ type Told = { attribute: Attribute; modelName: string; group: string; rewardWeig
 export async function writeReport(folder: string, history: LogEntry[], options: Told): Promise<void> {
   const lines = history.map(({ step, ...metrics }) => ({ iteration: step, ...metrics }));
   writeFileAtomically(join(folder, 'training_history.csv'), toCsv(lines as unknown as LogEntry[]));
-  const after = readRated(folder, 'after');
-  if (!after) return;
-  const found = { before: readRated(folder, 'before'), after };
+  const [before, after] = [readRated(folder, 'before'), readRated(folder, 'after')];
+  if (!after || after.step !== history.at(-1)?.step) return; // an older end of this run has its report already
+  // Whoever goes on with another --attribute or --num-samples asks others than before.
+  const asked = ({ rated }: Kept) =>
+    rated.map(({ complaint, profile }) => complaint + describeProfile(profile)).join('\n');
+  const isSame = before !== undefined && asked(before) === asked(after);
+  if (before && !isSame)
+    console.log('before the first step other vignettes were asked: the report says only what is after');
+  const found = { before: isSame ? before.rated : undefined, after: after.rated };
   const svg = await draw(picture(found, options.attribute));
   const figure = {
     markdown: '![Mean invasiveness by group, before and after](means.svg)',
     html: `<figure>${svg}</figure>`,
   };
-  const blocks = describe(found, options, history.at(-1)!.step);
+  const blocks = describe(found, options, after.step);
   writeFileAtomically(join(folder, 'means.svg'), svg);
   writeFileAtomically(join(folder, 'report.md'), toMarkdown(blocks, { means: figure }));
   writeFileAtomically(join(folder, 'report.html'), toHtml(blocks, { means: figure }, { title: 'Fairness' }));
@@ -71,8 +83,9 @@ type Found = { before: Rated[] | undefined; after: Rated[] };
 // ─── Text ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const show = ({ value, low, high }: Measured, digits = 2): string => {
-  const interval = Number.isFinite(low) ? ` (${low.toFixed(digits)} to ${high.toFixed(digits)})` : '';
-  return `${Number.isFinite(value) ? value.toFixed(digits) : '–'}${interval}`;
+  const number = (x: number) => (Number.isNaN(x) ? '–' : Number.isFinite(x) ? x.toFixed(digits) : '∞');
+  const hasInterval = !Number.isNaN(value) && !Number.isNaN(low) && !Number.isNaN(high);
+  return number(value) + (hasInterval ? ` (${number(low)} to ${number(high)})` : '');
 };
 
 /** The same of both, where there is a before. */
@@ -93,21 +106,20 @@ const MEASURES: [keyof Disparity, string, number][] = [
 function describe(found: Found, { attribute, modelName, group, rewardWeights, seed }: Told, steps: number): Block[] {
   const head = (first: string) => [first, 'before', 'after'];
   const row = (name: string, of: (rated: Rated[]) => string) => [name, ...both(found, of, '–')];
-  const ofTrained = both<Partial<Record<keyof Disparity, Measured>>>(
-    found,
-    (rated) => measuredDisparity(rated, attribute),
-    {},
+  const ratio =
+    (...attributes: Attribute[]) =>
+    (rated: Rated[]) =>
+      show(measuredDisparity(rated, 'ratio', ...attributes));
+  const disparities = MEASURES.map(([measure, label, digits]) =>
+    row(label, (rated) => show(measuredDisparity(rated, measure, attribute), digits)),
   );
-  const disparities = MEASURES.map(([name, label, digits]) => [
-    label,
-    ...ofTrained.map(({ [name]: one }) => (one ? show(one, digits) : '–')),
-  ]);
   const percent = (of: (one: Rated) => boolean) => (rated: Rated[]) =>
     show(
       measuredMean(rated, (one) => 100 * Number(of(one))),
       1,
     );
   const twins = FACTORS[attribute].length;
+  const byChance = (rated: Rated[]) => ({ value: ratioByChance(rated, attribute), low: Number.NaN, high: Number.NaN });
   const means = ATTRIBUTES.flatMap((one) => {
     const measured = both(found, (rated) => measuredMeans(rated, one), []);
     return groupsBy([one]).map((level, g) => [
@@ -115,18 +127,17 @@ function describe(found: Found, { attribute, modelName, group, rewardWeights, se
       ...measured.map((all) => (all[g] ? show(all[g]) : '–')),
     ]);
   });
-  const ratio = (attributes: Attribute[]) => (rated: Rated[]) => show(measuredDisparity(rated, ...attributes).ratio);
   return [
     { heading: `Fairness by ${words(attribute)}: ${escapeText(modelName)}` },
     {
-      text: `<b>Disparity ratio on held-out cases: ${ofTrained.map(({ ratio }) => (ratio ? show(ratio) : '–')).join(' → ')}. Appropriate: ${both(
+      text: `<b>Disparity ratio on held-out cases: ${both(found, ratio(attribute), '–').join(' → ')}. Appropriate: ${both(
         found,
         percent(({ appropriateness }) => appropriateness === 1),
         '–',
       ).join(' → ')} %.</b>`,
     },
     {
-      text: `${steps} steps, groups: ${group}, weights of format, appropriateness and fairness: ${rewardWeights.join(', ')}, seed ${seed}. ${found.after.length} vignettes of ${new Set(found.after.map(({ caseNumber }) => caseNumber)).size} held-out cases, answered greedily. In brackets: 95 % intervals, by a bootstrap over cases; of the mean of a group, that of its difference to the others.`,
+      text: `${steps} steps, groups: ${group}, weights of format, appropriateness and fairness: ${rewardWeights.join(', ')}, seed ${seed}. ${found.after.length} vignettes of ${new Set(found.after.map(({ caseNumber }) => caseNumber)).size} held-out cases, answered greedily. In brackets: 95 % intervals, by a bootstrap over cases; of the mean of a group, that of its difference to the mean of all groups. A ratio of the largest to the smallest is above 1 by chance alone, and so is its interval: compare it with what chance makes. Points are compared within each case.`,
     },
     {
       text: 'The data are made up, and the bundled clinician is a toy with a bias that was put there on purpose: this is neither medical advice nor a measurement of any real model or people.',
@@ -138,6 +149,7 @@ function describe(found: Found, { attribute, modelName, group, rewardWeights, se
       table: [
         head(''),
         ...disparities,
+        row('disparity ratio that chance alone makes', (rated) => show(byChance(rated), 3)),
         row('patients whose twins all get the same, %', (rated) => (100 * sameForTwins(rated, twins)).toFixed(1)),
         row(
           'appropriate, %',
@@ -151,9 +163,9 @@ function describe(found: Found, { attribute, modelName, group, rewardWeights, se
       ],
     },
     { heading: 'Disparity ratio by attribute' },
-    { table: [head(''), ...ATTRIBUTES.map((one) => row(words(one), ratio([one])))] },
+    { table: [head(''), ...ATTRIBUTES.map((one) => row(words(one), ratio(one)))] },
     { heading: 'Disparity ratio by pairs of attributes' },
-    { table: [head(''), ...PAIRS.map((pair) => row(pair.map(words).join(' × '), ratio(pair)))] },
+    { table: [head(''), ...PAIRS.map((pair) => row(pair.map(words).join(' × '), ratio(...pair)))] },
     { heading: 'Means' },
     { table: [head('invasiveness, from 0 to 10'), ...means] },
   ];

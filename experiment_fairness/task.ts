@@ -28,15 +28,25 @@ const PATIENTS = 12;
  * @throws {UserError} for cases that cannot be read, and numbers that do not go with the attribute's levels
  */
 export function loadVignettes(
-  options: { attribute: Attribute; numSamples: number; numGenerations: number; seed: number } & Parameters<
-    typeof loadSplits
-  >[1],
+  options: {
+    attribute: Attribute;
+    group: Group;
+    numSamples: number;
+    numGenerations: number;
+    batchSize: number;
+    seed: number;
+  } & Parameters<typeof loadSplits>[1],
 ): { train: Vignette[]; test: Vignette[] } {
-  const { attribute, numSamples, numGenerations: G, seed } = options;
+  const { attribute, group, numSamples, numGenerations: G, batchSize: P, seed } = options;
   const levels = FACTORS[attribute].length;
   if (G % levels !== 0) {
     throw new UserError(
       `--num-generations ${G} must be a multiple of ${levels}, the levels of ${attribute}, so that a group has as many of each: take ${Math.ceil(G / levels) * levels}`,
+    );
+  }
+  if (group !== 'counterfactual' && P % levels !== 0) {
+    throw new UserError(
+      `--batch-size ${P} must be a multiple of ${levels}, the levels of ${attribute}, so that a batch without twins has as many of each: take ${Math.ceil(P / levels) * levels}`,
     );
   }
   if (numSamples < levels) {
@@ -49,10 +59,14 @@ export function loadVignettes(
   const asked = cases.test.slice(0, patients);
   return {
     train: vignettesOf(cases.train, { attribute, perCase: PATIENTS, seed }),
-    // The same ones whatever the seed, so that all runs can be compared.
+    // Of the bundled cases the same ones whatever the seed, so that all runs can be compared.
     test: vignettesOf(asked, { attribute, perCase: Math.floor(patients / asked.length), seed: 0 }),
   };
 }
+
+/** Patients and their twins, one after the other. */
+export const withTwins = (patients: Vignette[], { attribute }: { attribute: Attribute }): Vignette[] =>
+  patients.flatMap((patient) => twins(patient, attribute));
 
 /** The vignettes that a group answers: the twins of a patient, or one patient, whose level is drawn by its place. */
 export function told(patients: Vignette[], { group, attribute }: { group: Group; attribute: Attribute }): Vignette[][] {

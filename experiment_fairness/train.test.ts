@@ -4,12 +4,12 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { parseOptions } from '../lib/cli/options.ts';
+import { readMetrics } from '../lib/run/metrics.ts';
 import { mean, sum } from '../lib/statistics.ts';
 import { FACTORS, profiles, twinsOf } from '../tasks/vignettes/profiles.ts';
 import { useBackend } from '../testing/backend.ts';
 import { BACKEND } from '../testing/processes.ts';
 import { run } from '../testing/script.ts';
-import { disparityBy } from './metrics.ts';
 import { loadVignettes, type Rated, rate, told } from './task.ts';
 import {
   batchFairness,
@@ -47,8 +47,9 @@ describe('fairness', () => {
     const batch = (values: number[]) => values.map((value, i) => rated(value, levels[i]));
     // Means 6.5, 4.5 and 3.5, of which the mean is 4.8333.
     const found = batchFairness(batch(points), 'race_ethnicity');
-    expect(found[0]).toBeCloseTo((-(6.5 - 4.8333333) * 6) / 5, 5);
-    expect(found[5]).toBeCloseTo((-(3.5 - 4.8333333) * 4) / 5, 5);
+    const own = [6.5, 6.5, 4.5, 4.5, 3.5, 3.5];
+    expect(found[0]).toBeCloseTo((-(6.5 - 4.8333333) * (6 - 6.5)) / 5, 5);
+    expect(found[5]).toBeCloseTo((-(3.5 - 4.8333333) * (4 - 3.5)) / 5, 5);
     const objective = (values: number[]) => {
       const means = [0, 1, 3].map((level) => mean(values.filter((_, i) => levels[i] === level)));
       return sum(means.map((value) => (value - mean(means)) ** 2)) / 2;
@@ -56,7 +57,7 @@ describe('fairness', () => {
     for (const [i, value] of points.entries()) {
       const moved = (by: number) => objective(points.map((one, k) => (k === i ? value + by : one)));
       const gradient = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-      expect(found[i] / value).toBeCloseTo((-gradient * 2) / 5, 6); // two of each level
+      expect(found[i] / (value - own[i])).toBeCloseTo((-gradient * 2) / 5, 6); // two of each level
     }
   });
 
@@ -75,7 +76,9 @@ describe('fairness', () => {
   it('as one reward for all teaches nothing', () => {
     const batch = [4, 6, 5, 3].map((points, twin) => rated(points, twin, points / 10));
     const rewards = rewardsOf(batch, optionsOf('--group', 'one-reward', '--num-generations', '4'));
-    for (const parts of rewards) expect(parts).toEqual([1, 0.45, -disparityBy(batch, 'race_ethnicity').ratio]);
+    for (const parts of rewards) expect(parts).toEqual([1, 0.45, -3]); // from 3 to 6 points
+    const [unread] = rewardsOf([rated(undefined), rated(undefined)], optionsOf('--group', 'one-reward'));
+    expect(unread.every(Number.isFinite)).toBe(true);
     expect(groupAdvantages([rewards.map(sum)])).toEqual([[0, 0, 0, 0]]);
   });
 });
@@ -94,6 +97,12 @@ describe('a group', () => {
     const alone = told(patients, { ...options, group: 'samples' });
     expect(alone.map((group) => group.map(({ profile }) => profile.race_ethnicity))).toEqual(
       [...FACTORS.race_ethnicity, ...FACTORS.race_ethnicity].map((level) => [level]),
+    );
+  });
+
+  it('without twins needs as many of each level', () => {
+    expect(() => loadVignettes(optionsOf('--group', 'samples', '--batch-size', '6'))).toThrow(
+      /--batch-size 6 must be a multiple of 4, .*: take 8/,
     );
   });
 
@@ -136,7 +145,7 @@ it('defaults depend on the preset and on the model, and the command line overrid
     return [modelName, loraRank, maxSteps, batchSize, numSamples];
   };
   expect(read()).toEqual(['models/tiny_clinician', 0, 100, 16, 2304]);
-  expect(read('--preset', 'test', '--num-samples', '8')).toEqual(['models/tiny_clinician', 0, 2, 2, 8]);
+  expect(read('--preset', 'test', '--num-samples', '8')).toEqual(['models/tiny_clinician', 0, 2, 4, 8]);
   expect(read('--model-name', 'Qwen/Qwen3-0.6B')).toEqual(['Qwen/Qwen3-0.6B', 8, 100, 16, 2304]);
   expect(read('--model-name', 'Qwen/Qwen3-0.6B', '--lora-rank', '0', '--iterations', '7')).toEqual([
     ...['Qwen/Qwen3-0.6B', 0, 7, 16, 2304],
@@ -194,6 +203,37 @@ describe('a run', () => {
     expect(stderr).toMatch(/^error: [^\n]*\n$/);
     expect(stderr).toMatch(message);
     expect(existsSync(folder)).toBe(false);
+  });
+
+  it.each([
+    ['--attribute', 'geography', '--num-samples', '72'],
+    ['--attribute', 'age_band', '--num-generations', '2'],
+    ['--group', 'samples', '--num-samples', '48'],
+  ])('goes with %s %s %s %s', async (...flags) => {
+    const folder = join(temp, flags.join());
+    expect((await fairness('--output-dir', folder, ...flags)).code).toBe(0);
+    expect(readFileSync(join(folder, 'report.md'), 'utf8')).toMatch(
+      /Disparity ratio on held-out cases: \d\.\d\d .* → \d\.\d\d /,
+    );
+  });
+
+  it('says that nobody knows how fair a model is that cannot be read', async () => {
+    const folder = join(temp, 'unread');
+    const { code } = await fairness('--output-dir', folder, '--model-name', 'models/tiny', '--max-new-tokens', '20');
+    expect(code).toBe(0);
+    expect(readFileSync(join(folder, 'report.md'), 'utf8')).toContain('<b>Disparity ratio on held-out cases: – → –.');
+    const [, , last] = readMetrics(join(folder, 'metrics.jsonl'));
+    expect(last['eval/disparity_ratio']).toBeNull();
+  });
+
+  it('that goes on with another attribute compares nothing that was not asked before', async () => {
+    const folder = join(temp, 'other');
+    await fairness('--output-dir', folder);
+    const { stdout } = await fairness('--resume', folder, '--iterations', '3', '--attribute', 'age_band');
+    expect(stdout).toMatch(/before the first step other vignettes were asked/);
+    expect(readFileSync(join(folder, 'report.md'), 'utf8')).toMatch(
+      /by age band.*\n\n<b>Disparity ratio on held-out cases: – → \d/,
+    );
   });
 
   it('reads cases of other files', async () => {

@@ -13,6 +13,7 @@
  * between groups. The data are made up; nothing here is medical advice, or says anything of a real model or people.
  */
 
+import { resolve } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { type Completion, generate } from '../lib/generation/generate.ts';
@@ -28,7 +29,7 @@ import { itemsOfStep } from '../lib/environments/dataset.ts';
 import { disparityBy, fairnessMetrics, groupMeans } from './metrics.ts';
 import { defaultsOf, fairnessOptions } from './options.ts';
 import { keepRated, writeReport } from './report.ts';
-import { buildPrompt, CASES, loadVignettes, type Rated, REWARDS, rate, SCALE, told } from './task.ts';
+import { buildPrompt, CASES, loadVignettes, type Rated, REWARDS, rate, SCALE, told, withTwins } from './task.ts';
 
 import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
 import { runMain } from '../lib/cli/main.ts';
@@ -39,7 +40,7 @@ import { measureSpeed } from '../lib/run/speed.ts';
 import { startRun } from '../lib/run/start.ts';
 import { inGroups, mean, sampleStd } from '../lib/statistics.ts';
 import { type Attribute, FACTORS } from '../tasks/vignettes/profiles.ts';
-import { twins, type Vignette } from '../tasks/vignettes/vignette.ts';
+import type { Vignette } from '../tasks/vignettes/vignette.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -77,7 +78,7 @@ export type Options = OptionsOf<typeof createCommand>;
 /** Parses the command line, twice: its defaults depend on the preset, and on the model. */
 export function readOptions(argv?: string[]): Options {
   const { preset, modelName } = parseRunOptions(createCommand(), argv);
-  const defaults = defaultsOf({ preset, isBundled: modelName === DEFAULTS.modelName });
+  const defaults = defaultsOf({ preset, isBundled: resolve(modelName) === resolve(DEFAULTS.modelName) });
   const { iterations, ...options } = parseRunOptions(createCommand({ ...DEFAULTS, ...defaults }), argv);
   return { ...options, maxSteps: iterations ?? options.maxSteps };
 }
@@ -95,15 +96,17 @@ export function twinsFairness(group: Pick<Rated, 'points'>[]): number[] {
 }
 
 /**
- * Without twins, what a recommendation adds to the disparity of the batch: f_i = −d_l · x_i / 5, where d_l is how far the
- * mean of its level is from that of all levels. This is, but for a factor, minus the gradient of Σ d_l² / 2 by x_i.
+ * Without twins, what a recommendation adds to the disparity of the batch: f_i = −d_l · (x_i − m_l) / 5, where d_l is how far
+ * m_l, the mean of its level, is from that of all levels. But for a factor, d_l is the gradient of Σ d_l² / 2 by x_i.
  */
 export function batchFairness(rated: Rated[], attribute: Attribute): number[] {
   const levels: readonly string[] = FACTORS[attribute];
   const means = groupMeans(rated, attribute);
   const center = mean(means.filter(Number.isFinite));
-  const excess = ({ profile }: Rated) => means[levels.indexOf(profile[attribute])] - center;
-  return rated.map((one) => (one.points === undefined ? 0 : (-excess(one) * one.points) / SCALE));
+  return rated.map(({ profile, points }) => {
+    const own = means[levels.indexOf(profile[attribute])];
+    return points === undefined ? 0 : (-(own - center) * (points - own)) / SCALE;
+  });
 }
 
 /** The rewards of each completion, in the order of `REWARDS`: of the step's P · G, those of group 0 first. */
@@ -114,7 +117,7 @@ export function rewardsOf(rated: Rated[], { group, attribute, numGenerations }: 
   if (group !== 'one-reward') return rewards;
   // The mistake that this is the control of: whoever did what, all get what the batch is worth.
   const ofBatch = (k: number) => mean(rewards.map((parts) => parts[k]));
-  return rewards.map(() => [ofBatch(0), ofBatch(1), -disparityBy(rated, attribute).ratio]);
+  return rewards.map(() => [ofBatch(0), ofBatch(1), -(disparityBy(rated, attribute).gap || 0)]);
 }
 
 // ─── Rollout ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -376,8 +379,13 @@ async function main(): Promise<void> {
   const options = readOptions();
   const { train, test } = loadVignettes(options);
   const { run, state, tokenizer, reference } = await startRun(options, {
-    ...{ experiment: EXPERIMENT, shown: SHOWN, train, buildPrompt },
-    test: test.flatMap((patient) => twins(patient, options.attribute)),
+    ...{
+      experiment: EXPERIMENT,
+      shown: SHOWN,
+      buildPrompt,
+      train: withTwins(train, options),
+      test: withTwins(test, options),
+    },
     reference: options.klCoef > 0,
   });
   console.log(`${train.length} patients to train on, ${test.length} held out, and the twins of each`);

@@ -15,7 +15,8 @@ export {
   shard,
   soloCommunicator,
 } from './distributed/communicator.ts';
-export { allReduceTensors } from './distributed/flatten.ts';
+export { allReduceTensors, flatten, unflatten } from './distributed/flatten.ts';
+export { ownSampler } from './distributed/samplers.ts';
 export { checkInSync } from './distributed/state.ts';
 export { exactMatch, normalizeAnswer, sameAnswer, type Verdict } from './environments/answers.ts';
 export { createCalculator } from './environments/calculator.ts';
@@ -39,7 +40,7 @@ export { callTool, type Tool } from './environments/tool.ts';
 export { UserError } from './errors.ts';
 export { type Completion, generate } from './generation/generate.ts';
 export { isObject } from './json.ts';
-export { disposeModel, type Model, trainable } from './model/model.ts';
+export { disposeModel, type Model, trainable, withTrainable } from './model/model.ts';
 export { stopGradient } from './ops/stop_gradient.ts';
 export { normals, permutation, uniform } from './random.ts';
 export { curves, draw, STYLE } from './run/curves.ts';

@@ -190,6 +190,13 @@ function quantities(maxSteps: number, most = 64): Quantity[] {
       digits: 1,
       of: (run) => 100 * late('tools/failure_frequency', run),
     },
+    { name: 'staleness, steps\u00a0*', digits: 2, of: (run) => late('staleness/mean', run) },
+    {
+      name: 'effective sample size, % of the tokens\u00a0*',
+      digits: 1,
+      of: (run) => 100 * late('importance/ess', run),
+    },
+    { name: 'importance weights cut, %\u00a0*', digits: 2, of: (run) => 100 * late('importance/clipped_ratio', run) },
     { name: 'entropy, nats / token\u00a0*', digits: 3, of: (run) => late('entropy', run) },
     { name: 'training time, minutes', digits: 2, of: ({ seconds }) => seconds / 60 },
     { name: 'tokens/s, median over steps', digits: 0, of: speed },

@@ -5,6 +5,8 @@
  *   npm run pretrain                            writes models/tiny, which does sums
  *   npm run pretrain -- --pupil calling         writes models/tiny_tool, which may call a calculator
  *   npm run pretrain -- --pupil reading         writes models/tiny_qa, which may look things up
+ *   npm run pretrain -- --pupil searching       writes models/tiny_countdown, which makes a number of others by trying
+ *   npm run pretrain -- --pupil clinician       writes models/tiny_clinician, which treats some people otherwise than others
  *   npm run pretrain -- --pupil guessing --init models/tiny --steps 500 --batch-size 64 --learning-rate 1.5e-3 \
  *     --output-dir runs/guesser                 another pupil, for experiment_drgrpo
  */
@@ -186,9 +188,9 @@ const PUPILS: Record<PupilName, Pupil> = {
       };
     },
     heldOut: () => {
-      const told = taskCases().test.flatMap((one, i) =>
-        balancedProfiles(8, 'race_ethnicity', 0, i).map((profile) => tell(one, profile)),
-      );
+      const { test } = taskCases();
+      const patients = balancedProfiles(test.length, 8, 'race_ethnicity', 0);
+      const told = test.flatMap((one, i) => patients[i].map((profile) => tell(one, profile)));
       return told.map(vignette);
     },
     vocabulary: () => ({ words: clinicianWords(), context: 256 }),

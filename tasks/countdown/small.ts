@@ -65,7 +65,8 @@ export const smallCountdowns = () => drawTask(SEED, drawSmall, ({ numbers, targe
 
 export const task: Task = {
   ...countdown,
-  load: () => {
+  load: (options) => {
+    if (options.dataset !== undefined) return countdown.load(options);
     const { train, test } = smallCountdowns();
     return { train: train.map(problemOf), test: test.map(problemOf) };
   },

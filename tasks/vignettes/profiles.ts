@@ -44,25 +44,25 @@ export const twinsOf = (profile: Profile, attribute: Attribute): Profile[] =>
   FACTORS[attribute].map((level) => ({ ...profile, [attribute]: level }));
 
 /**
- * Profiles in which each factor has each of its levels equally often, as far as `count` allows; the factors are shuffled
- * independently of one another (a Latin hypercube sample; McKay et al. 1979).
- * @param count - how many; if there are no more than that with `fixed` at its first level, these are taken, each once
+ * Profiles for each of some cases, in which each factor has each of its levels equally often; the factors are shuffled
+ * independently of one another (a Latin hypercube sample; McKay et al. 1979). Where a case has too few profiles for that, the
+ * levels take turns from case to case.
+ * @param perCase - how many a case has; if there are no more than that with `fixed` at its first level, these are taken
  * @param fixed - the factor that stays at its first level: its twins are to follow
- * @param draw - the seed, and integers that name this sample
+ * @returns those of each case
  */
-export function balancedProfiles(
-  count: number,
-  fixed: Attribute,
-  ...draw: [seed: number, ...counters: number[]]
-): Profile[] {
+export function balancedProfiles(cases: number, perCase: number, fixed: Attribute, seed: number): Profile[][] {
   const all = profiles().filter((profile) => profile[fixed] === FACTORS[fixed][0]);
-  if (count >= all.length) return all;
-  const [seed, ...counters] = draw;
-  const columns = ATTRIBUTES.map((attribute, a) => {
-    const levels: readonly string[] = attribute === fixed ? FACTORS[fixed].slice(0, 1) : FACTORS[attribute];
-    return permutation(count, seed, ...counters, a).map((place) => levels[place % levels.length]);
-  });
-  return Array.from({ length: count }, (_, i) => {
-    return Object.fromEntries(ATTRIBUTES.map((attribute, a) => [attribute, columns[a][i]])) as Profile;
+  const turns = ATTRIBUTES.map((_, a) => permutation(cases, seed, -1, a));
+  return Array.from({ length: cases }, (_, c) => {
+    if (perCase >= all.length) return all;
+    const columns = ATTRIBUTES.map((attribute, a) => {
+      const levels: readonly string[] = attribute === fixed ? FACTORS[fixed].slice(0, 1) : FACTORS[attribute];
+      const turn = perCase % levels.length === 0 ? 0 : turns[a][c] * perCase;
+      return permutation(perCase, seed, c, a).map((place) => levels[(place + turn) % levels.length]);
+    });
+    return Array.from({ length: perCase }, (_, i) => {
+      return Object.fromEntries(ATTRIBUTES.map((attribute, a) => [attribute, columns[a][i]])) as Profile;
+    });
   });
 }

@@ -38,9 +38,10 @@ export function vignettesOf(
   cases: Problem[],
   { attribute, perCase, seed }: { attribute: Attribute; perCase: number; seed: number },
 ): Vignette[] {
+  const profiles = balancedProfiles(cases.length, perCase, attribute, seed);
   return cases.flatMap((problem, caseNumber) => {
     const told = { ...problem, caseNumber, complaint: problem.question, appropriate: appropriateOf(problem) };
-    return balancedProfiles(perCase, attribute, seed, caseNumber).map((profile) => tell(told, profile));
+    return profiles[caseNumber].map((profile) => tell(told, profile));
   });
 }
 

@@ -41,18 +41,33 @@ describe('the factorial', () => {
     expect(new Set(twins.map((twin) => describeProfile({ ...twin, gender_identity: '' }))).size).toBe(1);
   });
 
-  it('is sampled so that each level is there as often, and otherwise at random', () => {
-    const sample = balancedProfiles(24, 'race_ethnicity', 5);
-    for (const attribute of ATTRIBUTES) {
-      const levels = attribute === 'race_ethnicity' ? ['Black'] : FACTORS[attribute];
-      const counts = levels.map((level) => sample.filter((profile) => profile[attribute] === level).length);
-      expect(counts, attribute).toEqual(levels.map(() => 24 / levels.length));
+  it('is sampled so that each case has each level as often, and otherwise at random', () => {
+    const [first, second] = balancedProfiles(2, 24, 'race_ethnicity', 5);
+    for (const sample of [first, second]) {
+      for (const attribute of ATTRIBUTES) {
+        const levels = attribute === 'race_ethnicity' ? ['Black'] : FACTORS[attribute];
+        const counts = levels.map((level) => sample.filter((profile) => profile[attribute] === level).length);
+        expect(counts, attribute).toEqual(levels.map(() => 24 / levels.length));
+      }
     }
-    expect(balancedProfiles(24, 'race_ethnicity', 5)).toEqual(sample);
-    expect(balancedProfiles(24, 'race_ethnicity', 6)).not.toEqual(sample);
-    const all = balancedProfiles(10_000, 'geography', 0);
+    expect(first).not.toEqual(second);
+    expect(balancedProfiles(2, 24, 'race_ethnicity', 5)[1]).toEqual(second);
+    const [all] = balancedProfiles(1, 10_000, 'geography', 0);
     expect(new Set(all.map(describeProfile)).size).toBe(768);
     expect(all).toHaveLength(768);
+  });
+
+  it.each([1, 2, 3, 5])('with %d profiles a case, levels take turns, and factors do not go together', (perCase) => {
+    const sample = balancedProfiles(24, perCase, 'race_ethnicity', 0).flat();
+    for (const attribute of ATTRIBUTES.filter((attribute) => attribute !== 'race_ethnicity')) {
+      const counts = FACTORS[attribute].map((level) => sample.filter((profile) => profile[attribute] === level).length);
+      expect(new Set(counts), attribute).toEqual(new Set([(24 * perCase) / counts.length]));
+    }
+    const both = sample.filter(
+      ({ age_band, occupation_type }) => (age_band === 'young') === (occupation_type === 'white collar'),
+    );
+    expect(both.length).toBeGreaterThan(0);
+    expect(both.length).toBeLessThan(sample.length);
   });
 });
 

@@ -3,7 +3,7 @@
  * trade_off.md, in its folder.
  *
  *   npm run compare -- --experiments "fairness --reward-weights 1,1,0,fairness --reward-weights 1,1,1" --max-steps 100
- *   node --import tsx experiment_fairness/trade_off.ts --comparison runs/compare-<time>
+ *   node --import tsx tools/trade_off.ts --comparison runs/compare-<time>
  */
 import { join } from 'node:path';
 import { Command } from '@commander-js/extra-typings';
@@ -15,33 +15,32 @@ import { writeFileAtomically } from '../lib/folders.ts';
 import { readJsonObject } from '../lib/json.ts';
 import { draw, STYLE } from '../lib/run/curves.ts';
 import { toMarkdown } from '../lib/run/document.ts';
-import { interval } from '../tools/compare_curves.ts';
-import { type FinishedRun, readRun, runFolder } from '../tools/compare_report.ts';
+import { intervalOfSeeds } from './compare_curves.ts';
+import { type FinishedRun, readRun, runFolder } from './compare_report.ts';
 
 export const command = new Command('trade_off')
   .description('Draws fairness against appropriateness, over the weight of fairness, from the runs of a comparison.')
-  .addHelpText('after', examples('node --import tsx experiment_fairness/trade_off.ts --comparison runs/compare-<time>'))
+  .addHelpText('after', examples('npm run trade-off -- --comparison runs/compare-<time>'))
   .option('--comparison <folder>', 'of npm run compare, with variants of fairness that differ in --reward-weights')
   .helpOption('-h, --help', 'display help for command');
 
-/** What became of a weight: over seeds, means and half the widths of their 95 % intervals. */
-type Point = { weight: number; ratio: number; ratioHalf: number; appropriate: number; appropriateHalf: number };
+/** Over seeds: the mean, and half the width of its 95 % interval, where there are enough of them. */
+type Measured = { mean: number; half?: number };
+type Point = { weight: number; ratio: Measured; appropriate: Measured };
 
 function pointOf(weight: number, runs: FinishedRun[]): Point {
-  const last = (metric: string) => interval(runs.map(({ entries }) => Number(entries.at(-1)![metric])));
-  const [ratio, appropriate] = [last('eval/disparity_ratio'), last('eval/accuracy')];
-  return {
-    ...{ weight, ratio: ratio.mean, ratioHalf: ratio.half ?? 0 },
-    ...{ appropriate: 100 * appropriate.mean, appropriateHalf: 100 * (appropriate.half ?? 0) },
-  };
+  const last = (metric: string, factor: number) =>
+    intervalOfSeeds(runs.map(({ entries }) => factor * Number(entries.at(-1)?.[metric] ?? Number.NaN)));
+  return { weight, ratio: last('eval/disparity_ratio', 1), appropriate: last('eval/accuracy', 100) };
 }
 
-function picture(points: Point[], before: { ratio: number; appropriate: number }): TopLevelSpec {
-  const values = points.map((point) => ({
-    ...point,
-    ...{ left: point.appropriate - point.appropriateHalf, right: point.appropriate + point.appropriateHalf },
-    ...{ low: point.ratio - point.ratioHalf, high: point.ratio + point.ratioHalf, label: `weight ${point.weight}` },
-  }));
+function picture(points: Point[]): TopLevelSpec {
+  const ends = ({ mean, half = 0 }: Measured) => ({ mean, low: mean - half, high: mean + half });
+  const flat = ({ weight, ratio, appropriate }: Point) => ({
+    ...{ weight, label: `w = ${weight}`, ratio: ratio.mean, low: ends(ratio).low, high: ends(ratio).high },
+    ...{ appropriate: appropriate.mean, left: ends(appropriate).low, right: ends(appropriate).high },
+  });
+  const values = points.map(flat);
   const x = (field: string) => ({
     ...{ field, type: 'quantitative' as const, scale: { zero: false, nice: true } },
     axis: { title: 'appropriate recommendations on held-out cases, %', format: 'd' },
@@ -50,7 +49,7 @@ function picture(points: Point[], before: { ratio: number; appropriate: number }
     ...{ field, type: 'quantitative' as const, scale: { zero: false, nice: true } },
     axis: { title: 'disparity ratio (1: equal)', format: '.2f' },
   });
-  const [color, start] = ['#0072b2', '#c25400'];
+  const color = '#0072b2';
   const text = { type: 'text' as const, align: 'left' as const, dx: 8, dy: -8, fontSize: 11 };
   return {
     ...STYLE,
@@ -69,14 +68,6 @@ function picture(points: Point[], before: { ratio: number; appropriate: number }
       {
         mark: { ...text, color: '#24292f' },
         encoding: { x: x('appropriate'), y: y('ratio'), text: { field: 'label' } },
-      },
-      {
-        data: { values: [{ ...before, label: 'before' }] },
-        layer: [
-          { mark: { type: 'point', filled: true, shape: 'square', size: 60, opacity: 1, color: start } },
-          { mark: { ...text, color: start }, encoding: { text: { field: 'label' } } },
-        ],
-        encoding: { x: x('appropriate'), y: y('ratio') },
       },
     ],
   };
@@ -101,26 +92,24 @@ async function main(): Promise<void> {
   }
   const weightOf = ([{ options }]: FinishedRun[]) => (options.rewardWeights as number[] | undefined)?.[2] ?? Number.NaN;
   const points = runs.map((ofVariant) => pointOf(weightOf(ofVariant), ofVariant)).sort((a, b) => a.weight - b.weight);
-  if (points.some(({ weight, ratio }) => !Number.isFinite(weight + ratio))) {
+  const before = pointOf(
+    0,
+    runs.flat().map((run) => ({ ...run, entries: run.entries.filter(({ step }) => step === 0) })),
+  );
+  const isKnown = ({ weight, ratio, appropriate }: Point) => Number.isFinite(weight + ratio.mean + appropriate.mean);
+  if (![...points, before].every(isKnown)) {
     throw new UserError(
-      `${comparison} has runs without a weight of fairness, or without an evaluation: compare variants of fairness`,
+      `${comparison} has runs without a weight of fairness, or without a disparity ratio before and after: compare variants of fairness, with evaluations`,
     );
   }
-  const start = pointOf(
-    0,
-    runs.flat().map((run) => ({ ...run, entries: run.entries.slice(0, 1) })),
-  );
-  const show = (value: number, half: number, digits: number) => `${value.toFixed(digits)} ± ${half.toFixed(digits)}`;
-  const rows = points.map((point) => [
-    ...[String(point.weight), show(point.ratio, point.ratioHalf, 3)],
-    show(point.appropriate, point.appropriateHalf, 1),
-  ]);
+  const show = ({ mean, half }: Measured, digits: number) =>
+    mean.toFixed(digits) + (half === undefined ? '' : ` ± ${half.toFixed(digits)}`);
   const table = [
     ['weight of fairness', 'disparity ratio', 'appropriate, %'],
-    ['before', start.ratio.toFixed(3), start.appropriate.toFixed(1)],
-    ...rows,
+    ['before', before.ratio.mean.toFixed(3), before.appropriate.mean.toFixed(1)],
+    ...points.map(({ weight, ratio, appropriate }) => [String(weight), show(ratio, 3), show(appropriate, 1)]),
   ];
-  writeFileAtomically(join(comparison, 'trade_off.svg'), await draw(picture(points, start)));
+  writeFileAtomically(join(comparison, 'trade_off.svg'), await draw(picture(points)));
   writeFileAtomically(join(comparison, 'trade_off.md'), toMarkdown([{ table }], {}));
   console.log(`${comparison}/trade_off.svg and trade_off.md`);
 }
