@@ -1,8 +1,9 @@
 /** Options of sampling beside training, and which of them do not go together. */
 import { type Command, Option, type OptionValues } from '@commander-js/extra-typings';
 import { BACKENDS, type BackendName } from '../lib/backend/index.ts';
+import { nvidiaGpus } from '../lib/backend/tensorflow.ts';
 import { threadLimits } from '../lib/backend/threads.ts';
-import { integer, number } from '../lib/cli/options.ts';
+import { integer } from '../lib/cli/options.ts';
 import { UserError } from '../lib/errors.ts';
 
 /** Adds the options of sampling beside training to those of a run. */
@@ -20,17 +21,6 @@ export const samplingOptions = <Args extends unknown[], Options extends OptionVa
     .option('--max-staleness <k>', 'steps by which a batch may be older (0: as --mode sync)', integer({ min: 0 }), 2)
     .option('--weight-sync-steps <n>', 'samplers get new weights every so many steps', integer({ min: 1 }), 1)
     .option('--in-flight', 'samplers take new weights in the middle of completions, too')
-    .addOption(
-      new Option('--importance-sampling <kind>', 'weights of stale tokens; none: all 1')
-        .choices(['none', 'truncated', 'masked'])
-        .default('truncated' as const),
-    )
-    .addOption(
-      new Option('--importance-level <name>', 'the ratio of each token, or of a whole completion')
-        .choices(['token', 'sequence'])
-        .default('token' as const),
-    )
-    .option('--importance-cap <x>', 'C, the largest weight', number({ min: 1, max: 1e6 }), 2)
     .option('--lag <k>', 'no samplers: every batch with weights that are k steps old', integer({ min: 0 }))
     .option('--schedule <file>', "no samplers: as a run's schedule.jsonl says, to the bit")
     .option('--sampler-threads <n>', 'of each (default: its share of the cores)', integer({ min: 1, max: 64 }))
@@ -52,17 +42,19 @@ type AsyncOptions = {
   gpu?: string | undefined;
   samplerBackend?: BackendName | undefined;
   samplerGpu?: string | undefined;
+  samplerThreads?: number | undefined;
   shareGpu?: boolean | undefined;
 };
 
-/** Backends that compute on a GPU, if they can. */
-const OF_GPUS: BackendName[] = ['tensorflow', 'webgpu'];
+/** Whether a backend computes on a GPU here, as far as can be told beforehand. */
+const usesGpu = async (backend: BackendName): Promise<boolean> =>
+  backend === 'webgpu' || (backend !== 'wasm' && backend !== 'cpu' && (await nvidiaGpus()).length > 0);
 
 /**
  * Refuses what cannot be done together; and divides the cores between the samplers and this process.
  * @throws {UserError} naming the options to change
  */
-export function checkAsync(options: AsyncOptions): void {
+export async function checkAsync(options: AsyncOptions): Promise<void> {
   const { mode, lag, schedule, maxStaleness, weightSyncSteps, samplers, gpu, samplerGpu } = options;
   const alone = [
     mode === 'sync' && '--mode sync',
@@ -72,8 +64,17 @@ export function checkAsync(options: AsyncOptions): void {
   const [first, second] = alone.filter((option) => option !== false);
   if (second) throw new UserError(`${first} and ${second} both say who samples: leave one of them out`);
   if (first) {
-    const idle = [options.inFlight && '--in-flight', samplerGpu !== undefined && '--sampler-gpu'].find(Boolean);
-    if (idle) throw new UserError(`${idle} is for samplers, of which ${first} has none: leave one of them out`);
+    const idle: [option: string, isGiven: boolean][] = [
+      ['--samplers', samplers !== 1],
+      ['--weight-sync-steps', weightSyncSteps !== 1],
+      ['--in-flight', options.inFlight === true],
+      ['--sampler-backend', options.samplerBackend !== undefined],
+      ['--sampler-gpu', samplerGpu !== undefined],
+      ['--sampler-threads', options.samplerThreads !== undefined],
+      ['--share-gpu', options.shareGpu === true],
+    ];
+    const given = idle.find(([, isGiven]) => isGiven)?.[0];
+    if (given) throw new UserError(`${given} is for samplers, of which ${first} has none: leave one of them out`);
     return;
   }
   if (weightSyncSteps > maxStaleness + 1) {
@@ -87,9 +88,18 @@ export function checkAsync(options: AsyncOptions): void {
     );
   }
   const backend = options.samplerBackend ?? options.backend;
-  if (OF_GPUS.includes(backend) && backend === options.backend && gpu === samplerGpu && !options.shareGpu) {
+  const onGpu = await usesGpu(backend);
+  if (samplerGpu !== undefined && !onGpu) {
     throw new UserError(
-      `samplers and trainer would both take ${gpu === undefined ? 'the first GPU' : `the GPU ${gpu}`} (--backend ${backend}): give one of them another with --gpu and --sampler-gpu, let the samplers use --sampler-backend wasm, or say --share-gpu`,
+      `--sampler-gpu ${samplerGpu}: the backend ${backend} uses no GPU: leave it out, or pass --sampler-backend webgpu`,
+    );
+  }
+  // An index and a name may be the same card: whoever has several says so.
+  const isShared = onGpu && (samplers > 1 || ((await usesGpu(options.backend)) && gpu === samplerGpu));
+  if (isShared && !options.shareGpu) {
+    const who = samplers > 1 ? `${samplers} samplers` : 'samplers and trainer';
+    throw new UserError(
+      `${who} would share ${samplerGpu === undefined ? 'the first GPU' : `the GPU ${samplerGpu}`} (--backend ${backend}): give them others with --gpu and --sampler-gpu, let the samplers use --sampler-backend wasm, or say --share-gpu`,
     );
   }
   if (samplers > maxStaleness + 1) {

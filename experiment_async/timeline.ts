@@ -1,11 +1,11 @@
-/** Who worked when: schedule.jsonl, timeline.jsonl and timeline.svg in the folder of a run. */
+/** Who worked when, and how old samples are: schedule.jsonl, timeline.jsonl and timeline.svg in the folder of a run, and metrics. */
 import { join } from 'node:path';
 import type { TopLevelSpec } from 'vega-lite';
 import { writeFileAtomically } from '../lib/folders.ts';
 import { draw, STYLE } from '../lib/run/curves.ts';
-import { appendEntries, dropEntriesAfter } from '../lib/run/metrics.ts';
+import { appendEntries, dropEntriesAfter, readEntries } from '../lib/run/metrics.ts';
 import type { RunFolder } from '../lib/run/run_folder.ts';
-import { sum } from '../lib/statistics.ts';
+import { mean, sum } from '../lib/statistics.ts';
 import type { Batch } from './sampling.ts';
 
 /** Steps in the picture. */
@@ -23,12 +23,13 @@ type Stretch = {
 
 /**
  * Notes the steps of a run.
- * @returns `add`: notes a step, and says in metrics how long trainer and samplers have waited, in seconds; `picture`: draws
+ * @returns `used`: the batches of the steps before; `add`: notes a step, and says in metrics how long trainer and samplers have waited, in seconds; `picture`: draws
  *   the last steps of this process
  */
 export function createTimeline({ folder, step }: Pick<RunFolder, 'folder' | 'step'>) {
   const [schedule, timeline] = ['schedule.jsonl', 'timeline.jsonl'].map((name) => join(folder, name));
   for (const file of [schedule, timeline]) dropEntriesAfter(file, step);
+  const used = readEntries(schedule).map(({ job }) => Number(job));
   const lastEnd = new Map<string, number>(); // of each sampler
   const recent: Stretch[] = [];
   const add = (
@@ -56,16 +57,17 @@ export function createTimeline({ folder, step }: Pick<RunFolder, 'folder' | 'ste
     const tokens = sum(batch.rollouts.map(({ completion }) => completion.length));
     return {
       'queue/waiting': batch.waiting,
-      'queue/dropped': batch.dropped,
+      'queue/dropped': batch.dropped.length,
       'idle/trainer_seconds': isOwn ? 0 : (taken - began) / 1000,
       'idle/sampler_seconds': isOwn ? 0 : idle / 1000,
-      'sampler/tokens_per_second': (1000 * tokens) / (batch.ended - batch.began),
+      // Of the one who sampled: the trainer may have found the batch there.
+      rollout_tokens_per_second: (1000 * tokens) / (batch.ended - batch.began),
     };
   };
   const picture = async (): Promise<void> => {
     if (recent.length > 0) writeFileAtomically(join(folder, 'timeline.svg'), await draw(chart(recent)));
   };
-  return { add, picture };
+  return { used, add, picture };
 }
 
 /** Bars over seconds, a row for the trainer and one for each sampler, with the number of the step that a batch is for. */
@@ -108,4 +110,26 @@ function chart(stretches: Stretch[]): TopLevelSpec {
       },
     ],
   } as TopLevelSpec;
+}
+
+/**
+ * How stale a step's tokens are. Effective sample size: the share (Σw)² / Σw² / n of n fresh ones that they are worth, where w
+ * are the ratios as they are, before they are cut: of tokens, or one of each completion.
+ */
+export function stalenessMetrics(
+  experience: { versions: number[]; ratios: number[] }[],
+  step: number,
+  { importanceCap, importanceLevel }: { importanceCap: number; importanceLevel: 'token' | 'sequence' },
+): Record<string, number> {
+  const staleness = experience.flatMap(({ versions }) => versions.map((version) => step - 1 - version));
+  const raw = experience.flatMap(({ ratios }) => (importanceLevel === 'token' ? ratios : ratios.slice(0, 1)));
+  const largest = raw.reduce((a, b) => Math.max(a, b), 0); // products of many ratios may be huge
+  const scaled = raw.map((w) => w / largest);
+  return {
+    'staleness/mean': mean(staleness),
+    'staleness/max': staleness.reduce((a, b) => Math.max(a, b), 0),
+    'importance/mean': mean(raw),
+    'importance/ess': sum(scaled) ** 2 / sum(scaled.map((w) => w * w)) / raw.length,
+    'importance/clipped_ratio': mean(raw.map((w) => Number(w > importanceCap))),
+  };
 }

@@ -2,8 +2,8 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type During, jsonLines, lastStep, results, sleep, until } from '../testing/processes.ts';
-import { at, run, SHORT } from '../testing/script.ts';
+import { BACKEND, type During, jsonLines, lastStep, results, sleep, until } from '../testing/processes.ts';
+import { at, MODEL, run, SHORT } from '../testing/script.ts';
 
 const script = 'experiment_async/train.ts';
 const async = (folder: string, flags: string[] = [], during?: During) =>
@@ -12,7 +12,7 @@ const async = (folder: string, flags: string[] = [], during?: During) =>
 /** What a run leaves, without what says who waited for whom. */
 function comparable(folder: string) {
   const { metrics, ...rest } = results(folder);
-  const names = /^(queue|idle|sampler|staleness|importance)\//;
+  const names = /^(queue|idle)\//;
   return {
     ...rest,
     metrics: metrics.map((row) => Object.fromEntries(Object.entries(row).filter(([name]) => !names.test(name)))),
@@ -46,8 +46,16 @@ describe('a run', () => {
     expect((await run([...SHORT, '--output-dir', base])).code).toBe(0);
     expect((await async(sync, ['--mode', 'sync'])).code).toBe(0);
     expect((await async(zero, ['--max-staleness', '0'])).code).toBe(0);
-    expect(comparable(sync)).toEqual(comparable(base));
-    expect(comparable(zero)).toEqual(comparable(base));
+    const others = /^(staleness|importance)\//; // which base does not have
+    const common = (folder: string) => {
+      const { metrics, ...rest } = comparable(folder);
+      return {
+        ...rest,
+        metrics: metrics.map((row) => Object.fromEntries(Object.entries(row).filter(([name]) => !others.test(name)))),
+      };
+    };
+    expect(common(sync)).toEqual(common(base));
+    expect(common(zero)).toEqual(common(base));
     expect(staleness(zero)).toEqual(new Array(8).fill(0));
   });
 
@@ -71,6 +79,38 @@ describe('a run', () => {
     const again = await async(second, [...adapter, ...steps, '--schedule', join(first, 'schedule.jsonl')]);
     expect(again.code, again.stderr).toBe(0);
     expect(comparable(second)).toEqual(comparable(first));
+    if (name.startsWith('weights in flight')) {
+      const switches = jsonLines(join(first, 'schedule.jsonl')).map((line) => (line.switches as unknown[]).length);
+      expect(Math.max(...switches)).toBeGreaterThan(1);
+    }
+  });
+
+  it('of a task goes as well: its rules stay with the trainer', async () => {
+    const folder = at('task');
+    const task = at('task.ts');
+    writeFileSync(
+      task,
+      `const problems = Array.from({ length: 12 }, (_, i) => ({ question: String(i), answer: String(i) }));
+      export const task = { load: () => ({ train: problems, test: problems }), reward: (text: string) => text.length / 100, verdict: () => 'wrong' };`,
+    );
+    const flags = [
+      '--task',
+      task,
+      '--max-steps',
+      '4',
+      '--batch-size',
+      '2',
+      '--num-generations',
+      '4',
+      '--max-new-tokens',
+      '16',
+      '--eval-size',
+      '2',
+    ];
+    const model = ['--model-name', MODEL, '--backend', BACKEND, '--output-dir', folder];
+    const { code, stderr } = await run([...model, ...flags], { script });
+    expect([code, stderr]).toEqual([0, '']);
+    expect(jsonLines(join(folder, 'metrics.jsonl')).at(-1)).toMatchObject({ step: 4, 'rewards/accuracy/mean': 0 });
   });
 
   it('with a lag is the same each time, and as stale as it is said to be', async () => {
@@ -143,7 +183,10 @@ it.each([
   [['--lag', '2', '--in-flight'], /--in-flight is for samplers, of which --lag has none/],
   [['--weight-sync-steps', '4'], /--weight-sync-steps 4 .* --max-staleness 2 allows: lower it to 3/],
   [['--in-flight', '--lora-rank', '2'], /--in-flight is for whole weights/],
-  [['--backend', 'webgpu'], /samplers and trainer would both take the first GPU .*--share-gpu/],
+  [['--backend', 'webgpu'], /samplers and trainer would share the first GPU .*--share-gpu/],
+  [['--sampler-gpu', '1'], /--sampler-gpu 1: the backend wasm uses no GPU/],
+  [['--mode', 'sync', '--samplers', '2'], /--samplers is for samplers, of which --mode sync has none/],
+  [['--schedule', '/nowhere.jsonl'], /\/nowhere\.jsonl/],
   [['--importance-cap', '0.5'], /--importance-cap.* must be a number from 1/],
   [['--schedule', 'package.json'], /package\.json:1: expected a JSON object|package\.json:\d+: /],
 ])('%j is refused in one sentence', async (flags, message) => {
@@ -152,6 +195,19 @@ it.each([
   expect(stderr).toMatch(/^error: [^\n]*\n$/);
   expect(stderr).toMatch(message);
 });
+
+it.each(['[[3,0]]', '[]', '[[0,5]]', '[[0,0],[4,0]]'])(
+  'a schedule with switches %s is refused, with its line',
+  async (switches) => {
+    const file = at('odd.jsonl');
+    writeFileSync(file, `{"step":1,"job":1,"switches":${switches}}\n`);
+    const { code, stderr } = await async(at('odd'), ['--schedule', file]);
+    expect([code, stderr]).toEqual([
+      2,
+      expect.stringMatching(/^error: .*odd\.jsonl:1: .*expected a step, a job and switches/),
+    ]);
+  },
+);
 
 it('a schedule that is too short is refused, with what to do', async () => {
   const file = at('short.jsonl');

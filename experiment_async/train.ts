@@ -3,8 +3,8 @@
  * older than the one it trains; importance sampling makes up for that, as far as it can (Hilton et al. 2022, "Batch size-
  * invariance for policy optimization"; AReaL, Fu et al. 2025, section 5).
  *
- * Differs from experiment_base/train.ts in: EXPERIMENT, SHOWN, createCommand, OffPolicy, importanceWeights,
- * stalenessMetrics, Experience, toExperience, LossInputs, grpoLoss, lossInputs, main.
+ * Differs from experiment_base/train.ts in: EXPERIMENT, SHOWN, createCommand, OffPolicy, importanceWeights, Experience,
+ * toExperience, LossInputs, grpoLoss, lossInputs, sampleFrom, main.
  *
  *   node --import tsx experiment_async/train.ts             a sampler process, and a trainer
  *   node --import tsx experiment_async/train.ts --help      all options
@@ -12,12 +12,13 @@
  * What is simplified: as in experiment_base; and a sampler samples the whole batch of a step, of which all rows end
  * before it is trained on.
  */
+import { Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { type Completion, generate } from '../lib/generation/generate.ts';
 import type { Model } from '../lib/model/model.ts';
 
-import { ownSampler } from '../lib/distributed/samplers.ts';
+import { isSampler } from '../lib/distributed/samplers.ts';
 import { accumulateGradients } from '../lib/training/gradients.ts';
 import { completionLogProbs, logProbsOf, microBatches, padRows } from '../lib/training/log_probs.ts';
 import { optimizerStep } from '../lib/training/optimizer_step.ts';
@@ -29,8 +30,8 @@ import { itemsOfStep, type Problem } from '../lib/environments/dataset.ts';
 import { finiteReward } from '../lib/environments/reward.ts';
 import { loadData } from '../lib/environments/task.ts';
 import { checkAsync, samplingOptions } from './options.ts';
-import { type Batch, createSource, type Sample, serveSamples, versionsOf } from './sampling.ts';
-import { createTimeline } from './timeline.ts';
+import { type Batch, createSource, planOf, type Sample, serveSamples, versionsOf } from './sampling.ts';
+import { createTimeline, stalenessMetrics } from './timeline.ts';
 
 import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
 import { runMain } from '../lib/cli/main.ts';
@@ -66,6 +67,18 @@ export const createCommand = () =>
         `node --import tsx ${EXPERIMENT}/train.ts --mode sync`,
       ),
     )
+    .optionsGroup('Off-policy:')
+    .addOption(
+      new Option('--importance-sampling <kind>', 'weights of stale tokens; none: all 1')
+        .choices(['none', 'truncated', 'masked'])
+        .default('truncated' as const),
+    )
+    .addOption(
+      new Option('--importance-level <name>', 'the ratio of each token, or of a whole completion')
+        .choices(['token', 'sequence'])
+        .default('token' as const),
+    )
+    .option('--importance-cap <x>', 'C, the largest weight', number({ min: 1, max: 1e6 }), 2)
     .optionsGroup('GRPO:')
     .option('--batch-size <n>', 'P, prompts a step', integer({ min: 1, max: 65_536 }), 32)
     .option('--num-generations <n>', 'G, completions of each prompt', integer({ min: 2, max: 65_536 }), 8)
@@ -175,22 +188,10 @@ export function importanceWeights(
   { importanceSampling: kind, importanceLevel: level, importanceCap: cap }: OffPolicy,
 ): { weights: number[]; raw: number[] } {
   const differences = proxLogProbs.map((logProb, t) => logProb - behaviorLogProbs[t]);
-  const raw = differences.map((difference) => Math.exp(level === 'token' ? difference : sum(differences)));
+  const whole = Math.min(700, sum(differences)); // e^710 is no number any more
+  const raw = differences.map((difference) => Math.exp(level === 'token' ? difference : whole));
   const limited = (ratio: number) => (ratio <= cap ? ratio : kind === 'masked' ? 0 : cap);
   return { raw, weights: raw.map((ratio) => (kind === 'none' ? 1 : limited(ratio))) };
-}
-
-/** How stale a step's tokens are, and what that makes of them: (Σw)² / Σw² is the number of fresh ones they are worth. */
-export function stalenessMetrics(experience: Experience[], step: number, { importanceCap }: OffPolicy) {
-  const staleness = experience.flatMap(({ versions }) => versions.map((version) => step - 1 - version));
-  const raw = experience.flatMap(({ ratios }) => ratios);
-  return {
-    'staleness/mean': mean(staleness),
-    'staleness/max': staleness.reduce((a, b) => Math.max(a, b), 0),
-    'importance/mean': mean(raw),
-    'importance/ess': sum(raw) ** 2 / sum(raw.map((w) => w * w)) / raw.length,
-    'importance/clipped_ratio': mean(raw.map((w) => Number(w > importanceCap))),
-  };
 }
 
 /** A rollout, and what it teaches. */
@@ -409,16 +410,29 @@ const toSample = ({ problem: { question, answer }, text, completion, reward, ...
   ...('advantage' in rest ? { advantage: rest.advantage } : {}),
 });
 
-async function main(): Promise<void> {
-  const options = parseRunOptions(createCommand());
-  const { train, test } = await loadData(options, SUMS);
-  const sample: Sample<Rollout> = (model, tokenizer, job, onPosition) => {
+/** How the batch of a number is sampled, in this process or in a sampler. */
+const sampleFrom =
+  (train: Problem[], options: Options): Sample<Rollout> =>
+  (model, tokenizer, job, watch) => {
     const draw: Draw = (...token) => uniform(options.seed, job, ...token);
-    return rollout(model, tokenizer, itemsOfStep(train, job, options), draw, { ...options, ...onPosition });
+    return rollout(model, tokenizer, itemsOfStep(train, job, options), draw, { ...options, ...watch });
   };
-  if (ownSampler()) return serveSamples(sample, options);
-  checkAsync(options);
-  const { run, state, tokenizer, reference } = await startRun(options, {
+
+async function main(): Promise<void> {
+  if (isSampler()) {
+    return serveSamples(async (options: Options) => sampleFrom((await loadData(options, SUMS)).train, options));
+  }
+  const options = parseRunOptions(createCommand());
+  await checkAsync(options);
+  const plan = planOf(options);
+  const { train, test } = await loadData(options, SUMS);
+  const {
+    run,
+    state,
+    tokenizer,
+    reference,
+    source: initial,
+  } = await startRun(options, {
     ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt },
     reference: options.klCoef > 0,
   });
@@ -426,8 +440,11 @@ async function main(): Promise<void> {
   const ask = (how: Asking) => evaluate(state.model, tokenizer, test, how, options);
 
   await run.evaluateFirst(ask);
-  const source = await createSource(sample, { state, tokenizer, from: run.folder.step }, options);
   const timeline = createTimeline(run.folder);
+  const setup = { ...options, modelName: initial.folder }; // the same files, whatever a name stands for by now
+  const problemsOf = (job: number) => itemsOfStep(train, job, options);
+  const policy = { state, tokenizer, from: run.folder.step, used: timeline.used, problemsOf };
+  const source = await createSource(sampleFrom(train, options), policy, { ...options, plan, setup });
   try {
     for await (const step of run.steps()) {
       const batch = await source.next(step.number); // sampled, and rewarded
@@ -435,11 +452,15 @@ async function main(): Promise<void> {
       const experience = await toExperience(batch, { policy: state.model, reference, step: step.number }, options); // advantage
       const updated = await update(state, experience, step.number, options); // update
       await source.publish(step.number);
+      const speeds = measureSpeed(state, batch.rollouts, {
+        began: step.began,
+        sampled: taken,
+        inVain: batch.dropped.flat(),
+      });
       const flow = timeline.add(step, batch, taken);
-      const speeds = measureSpeed(state, batch.rollouts, { began: step.began, sampled: taken });
       const samples = experience.slice(0, options.numGenerations).map(toSample);
       const stale = stalenessMetrics(experience, step.number, options);
-      step.log({ ...rolloutMetrics(batch.rollouts, options), ...updated, ...stale, ...flow, ...speeds }, samples);
+      step.log({ ...rolloutMetrics(batch.rollouts, options), ...updated, ...stale, ...speeds, ...flow }, samples);
       await step.evaluate(ask);
     }
   } finally {

@@ -16,7 +16,7 @@ export {
   soloCommunicator,
 } from './distributed/communicator.ts';
 export { allReduceTensors, flatten, unflatten } from './distributed/flatten.ts';
-export { ownSampler } from './distributed/samplers.ts';
+export { isSampler } from './distributed/samplers.ts';
 export { checkInSync } from './distributed/state.ts';
 export { exactMatch, normalizeAnswer, sameAnswer, type Verdict } from './environments/answers.ts';
 export { createCalculator } from './environments/calculator.ts';
