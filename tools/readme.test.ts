@@ -10,6 +10,7 @@ import { createCommand as createAsk } from './ask.ts';
 import { createCommand as createCompare } from './compare.ts';
 import { createCommand as createEvaluate } from './evaluate.ts';
 import { createCommand as createNotebooks } from './notebooks.ts';
+import { command as tradeOff } from './trade_off.ts';
 
 const EXPERIMENTS = readdirSync('.').filter((name) => name.startsWith('experiment_'));
 const FOLDERS = [
@@ -39,6 +40,7 @@ const commands = [
     allReduce,
     bench,
     pretrain,
+    tradeOff,
   ],
 ] as { options: { long: string }[] }[];
 
