@@ -27,9 +27,9 @@ describe('importance weights', () => {
     ['truncated', 'sequence', new Array(3).fill(Math.exp(-0.5))], // 0.5 - 1 + 0
     ['masked', 'sequence', new Array(3).fill(Math.exp(-0.5))],
   ] as const)('%s, of a %s', (kind, level, expected) => {
-    const { weights, raw } = weigh(kind, level);
+    const { weights, ratios } = weigh(kind, level);
     for (const [t, weight] of weights.entries()) expect(weight).toBeCloseTo(expected[t], 12);
-    expect(raw[0]).toBeCloseTo(level === 'token' ? Math.exp(0.5) : Math.exp(-0.5), 12);
+    expect(ratios[0]).toBeCloseTo(level === 'token' ? Math.exp(0.5) : Math.exp(-0.5), 12);
   });
 
   it('of a sequence are cut, too', () => {

@@ -50,7 +50,7 @@ export type Sample<T> = (
 
 /** The version that each of so many tokens was sampled with. */
 export const versionsOf = (switches: Switches, length: number): number[] =>
-  Array.from({ length }, (_, t) => switches.findLast(([position]) => position <= t)![1]);
+  Array.from({ length }, (_, t) => switches.filter(([position]) => position <= t).at(-1)![1]);
 
 // ─── In this process ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -180,18 +180,19 @@ export type OffPolicy = Pick<Options, 'importanceSampling' | 'importanceLevel' |
 /**
  * How much each token of a completion counts, that was sampled by μ, an older policy than π_prox, with which the step begins:
  * w = min(π_prox / μ, C), or 0 above C where that is `masked`; the ratio of a token, or the product of all of them.
- * @returns shape (T); `raw`: the ratio itself
+ * @returns shape (T): the ratios, and the weights that become of them
  */
 export function importanceWeights(
   proxLogProbs: number[],
   behaviorLogProbs: number[],
-  { importanceSampling: kind, importanceLevel: level, importanceCap: cap }: OffPolicy,
-): { weights: number[]; raw: number[] } {
+  { importanceSampling, importanceLevel, importanceCap }: OffPolicy,
+): { weights: number[]; ratios: number[] } {
   const differences = proxLogProbs.map((logProb, t) => logProb - behaviorLogProbs[t]);
   const whole = Math.min(700, sum(differences)); // e^710 is no number any more
-  const raw = differences.map((difference) => Math.exp(level === 'token' ? difference : whole));
-  const limited = (ratio: number) => (ratio <= cap ? ratio : kind === 'masked' ? 0 : cap);
-  return { raw, weights: raw.map((ratio) => (kind === 'none' ? 1 : limited(ratio))) };
+  const ratios = differences.map((difference) => Math.exp(importanceLevel === 'token' ? difference : whole));
+  const cut = importanceSampling === 'masked' ? 0 : importanceCap;
+  const limited = (ratio: number) => (ratio <= importanceCap ? ratio : cut);
+  return { ratios, weights: ratios.map((ratio) => (importanceSampling === 'none' ? 1 : limited(ratio))) };
 }
 
 /** A rollout, and what it teaches. */
@@ -217,7 +218,7 @@ export async function toExperience(
   const proxLogProbs = isStale ? await logProbsOf(policy, rollouts, options) : [];
   return rollouts.map((rollout, i) => {
     const oldLogProbs = proxLogProbs[i] ?? rollout.oldLogProbs;
-    const { weights, raw: ratios } = importanceWeights(oldLogProbs, rollout.oldLogProbs, options);
+    const { weights, ratios } = importanceWeights(oldLogProbs, rollout.oldLogProbs, options);
     const versions = versionsOf(switches, oldLogProbs.length);
     return {
       ...rollout,
