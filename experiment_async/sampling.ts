@@ -69,7 +69,7 @@ export const lagging =
  * The order that an earlier run had, from the schedule.jsonl in its folder.
  * @throws {UserError} if a line is none of these, or a step is missing
  */
-export function readSchedule(file: string, maxSteps: number): Plan {
+function readSchedule(file: string, maxSteps: number): Plan {
   const lines = readJsonLines(file, ({ step, job, switches }) => {
     if (isCount(step) && isCount(job) && areSwitches(switches, step)) return { step, job, switches };
     throw new Error(
