@@ -453,11 +453,8 @@ async function main(): Promise<void> {
       const experience = await toExperience(batch, { policy: state.model, reference, step: step.number }, options); // advantage
       const updated = await update(state, experience, step.number, options); // update
       await source.publish(step.number);
-      const speeds = measureSpeed(state, batch.rollouts, {
-        began: step.began,
-        sampled: taken,
-        inVain: batch.dropped.flat(),
-      });
+      const inVain = batch.dropped.flat();
+      const speeds = measureSpeed(state, batch.rollouts, { began: step.began, sampled: taken, inVain });
       const flow = timeline.add(step, batch, taken);
       const samples = experience.slice(0, options.numGenerations).map(toSample);
       const stale = stalenessMetrics(experience, step.number, options);

@@ -80,7 +80,7 @@ test('a mistake is what is on stderr, where the kernel reports it', () => {
 const hasOwn = existsSync('.venv');
 
 test.skipIf(hasOwn).each([
-  ['--execute --only bas', 'there is no notebook "bas": there are base, '],
+  ['--execute --only bas', 'there is no notebook "bas": there are async, base, '],
   ['--execute', '/nowhere/python has no nbconvert, which executes notebooks: `apt-get install '],
   ['--only base', '--only goes with --execute'],
   ['', 'no Jupyter was found: `python3 -m venv .venv && .venv/bin/pip install jupyterlab` brings one'],
