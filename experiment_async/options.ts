@@ -1,32 +1,8 @@
-/** Options of sampling beside training, and which of them do not go together. */
-import { type Command, Option, type OptionValues } from '@commander-js/extra-typings';
-import { BACKENDS, type BackendName } from '../lib/backend/index.ts';
+/** Which options of sampling beside training do not go together. */
+import type { BackendName } from '../lib/backend/index.ts';
 import { nvidiaGpus } from '../lib/backend/tensorflow.ts';
 import { threadLimits } from '../lib/backend/threads.ts';
-import { integer } from '../lib/cli/options.ts';
 import { UserError } from '../lib/errors.ts';
-
-/** Adds the options of sampling beside training to those of a run. */
-export const samplingOptions = <Args extends unknown[], Options extends OptionValues>(
-  command: Command<Args, Options>,
-) =>
-  command
-    .optionsGroup('Sampling beside training:')
-    .addOption(
-      new Option('--mode <name>', 'sync: this process samples, then trains')
-        .choices(['sync', 'async'])
-        .default('async' as const),
-    )
-    .option('--samplers <n>', 'processes that sample', integer({ min: 1, max: 64 }), 1)
-    .option('--max-staleness <k>', 'steps by which a batch may be older (0: as --mode sync)', integer({ min: 0 }), 2)
-    .option('--weight-sync-steps <n>', 'samplers get new weights every so many steps', integer({ min: 1 }), 1)
-    .option('--in-flight', 'samplers take new weights in the middle of completions, too')
-    .option('--lag <k>', 'no samplers: every batch with weights that are k steps old', integer({ min: 0 }))
-    .option('--schedule <file>', "no samplers: as a run's schedule.jsonl says, to the bit")
-    .option('--sampler-threads <n>', 'of each (default: its share of the cores)', integer({ min: 1, max: 64 }))
-    .addOption(new Option('--sampler-backend <name>', 'of the samplers (default: as --backend)').choices(BACKENDS))
-    .option('--sampler-gpu <gpu>', "of the samplers: index, or a part of the name; --gpu is the trainer's")
-    .option('--share-gpu', 'let samplers and trainer have the same GPU');
 
 type AsyncOptions = {
   mode: 'sync' | 'async';

@@ -29,7 +29,7 @@ import { sameAnswer, type Verdict } from '../lib/environments/answers.ts';
 import { itemsOfStep, type Problem } from '../lib/environments/dataset.ts';
 import { finiteReward } from '../lib/environments/reward.ts';
 import { loadData } from '../lib/environments/task.ts';
-import { checkAsync, samplingOptions } from './options.ts';
+import { checkAsync } from './options.ts';
 import { type Batch, createSource, planOf, type Sample, serveSamples, versionsOf } from './sampling.ts';
 import { createTimeline, stalenessMetrics } from './timeline.ts';
 
@@ -41,6 +41,7 @@ import { type Asking, accuracies, type Evaluation, passAtK } from '../lib/run/ev
 import { measureSpeed } from '../lib/run/speed.ts';
 import { startRun } from '../lib/run/start.ts';
 import { inGroups, mean, sampleStd, sum } from '../lib/statistics.ts';
+import { BACKENDS } from '../lib/backend/index.ts';
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -58,7 +59,7 @@ const DEFAULTS = { dataset: SUMS.train, maxSteps: 200, evalSteps: 25, maxNewToke
 
 /** The algorithm's own options, beside those that every run has. */
 export const createCommand = () =>
-  samplingOptions(createRunCommand(EXPERIMENT, DEFAULTS))
+  createRunCommand(EXPERIMENT, DEFAULTS)
     .description('Asynchronous GRPO: samplers and the trainer do not wait for each other.')
     .addHelpText(
       'after',
@@ -67,6 +68,22 @@ export const createCommand = () =>
         `node --import tsx ${EXPERIMENT}/train.ts --mode sync`,
       ),
     )
+    .optionsGroup('Sampling beside training:')
+    .addOption(
+      new Option('--mode <name>', 'sync: this process samples, then trains')
+        .choices(['sync', 'async'])
+        .default('async' as const),
+    )
+    .option('--samplers <n>', 'processes that sample', integer({ min: 1, max: 64 }), 1)
+    .option('--max-staleness <k>', 'steps by which a batch may be older (0: as --mode sync)', integer({ min: 0 }), 2)
+    .option('--weight-sync-steps <n>', 'samplers get new weights every so many steps', integer({ min: 1 }), 1)
+    .option('--in-flight', 'samplers take new weights in the middle of completions, too')
+    .option('--lag <k>', 'no samplers: every batch with weights that are k steps old', integer({ min: 0 }))
+    .option('--schedule <file>', "no samplers: as a run's schedule.jsonl says, to the bit")
+    .option('--sampler-threads <n>', 'of each (default: its share of the cores)', integer({ min: 1, max: 64 }))
+    .addOption(new Option('--sampler-backend <name>', 'of the samplers (default: as --backend)').choices(BACKENDS))
+    .option('--sampler-gpu <gpu>', "of the samplers: index, or a part of the name; --gpu is the trainer's")
+    .option('--share-gpu', 'let samplers and trainer have the same GPU')
     .optionsGroup('Off-policy:')
     .addOption(
       new Option('--importance-sampling <kind>', 'weights of stale tokens; none: all 1')

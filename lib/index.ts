@@ -1,5 +1,5 @@
 /** What notebooks and other people's code may import: the list is all there is. No line of an algorithm is in lib/. */
-export { initBackend } from './backend/index.ts';
+export { BACKENDS, initBackend } from './backend/index.ts';
 export { loadPretrained, loadWithTokenizer } from './checkpoint/pretrained.ts';
 export { loadTokenizer, type Tokenizer } from './checkpoint/tokenizer.ts';
 export { createRunCommand, type OptionsOf, parseRunOptions } from './cli/command.ts';
