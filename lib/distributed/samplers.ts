@@ -20,6 +20,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { threadLimits } from '../backend/threads.ts';
 import { mistakeIn, UserError } from '../errors.ts';
+import { isRunning } from '../machine.ts';
 import { isStopped } from './local.ts';
 
 // ─── Weights ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -83,7 +84,7 @@ function newWeightsFolder(bytes: number): string {
   for (const place of places) {
     for (const name of readdirSync(place)) {
       const pid = name.startsWith(PREFIX) ? Number(/^\d+/.exec(name.slice(PREFIX.length))?.[0]) : Number.NaN;
-      if (pid > 0 && !isAlive(pid)) rmSync(join(place, name), { recursive: true, force: true });
+      if (pid > 0 && !isRunning(pid)) rmSync(join(place, name), { recursive: true, force: true });
     }
   }
   const hasRoom = (place: string) => {
@@ -91,15 +92,6 @@ function newWeightsFolder(bytes: number): string {
     return bavail * bsize > 3 * bytes;
   };
   return mkdtempSync(join(places.find(hasRoom) ?? tmpdir(), `${PREFIX}${process.pid}-`));
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
 }
 
 // ─── A sampler ───────────────────────────────────────────────────────────────────────────────────────────────────────
