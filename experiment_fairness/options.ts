@@ -1,6 +1,6 @@
 /** Options of this experiment that say what is fair, and its presets. */
-import { InvalidArgumentError, Option } from '@commander-js/extra-typings';
-import { commaSeparated } from '../lib/cli/options.ts';
+import { Option } from '@commander-js/extra-typings';
+import { rewardWeightsOption } from '../lib/cli/options.ts';
 import { ATTRIBUTES } from '../tasks/vignettes/profiles.ts';
 import { GROUPS, REWARDS } from './task.ts';
 
@@ -14,15 +14,7 @@ const group = () =>
     .choices(GROUPS)
     .default('counterfactual' as const);
 
-/** Parses the weights of the rewards, as in 1,1,0.5. */
-function weights(text: string): number[] {
-  const values = text.split(',').map((value) => (value.trim() === '' ? Number.NaN : Number(value)));
-  if (values.length === REWARDS.length && values.every((value) => Math.abs(value) <= 1000)) return values;
-  throw new InvalidArgumentError(`it must be ${REWARDS.length} numbers from -1000 to 1000, with commas between them`);
-}
-
-const rewardWeights = () =>
-  new Option('--reward-weights <list>', `of ${REWARDS}`).argParser(commaSeparated(weights)).default([1, 1, 1], '1,1,1');
+const rewardWeights = () => rewardWeightsOption(REWARDS);
 
 /** What a run with a model of the hub has for defaults: an adapter, and completions with room for other words. */
 const REAL = { loraRank: 8, learningRate: 5e-5, maxNewTokens: 100 };

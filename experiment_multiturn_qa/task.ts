@@ -3,9 +3,8 @@
  *
  * Differs from experiment_multiturn_tool/task.ts in: isRight, callMetrics.
  */
-import { InvalidArgumentError, Option } from '@commander-js/extra-typings';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
-import { commaSeparated } from '../lib/cli/options.ts';
+import { rewardWeightsOption } from '../lib/cli/options.ts';
 import { exactMatch, type Verdict } from '../lib/environments/answers.ts';
 import { answerOf, type Call, type Conversation, describeTools } from '../lib/environments/conversation.ts';
 import type { Question as Problem } from '../lib/environments/corpus.ts';
@@ -75,20 +74,8 @@ export function gradeConversation(
   return { rewards, reward: finiteReward(reward, problem), verdict };
 }
 
-/** Parses the weights of the rewards, as in 1,1,1,0.5. */
-function weights(text: string): number[] {
-  const values = text.split(',').map((value) => (value.trim() === '' ? Number.NaN : Number(value)));
-  if (values.length === Object.keys(REWARDS).length && values.every((value) => Math.abs(value) <= 1000)) return values;
-  throw new InvalidArgumentError(
-    `it must be ${Object.keys(REWARDS).length} numbers from -1000 to 1000, with commas between them`,
-  );
-}
-
 /** The option with the weights of the rewards. */
-export const rewardWeights = () =>
-  new Option('--reward-weights <list>', `of ${Object.keys(REWARDS)}`)
-    .argParser(commaSeparated(weights))
-    .default([1, 1, 1, 1], '1,1,1,1');
+export const rewardWeights = () => rewardWeightsOption(Object.keys(REWARDS));
 
 /**
  * Calls a conversation, the share of calls that failed (NaN if there was none), and the recall: how many of the passages

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError, type OptionValues } from '@commander-js/extra-typings';
+import { Command, CommanderError, InvalidArgumentError, Option, type OptionValues } from '@commander-js/extra-typings';
 import { type CST, isMap, isScalar, isSeq, LineCounter, Parser, parseDocument } from 'yaml';
 import { UserError } from '../errors.ts';
 import { asText, kebab, NOT_TAKEN_OVER } from '../run/saved_options.ts';
@@ -54,6 +54,19 @@ const listParsers = new WeakSet<object>();
 export function commaSeparated<T>(parse: (text: string) => T): (text: string) => T {
   listParsers.add(parse);
   return parse;
+}
+
+/** `--reward-weights`: a number for each of these rewards, in their order, as in 1,1,1,0.5; all 1 unless told otherwise. */
+export function rewardWeightsOption(rewards: readonly string[]) {
+  const parse = (text: string): number[] => {
+    const values = text.split(',').map((value) => (value.trim() === '' ? Number.NaN : Number(value)));
+    if (values.length === rewards.length && values.every((value) => Math.abs(value) <= 1000)) return values;
+    throw new InvalidArgumentError(`it must be ${rewards.length} numbers from -1000 to 1000, with commas between them`);
+  };
+  const ones = rewards.map(() => 1);
+  return new Option('--reward-weights <list>', `of ${rewards}`)
+    .argParser(commaSeparated(parse))
+    .default(ones, `${ones}`);
 }
 
 /** Command lines to end `--help` with: for `.addHelpText('after', examples(…))`. */
