@@ -18,6 +18,9 @@ export function shown(value: unknown): string {
   return oneLine(json.length <= 120 ? json : `${json.slice(0, 120)}…`);
 }
 
+/** How many there are of something, as 1 item, 2 items. */
+export const counted = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`;
+
 /** The beginning of a text that has more than `width` characters. */
 export const beginning = (text: string, width: number): string =>
   text.length <= width ? text : `${text.slice(0, width - 1)}…`;

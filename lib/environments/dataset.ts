@@ -3,7 +3,7 @@
 import { UserError } from '../errors.ts';
 import type { JsonObject } from '../json.ts';
 import { permutation } from '../random.ts';
-import { shown } from '../text.ts';
+import { counted, shown } from '../text.ts';
 import type { Verdict } from './answers.ts';
 import { readJsonLines } from './json_lines.ts';
 
@@ -96,7 +96,7 @@ export function holdOut<T>(
 ): { train: T[]; test: T[] } {
   if (items.length <= evalSize) {
     throw new UserError(
-      `${name} has ${items.length} items, too few to hold out ${evalSize}: lower --eval-size${evalDataset === null ? '' : ', or name held-out items with --eval-dataset'}`,
+      `${name} has ${counted(items.length, 'item')}, too few to hold out ${evalSize}: lower --eval-size${evalDataset === null ? '' : ', or name held-out items with --eval-dataset'}`,
     );
   }
   const shuffled = permutation(items.length, seed).map((i) => items[i]);
