@@ -9,7 +9,7 @@ const temp = mkdtempSync(join(tmpdir(), 'trade-off-'));
 afterAll(() => rmSync(temp, { recursive: true }));
 
 /** A comparison of two weights over three seeds, whose ratios are given. */
-function comparison(name: string, ratios: (number | null)[]): string {
+function comparison(name: string, ratios: (number | null)[], options = (_variant: number) => ({})): string {
   const folder = join(temp, name);
   const variants = ['fairness --reward-weights 1,1,0', 'fairness --reward-weights 1,0,1'];
   const [seeds, maxSteps] = [[0, 1, 2], 5];
@@ -18,7 +18,7 @@ function comparison(name: string, ratios: (number | null)[]): string {
       const run = runFolder(folder, variant, seed);
       for (const inside of ['final_model', `checkpoint-${maxSteps}`]) mkdirSync(join(run, inside), { recursive: true });
       const write = (file: string, value: object) => writeFileSync(join(run, file), `${JSON.stringify(value)}\n`);
-      write('config.json', { options: { rewardWeights: [1, 1 - v, v] } });
+      write('config.json', { options: { rewardWeights: [1, 1 - v, v], ...options(v) } });
       write(`checkpoint-${maxSteps}/training_state.json`, { counters: { seconds: 1 } });
       write('completions.jsonl', { step: 1 });
       const before = { step: 0, 'eval/disparity_ratio': 1.7, 'eval/accuracy': 0.7 };
@@ -51,6 +51,13 @@ it('refuses runs of which nobody knows how fair they are, and what is no compari
   expect([unknown.code, unknown.stderr]).toEqual([
     2,
     expect.stringMatching(/^error: .* without a disparity ratio before and after.*\n$/),
+  ]);
+  const others = await tradeOff(comparison('others', [1.2, 1.1], (v) => ({ batchSize: 4 + v })));
+  expect([others.code, others.stderr]).toEqual([2, expect.stringMatching(/^error: .* differ in --batch-size.*\n$/)]);
+  const twice = await tradeOff(comparison('twice', [1.2, 1.1], () => ({ rewardWeights: [1, 1, 1] })));
+  expect([twice.code, twice.stderr]).toEqual([
+    2,
+    expect.stringMatching(/^error: .* two variants with the same weight.*\n$/),
   ]);
   const none = await tradeOff(temp);
   expect([none.code, none.stderr]).toEqual([2, expect.stringMatching(/is not the folder of a comparison/)]);

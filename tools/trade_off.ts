@@ -6,6 +6,7 @@
  *   node --import tsx tools/trade_off.ts --comparison runs/compare-<time>
  */
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { Command } from '@commander-js/extra-typings';
 import type { TopLevelSpec } from 'vega-lite';
 import { runMain } from '../lib/cli/main.ts';
@@ -15,6 +16,7 @@ import { writeFileAtomically } from '../lib/folders.ts';
 import { readJsonObject } from '../lib/json.ts';
 import { draw, STYLE } from '../lib/run/curves.ts';
 import { toMarkdown } from '../lib/run/document.ts';
+import { kebab } from '../lib/run/saved_options.ts';
 import { intervalOfSeeds } from './compare_curves.ts';
 import { type FinishedRun, readRun, runFolder } from './compare_report.ts';
 
@@ -38,7 +40,11 @@ function picture(points: Point[]): TopLevelSpec {
   const ends = ({ mean, half = 0 }: Measured) => ({ mean, low: mean - half, high: mean + half });
   const flat = ({ weight, ratio, appropriate }: Point) => ({
     ...{ weight, label: `w = ${weight}`, ratio: ratio.mean, low: ends(ratio).low, high: ends(ratio).high },
-    ...{ appropriate: appropriate.mean, left: ends(appropriate).low, right: ends(appropriate).high },
+    ...{
+      appropriate: appropriate.mean,
+      left: Math.max(0, ends(appropriate).low),
+      right: Math.min(100, ends(appropriate).high),
+    },
   });
   const values = points.map(flat);
   const x = (field: string) => ({
@@ -73,6 +79,15 @@ function picture(points: Point[]): TopLevelSpec {
   };
 }
 
+/** The first option, other than weights, seed and place, in which runs differ. */
+function differingOption(runs: FinishedRun[]): string | undefined {
+  const { rewardWeights, seed, outputDir, templateDate, ...first } = runs[0].options;
+  const differing = Object.keys(first).find((key) =>
+    runs.some(({ options }) => !isDeepStrictEqual(options[key], first[key])),
+  );
+  return differing === undefined ? undefined : `--${kebab(differing)}`;
+}
+
 async function main(): Promise<void> {
   const { comparison } = parseOptions(command);
   if (comparison === undefined) throw new UserError('name a comparison, as in --comparison runs/compare-<time>');
@@ -90,8 +105,17 @@ async function main(): Promise<void> {
     runs.push(found.filter((run) => run !== undefined));
     if (runs.at(-1)!.length === 0) throw new UserError(`${comparison} has no finished run of ${variant}`);
   }
+  const differing = differingOption(runs.flat());
+  if (differing !== undefined) {
+    throw new UserError(
+      `${comparison} has variants that differ in ${differing}, not in --reward-weights alone: compare them without that`,
+    );
+  }
   const weightOf = ([{ options }]: FinishedRun[]) => (options.rewardWeights as number[] | undefined)?.[2] ?? Number.NaN;
   const points = runs.map((ofVariant) => pointOf(weightOf(ofVariant), ofVariant)).sort((a, b) => a.weight - b.weight);
+  if (new Set(points.map(({ weight }) => weight)).size < points.length) {
+    throw new UserError(`${comparison} has two variants with the same weight of fairness: compare one of each`);
+  }
   const before = pointOf(
     0,
     runs.flat().map((run) => ({ ...run, entries: run.entries.filter(({ step }) => step === 0) })),
