@@ -108,6 +108,11 @@ async function main(): Promise<void> {
     );
   }
   const policy = await loadPolicy(name, options);
+  if (options.answer !== undefined && policy.options.task) {
+    console.log(
+      `(the reward is that of experiment_base: the rules of --task ${policy.options.task} need more than an answer)`,
+    );
+  }
   const write = (text: string) => void process.stdout.write(text);
   if (question.length > 0) return ask(policy, question.join(' '), options, write);
 

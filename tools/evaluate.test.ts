@@ -1,9 +1,10 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, it, vi } from 'vitest';
 import { evaluate } from '../experiment_base/train.ts';
 import { loadProblems } from '../lib/environments/dataset.ts';
+import { importTask } from '../lib/environments/task.ts';
 import { refusal } from '../testing/mains.ts';
 import { writeTestData } from '../testing/model.ts';
 import { BACKEND, NODE, runProcess } from '../testing/processes.ts';
@@ -55,6 +56,31 @@ it('asks a run what it has held out itself, and refuses a checkpoint that is dam
   const damaged = await script(checkpoint, '--backend', BACKEND);
   expect(damaged).toMatchObject({ code: 2, stderr: expect.stringMatching(/^error: .*model\.safetensors is damaged/) });
   rmSync(folder, { recursive: true });
+});
+
+it('asks what a task holds out, by its own rules, as a run of that task did', async () => {
+  const flags = ['--eval-size', '4', '--samples', '0', '--max-new-tokens', '8', '--backend', BACKEND];
+  const named = await script('models/tiny_countdown', '--task', 'countdown/small', ...flags);
+  expect(named).toMatchObject({
+    code: 0,
+    stderr: '',
+    stdout: expect.stringContaining('4 problems of countdown/small\n'),
+  });
+  const run = mkdtempSync(join(tmpdir(), 'evaluate-'));
+  cpSync('models/tiny_countdown', join(run, 'final_model'), { recursive: true });
+  const config = (experiment: string, options: object) =>
+    writeFileSync(join(run, 'config.json'), JSON.stringify({ experiment, options }));
+  config('experiment_base', { task: 'countdown/small' });
+  const { options } = await loadPolicy(run, { backend: BACKEND as 'wasm' });
+  expect(options.systemPrompt).toBe((await importTask('countdown/small')).systemPrompt);
+  expect((await script(run, ...flags)).stdout).toContain('4 problems of those that the run held out\n');
+  const other = await script(run, ...flags, '--dataset', 'tasks/sums/test.jsonl');
+  expect(other.stdout).toContain('(judged as by experiment_base: the rules of --task countdown/small');
+  config('experiment_fairness', {});
+  expect((await script(run, ...flags)).stdout).toContain(
+    '(trained by experiment_fairness with prompts and rewards of its own',
+  );
+  rmSync(run, { recursive: true });
 });
 
 it.each([

@@ -3,12 +3,14 @@
  *
  *   npm run evaluate                                                     the bundled model, on sums that it has not seen
  *   npm run evaluate -- runs/experiment_base/<time> --samples 16
+ *   npm run evaluate -- models/tiny_countdown --task countdown/small --max-new-tokens 160
  *   npm run evaluate -- Qwen/Qwen2.5-0.5B-Instruct --dataset my_test.jsonl --max-new-tokens 200
  */
 import { buildPrompt, evaluate } from '../experiment_base/train.ts';
 import { runMain } from '../lib/cli/main.ts';
 import { examples, integer, number, parseOptions } from '../lib/cli/options.ts';
-import { checkPrompts, loadProblems, loadSplits } from '../lib/environments/dataset.ts';
+import { checkPrompts, loadProblems } from '../lib/environments/dataset.ts';
+import { loadData } from '../lib/environments/task.ts';
 import { watchEvaluation } from '../lib/run/evaluation.ts';
 import { progress } from '../lib/run/progress.ts';
 import { createPolicyCommand, loadPolicy } from './policy.ts';
@@ -29,6 +31,7 @@ export const createCommand = () =>
       '--dataset <file>',
       "JSONL with a question and an answer a line (default: a run's held-out ones, else the sums)",
     )
+    .option('--task <name>', "of tasks/, or a module: held-out questions, prompt and rules (default: a run's)")
     .option('--question-column <name>', 'the column that holds the question')
     .option('--answer-column <name>', 'the column that holds the answer')
     .option('--eval-size <n>', 'the first so many (default: all, of a run as many as it asked)', integer({ min: 1 }))
@@ -43,18 +46,21 @@ async function main(): Promise<void> {
   const command = createCommand();
   const { samples, ...given } = parseOptions(command);
   const [name] = command.processedArgs;
-  const { dataset, evalSize } = given;
-  const asked = dataset === undefined ? undefined : loadProblems(dataset, given).slice(0, evalSize);
+  const { dataset, task, evalSize } = given;
+  const asked = dataset === undefined || task ? undefined : loadProblems(dataset, given).slice(0, evalSize);
   const { model, tokenizer, options, isFromRun } = await loadPolicy(name, given);
-  // Without a data set: what the run held out, or else the sums.
-  const heldOut = () => (isFromRun ? loadSplits(loadProblems, options, SUMS).test : loadProblems(SUMS.test));
-  const problems = asked ?? heldOut().slice(0, evalSize);
+  if (asked && options.task)
+    console.log(`(judged as by experiment_base: the rules of --task ${options.task} are for its own questions)`);
+  // Without a data set: what the task or the run held out, or else the sums.
+  const heldOut = async () => (task || isFromRun ? (await loadData(options, SUMS)).test : loadProblems(SUMS.test));
+  const problems = asked ?? (await heldOut()).slice(0, evalSize);
   const prompts = problems.map((problem) => ({
     prompt: buildPrompt(tokenizer, problem, options),
     source: problem.source,
   }));
   checkPrompts(prompts, model.config, options);
-  console.log(`${problems.length} problems of ${dataset ?? (isFromRun ? 'those that the run held out' : SUMS.test)}`);
+  const heldOutBy = isFromRun ? 'those that the run held out' : SUMS.test;
+  console.log(`${problems.length} problems of ${asked ? dataset : (task ?? heldOutBy)}`);
 
   const bar = progress({ total: 0 });
   try {

@@ -8,11 +8,21 @@ import { loadWithTokenizer, type Pretrained } from '../lib/checkpoint/pretrained
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { backendOptions } from '../lib/cli/backend_options.ts';
 import { integer, number, parseOptions } from '../lib/cli/options.ts';
+import { importTask } from '../lib/environments/task.ts';
 import { readJsonObject } from '../lib/json.ts';
 import { findCheckpoints } from '../lib/run/find_run.ts';
 
 /** Options of a run that say how its prompts are made: the same here. */
 const PROMPT = ['systemPrompt', 'mergeSystemPrompt', 'chatTemplateKwargs'];
+
+/** What experiments have that is not here. */
+const OF_THEIR_OWN = [
+  ['multiturn', 'a tool, which it is not given here'],
+  [
+    'fairness',
+    'prompts and rewards of its own: here it is asked and judged as by experiment_base, which says little of it',
+  ],
+];
 
 /** A command about a model, the bundled one if none is named. What is not given is as in the run that made the model. */
 export function createPolicyCommand(name: string) {
@@ -46,15 +56,16 @@ export async function loadPolicy(name: string, given: Pick<Options, 'backend'> &
   const folder = existsSync(join(name, 'final_model')) ? join(name, 'final_model') : (newest ?? name);
   const run = await runOf(folder);
   const before = parseOptions(createTrainCommand(), ['node', 'train.ts'], { saved: () => run });
-  const options = { ...before, ...given };
+  const task = given.task ?? before.task;
+  const { systemPrompt } = task === undefined ? {} : await importTask(task);
+  const options = { ...before, ...(systemPrompt !== undefined && { systemPrompt }), ...given };
   const backend = await initBackend(options.backend, options);
   const { model, tokenizer, notices } = await loadWithTokenizer(folder, options);
   console.log(
     [`backend: ${backend}`, `model: ${folder}${run ? `, asked as in ${run.file}` : ''}`, ...notices].join('\n'),
   );
-  if (run?.experiment.includes('multiturn')) {
-    console.log(`(trained by ${run.experiment} with a tool, which it is not given here)`);
-  }
+  const own = OF_THEIR_OWN.find(([name]) => run?.experiment.includes(name));
+  if (own) console.log(`(trained by ${run?.experiment} with ${own[1]})`);
   return { model, tokenizer, options, isFromRun: run !== undefined };
 }
 
