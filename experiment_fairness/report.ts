@@ -7,6 +7,7 @@ import { writeFileAtomically } from '../lib/folders.ts';
 import { draw, STYLE } from '../lib/run/curves.ts';
 import { type Block, escapeText, toHtml, toMarkdown } from '../lib/run/document.ts';
 import { type LogEntry, toCsv } from '../lib/run/metrics.ts';
+import { counted } from '../lib/text.ts';
 import { ATTRIBUTES, type Attribute, describeProfile, FACTORS } from '../tasks/vignettes/profiles.ts';
 import {
   type Disparity,
@@ -48,7 +49,14 @@ function readRated(folder: string, when: keyof typeof FILES): Kept | undefined {
   return { step: lines[0]?.step, rated: lines.map((line) => ({ ...line, points: line.points ?? undefined })) };
 }
 
-type Told = { attribute: Attribute; modelName: string; group: string; rewardWeights: readonly number[]; seed: number };
+type Told = {
+  attribute: Attribute;
+  modelName: string;
+  group: string;
+  rewardWeights: readonly number[];
+  seed: number;
+  evalSize: number;
+};
 
 /**
  * Writes training_history.csv, with a line a step; and, once there is something after the last step, the report.
@@ -58,8 +66,9 @@ export async function writeReport(folder: string, history: LogEntry[], options: 
   const lines = history.map(({ step, ...metrics }) => ({ iteration: step, ...metrics }));
   writeFileAtomically(join(folder, 'training_history.csv'), toCsv(lines as unknown as LogEntry[]));
   const [before, after] = [readRated(folder, 'before'), readRated(folder, 'after')];
+  if (options.evalSize === 0) console.log('no report: --eval-size 0 asks no held-out vignettes');
   if (!after || after.step !== history.at(-1)?.step) return; // an older end of this run has its report already
-  // Whoever goes on with another --attribute or --num-samples asks others than before.
+  // Whoever goes on with another --num-samples asks others than before.
   const asked = ({ rated }: Kept) =>
     rated.map(({ complaint, profile }) => complaint + describeProfile(profile)).join('\n');
   const isSame = before !== undefined && asked(before) === asked(after);
@@ -137,7 +146,7 @@ function describe(found: Found, { attribute, modelName, group, rewardWeights, se
       ).join(' → ')} %.</b>`,
     },
     {
-      text: `${steps} steps, groups: ${group}, weights of format, appropriateness and fairness: ${rewardWeights.join(', ')}, seed ${seed}. ${found.after.length} vignettes of ${new Set(found.after.map(({ caseNumber }) => caseNumber)).size} held-out cases, answered greedily. In brackets: 95 % intervals, by a bootstrap over cases; of the mean of a group, that of its difference to the mean of all groups. A ratio of the largest to the smallest is above 1 by chance alone, and so is its interval: compare it with what chance makes. Points are compared within each case.`,
+      text: `${counted(steps, 'step')}, groups: ${group}, weights of format, appropriateness and fairness: ${rewardWeights.join(', ')}, seed ${seed}. ${found.after.length} vignettes of ${new Set(found.after.map(({ caseNumber }) => caseNumber)).size} held-out cases, answered greedily. In brackets: 95 % intervals, by a bootstrap over cases; of the mean of a group, that of its difference to the mean of all groups. A ratio of the largest to the smallest is above 1 by chance alone, and so is its interval: compare it with what chance makes. Points are compared within each case.`,
     },
     {
       text: 'The data are made up, and the bundled clinician is a toy with a bias that was put there on purpose: this is neither medical advice nor a measurement of any real model or people.',
@@ -188,7 +197,10 @@ function picture({ before, after }: Found, trained: Attribute): TopLevelSpec {
       }));
     });
   const order = [trained, ...ATTRIBUTES.filter((attribute) => attribute !== trained)];
-  const all = order.map((attribute) => ({ attribute, values: values(attribute) }));
+  const isKnown = (means: { value: number }[]) => means.some(({ value }) => Number.isFinite(value));
+  const all = order
+    .map((attribute) => ({ attribute, values: values(attribute) }))
+    .filter(({ attribute, values }) => attribute === trained || isKnown(values));
   const ends = all
     .flatMap(({ values }) => values.flatMap(({ value, low, high }) => [value, low, high]))
     .filter(Number.isFinite);

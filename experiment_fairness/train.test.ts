@@ -226,13 +226,24 @@ describe('a run', () => {
     expect(last['eval/disparity_ratio']).toBeNull();
   });
 
-  it('that goes on with another attribute compares nothing that was not asked before', async () => {
+  it('that goes on compares nothing that was not asked before, and keeps what its numbers mean', async () => {
     const folder = join(temp, 'other');
     await fairness('--output-dir', folder);
-    const { stdout } = await fairness('--resume', folder, '--iterations', '3', '--attribute', 'age_band');
+    for (const [option, value, was] of [
+      ['--attribute', 'age_band', 'race_ethnicity'],
+      ['--group', 'samples', 'counterfactual'],
+      ['--reward-weights', '1,0,1', '1,1,1'],
+    ]) {
+      const { code, stderr } = await fairness('--resume', folder, '--iterations', '3', option, value);
+      expect(code).toBe(2);
+      expect(stderr).toBe(
+        `error: ${folder} was run with ${option} ${was}, and what it has measured depends on that: leave out ${option} ${value}, or start a new run\n`,
+      );
+    }
+    const { stdout } = await fairness('--resume', folder, '--iterations', '3', '--num-samples', '48');
     expect(stdout).toMatch(/before the first step other vignettes were asked/);
     expect(readFileSync(join(folder, 'report.md'), 'utf8')).toMatch(
-      /by age band.*\n\n<b>Disparity ratio on held-out cases: – → \d/,
+      /by race ethnicity.*\n\n<b>Disparity ratio on held-out cases: – → \d/,
     );
   });
 
@@ -242,6 +253,6 @@ describe('a run', () => {
     writeFileSync(file, lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
     const { code, stdout } = await fairness('--dataset', file, '--eval-size', '2', '--output-dir', join(temp, 'mine'));
     expect(code).toBe(0);
-    expect(stdout).toMatch(/48 patients to train on, 24 held out/);
+    expect(stdout).toMatch(/48 patients to train on; 24 held out, with their twins 96 vignettes/);
   });
 });

@@ -387,8 +387,11 @@ async function main(): Promise<void> {
       test: withTwins(test, options),
     },
     reference: options.klCoef > 0,
+    heldOutOption: '--num-samples',
+    kept: ['attribute', 'group', 'rewardWeights', 'preset'],
   });
-  console.log(`${train.length} patients to train on, ${test.length} held out, and the twins of each`);
+  const asked = withTwins(test, options).length;
+  console.log(`${train.length} patients to train on; ${test.length} held out, with their twins ${asked} vignettes`);
   const asking = (step: number) => async (how: Asking) => {
     const { rated, ...evaluation } = await evaluate(state.model, tokenizer, test, how, options);
     keepRated(run.folder.folder, rated, { step, ...options });

@@ -149,4 +149,8 @@ export function duration(seconds: number): string {
 
 /** Three digits are enough to see where it goes; whole numbers stay whole. */
 export const briefly = (value: unknown): string =>
-  typeof value !== 'number' ? '–' : value >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
+  typeof value !== 'number' || Number.isNaN(value)
+    ? '–'
+    : value >= 100
+      ? value.toFixed(0)
+      : String(Number(value.toPrecision(3)));

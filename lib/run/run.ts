@@ -68,6 +68,8 @@ export type RunContext = {
   shown: Record<string, string>;
   /** held-out questions; 0: nothing is ever evaluated */
   heldOut: number;
+  /** the option that says how many these are */
+  heldOutOption?: string;
   /** the model that the run started from: its folder, and how it stores each parameter */
   source: Pick<Pretrained, 'folder' | 'dtypes'>;
   /** the ranks that take the steps together */
@@ -94,7 +96,7 @@ const SAMPLES = 10;
  * @param state - what the steps change
  */
 export function createRun(folder: RunFolder, state: TrainingState, context: RunContext, options: StepOptions): Run {
-  const { heldOut, source, communicator, reporters = [] } = context;
+  const { heldOut, heldOutOption = '--eval-size', source, communicator, reporters = [] } = context;
   let opened: Progress | undefined; // one bar for all; a rank that is silent has none
   const openBar = () => {
     if (!folder.silent) opened ??= progress({ total: options.maxSteps, start: folder.step, every: 10 });
@@ -126,7 +128,7 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
       `stopped before the first step, nothing is saved yet; to start again: ${howToResume(folder)}`,
     );
     const advice = (time: string) =>
-      `the evaluation before the first step takes up to ${time} more: --no-eval-on-start leaves it out, --eval-size asks fewer questions than ${heldOut}`;
+      `the evaluation before the first step takes up to ${time} more: --no-eval-on-start leaves it out, ${heldOutOption} asks fewer questions than ${heldOut}`;
     try {
       const { metrics, answers } = await ask(watch(bar, options.evalSamples, advice));
       write(0, { metrics, samples: [], answers, isLogged: true });

@@ -1,6 +1,7 @@
 /** Options as a run's folder keeps them, in JSON. */
 import { isDeepStrictEqual } from 'node:util';
 import { stringify } from 'yaml';
+import { UserError } from '../errors.ts';
 
 /** Options of one call of a script: a resumed run does not take them over. */
 export const NOT_TAKEN_OVER = ['resume', 'config', 'outputDir'];
@@ -38,6 +39,24 @@ export function asConfigFile(options: Record<string, unknown>): string {
     return isLeftOut || Array.isArray(value) ? '' : `# ${kebab(key)} is empty, which only a command line can say\n`;
   });
   return lines.join('');
+}
+
+/**
+ * Refuses to continue a run with another value of an option that says what its metrics mean.
+ * @param found - the run, and the options that it was started with
+ * @param kept - names of such options
+ * @throws {UserError} naming the first that differs
+ */
+export function refuseOtherOptions(
+  { folder, options }: { folder: string; options: Record<string, unknown> },
+  now: Record<string, unknown>,
+  kept: string[],
+): void {
+  const other = kept.find((key) => key in options && !isDeepStrictEqual(now[key], options[key]));
+  if (other === undefined) return;
+  throw new UserError(
+    `${folder} was run with --${kebab(other)} ${asText(options[other])}, and what it has measured depends on that: leave out --${kebab(other)} ${asText(now[other])}, or start a new run`,
+  );
 }
 
 /**

@@ -15,7 +15,7 @@ import { modelOf, originOf, refuseOtherModel } from './origin.ts';
 import { createReporters, type ReporterOptions } from './reporters.ts';
 import { createRun, type Run, type RunHooks, type StepOptions } from './run.ts';
 import { claimRun, openRun, shareRun } from './run_folder.ts';
-import { changedOptions } from './saved_options.ts';
+import { changedOptions, refuseOtherOptions } from './saved_options.ts';
 import { createTrainingState, type StateOptions } from './training_state.ts';
 
 /** Those of `createRunCommand` that count before the first step. */
@@ -39,6 +39,8 @@ export type Task<Problem, Options> = {
   train: (Problem & { source: string })[];
   /** what is held out; if that is nothing, nothing is ever evaluated */
   test: (Problem & { source: string })[];
+  /** the option that says how many are held out, if that is not --eval-size */
+  heldOutOption?: string;
   /** the token ids of a problem's prompt */
   buildPrompt: (tokenizer: Tokenizer, problem: Problem, options: Options) => number[];
   /** what else must be read or checked before the prompts are */
@@ -49,6 +51,8 @@ export type Task<Problem, Options> = {
   tokenizer?: Tokenizer | undefined;
   /** names of other models on which the run depends: with others in their place it is not continued */
   others?: string[];
+  /** options on which the meaning of metrics depends: with other values the run is not continued */
+  kept?: string[];
   /** whether the initial model is needed beside the one in training */
   reference: boolean;
   /** what the progress line shows: label and name of each metric, at its newest value */
@@ -93,6 +97,7 @@ export async function startRun<Problem, Options extends StartOptions>(
       `--max-steps ${options.maxSteps} is less than the ${resumed.step} steps that ${resumed.folder} has made: pass at least as many, or resume an earlier checkpoint`,
     );
   }
+  if (resumed) refuseOtherOptions(resumed, options, task.kept ?? []);
   const named = await fromRankZero(communicator, () => modelOf(resumed, options.modelName));
   // If it must be fetched, then once.
   const located = await fromRankZero(communicator, () => locatePretrained(named.name, named));
