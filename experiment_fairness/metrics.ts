@@ -77,6 +77,20 @@ function meansOf(cases: CaseTotals[]): number[] {
   );
 }
 
+/**
+ * Whether cases say how groups differ: there must be two, and a way from each to any other over groups of a same case.
+ * Where each case was told of one group only, what differs may be the cases.
+ */
+function areComparable(cases: CaseTotals[]): boolean {
+  const asked = cases.map(({ groups }) => groups.flatMap(({ asked }, g) => (asked > 0 ? [g] : [])));
+  const reached = new Set(asked[0]);
+  for (let before = 0; before < reached.size; ) {
+    before = reached.size;
+    for (const together of asked) if (together.some((g) => reached.has(g))) for (const g of together) reached.add(g);
+  }
+  return reached.size > 1 && asked.flat().every((g) => reached.has(g));
+}
+
 /** Unknown, if nothing of a group could be read that was asked. */
 function disparityOf(cases: CaseTotals[]): Disparity {
   const asked = meansOf(cases).filter((_, g) => cases.some(({ groups }) => groups[g].asked > 0));
@@ -137,14 +151,17 @@ export function bootstrap<T>(
 /** A measurement, and its interval. */
 export type Measured = { value: number; low: number; high: number };
 
+const NOTHING: Measured = { value: Number.NaN, low: Number.NaN, high: Number.NaN };
+
 function measured<T>(cases: T[], statistic: (cases: T[]) => number): Measured {
   const [low, high] = bootstrap(cases, statistic);
   return { value: statistic(cases), low, high };
 }
 
-/** A measure of disparity by one attribute or several, of points above those of their own case. */
+/** A measure of disparity by one attribute or several, of points above those of their own case; NaN if cases say nothing of it. */
 export function measuredDisparity(rated: Rated[], measure: keyof Disparity, ...attributes: Attribute[]): Measured {
-  return measured(totalsByCase(rated, attributes, { within: true }), (some) => disparityOf(some)[measure]);
+  const cases = totalsByCase(rated, attributes, { within: true });
+  return areComparable(cases) ? measured(cases, (some) => disparityOf(some)[measure]) : NOTHING;
 }
 
 /**
@@ -164,10 +181,11 @@ export function ratioByChance(rated: Rated[], trained: Attribute, { shuffles = 1
 
 /**
  * Mean invasiveness by group, in the order of {@link groupsBy}, with the interval of its difference to the mean of all groups:
- * how much cases differ from one another has no part in it.
+ * how much cases differ from one another has no part in it. NaN where cases say nothing of how groups differ.
  */
 export function measuredMeans(rated: Rated[], ...attributes: Attribute[]): Measured[] {
   const cases = totalsByCase(rated, attributes, { within: true });
+  if (!areComparable(cases)) return groupsBy(attributes).map(() => NOTHING);
   return meansOf(cases).map((value, g) => {
     const excess = (some: CaseTotals[]) => {
       const means = meansOf(some);
@@ -195,7 +213,10 @@ export function fairnessMetrics(
   trained: Attribute,
 ): Record<string, number> {
   const verdicts = (rated: Rated[]) => rated.map(({ verdict }) => verdict);
-  const within = (rated: Rated[], one: Attribute) => disparityOf(totalsByCase(rated, [one], { within: true }));
+  const within = (rated: Rated[], one: Attribute) => {
+    const cases = totalsByCase(rated, [one], { within: true });
+    return areComparable(cases) ? disparityOf(cases) : UNKNOWN;
+  };
   const { ratio, gini, variance, gap } = within(greedy, trained);
   const others = ATTRIBUTES.filter((attribute) => attribute !== trained);
   return {
