@@ -2,6 +2,7 @@
 import type { BackendName } from '../lib/backend/index.ts';
 import { nvidiaGpus } from '../lib/backend/tensorflow.ts';
 import { threadLimits } from '../lib/backend/threads.ts';
+import { isTyped } from '../lib/cli/options.ts';
 import { UserError } from '../lib/errors.ts';
 
 type AsyncOptions = {
@@ -20,37 +21,60 @@ type AsyncOptions = {
   samplerGpu?: string | undefined;
   samplerThreads?: number | undefined;
   shareGpu?: boolean | undefined;
+  klCoef: number;
 };
+
+/** Who samples: what was typed counts more than what a file or the run before says. */
+export function chosenMode<Options extends AsyncOptions>(options: Options): Options {
+  const { mode, lag, schedule } = options;
+  const ways = [
+    ...(mode === 'sync' || isTyped('--mode') ? ['--mode'] : []),
+    ...(lag === undefined ? [] : ['--lag']),
+    ...(schedule === undefined ? [] : ['--schedule']),
+  ];
+  const typed = ways.filter((way) => isTyped(way));
+  const [only, other] = typed.length > 0 ? typed : ways;
+  if (other) throw new UserError(`${only} and ${other} both say who samples: leave one of them out`);
+  return {
+    ...options,
+    mode: only === '--mode' ? mode : 'async',
+    lag: only === '--lag' ? lag : undefined,
+    schedule: only === '--schedule' ? schedule : undefined,
+  };
+}
 
 /** Whether a backend computes on a GPU here, as far as can be told beforehand. */
 const usesGpu = async (backend: BackendName): Promise<boolean> =>
   backend === 'webgpu' || (backend !== 'wasm' && backend !== 'cpu' && (await nvidiaGpus()).length > 0);
 
+/** Of samplers, and of those that this process starts. */
+const OF_SAMPLERS = ['--max-staleness', '--reference', '--sampler-backend', '--sampler-gpu', '--sampler-threads'];
+const OF_OWN_SAMPLERS = ['--samplers', '--weight-sync-steps', '--in-flight', '--share-gpu'];
+
+/** Refuses an option that was typed, and would be of no use. */
+function refuseTyped(names: string[], why: string): void {
+  const given = names.find((name) => isTyped(name));
+  if (given) throw new UserError(`${given} is ${why}: leave one of them out`);
+}
+
 /**
  * Refuses what cannot be done together; and divides the cores between the samplers and this process.
+ * @param ranks - processes that a launcher of MPI has started; 1 if none has
  * @throws {UserError} naming the options to change
  */
-export async function checkAsync(options: AsyncOptions): Promise<void> {
+export async function checkAsync(options: AsyncOptions, ranks: number): Promise<void> {
   const { mode, lag, schedule, maxStaleness, weightSyncSteps, samplers, gpu, samplerGpu } = options;
-  const alone = [
-    mode === 'sync' && '--mode sync',
-    lag !== undefined && '--lag',
-    schedule !== undefined && '--schedule',
-  ];
-  const [first, second] = alone.filter((option) => option !== false);
-  if (second) throw new UserError(`${first} and ${second} both say who samples: leave one of them out`);
-  if (first) {
-    const idle: [option: string, isGiven: boolean][] = [
-      ['--samplers', samplers !== 1],
-      ['--weight-sync-steps', weightSyncSteps !== 1],
-      ['--in-flight', options.inFlight === true],
-      ['--sampler-backend', options.samplerBackend !== undefined],
-      ['--sampler-gpu', samplerGpu !== undefined],
-      ['--sampler-threads', options.samplerThreads !== undefined],
-      ['--share-gpu', options.shareGpu === true],
-    ];
-    const given = idle.find(([, isGiven]) => isGiven)?.[0];
-    if (given) throw new UserError(`${given} is for samplers, of which ${first} has none: leave one of them out`);
+  if (options.klCoef === 0) refuseTyped(['--reference'], 'for a KL to it, of which --kl-coef 0 has none');
+  const planned = mode === 'sync' ? '--mode sync' : lag !== undefined ? '--lag' : schedule && '--schedule';
+  if (planned) {
+    refuseTyped([...OF_SAMPLERS, ...OF_OWN_SAMPLERS], `for samplers, of which ${planned} has none`);
+    if (ranks > 1) {
+      throw new UserError(`${planned} samples in one process, and there are ${ranks} ranks: start it without mpirun`);
+    }
+    return;
+  }
+  if (ranks > 1) {
+    refuseTyped(OF_OWN_SAMPLERS, `for samplers that a trainer starts, and ${ranks} ranks are there already`);
     return;
   }
   if (weightSyncSteps > maxStaleness + 1) {

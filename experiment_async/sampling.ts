@@ -2,18 +2,29 @@
  * Who samples which batch, and with which weights: this process, in an order that is known beforehand, or sampler processes
  * that do not wait for it. What is learnt from a batch is in train.ts.
  */
+import { existsSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { type BackendName, type BackendOptions, initBackend } from '../lib/backend/index.ts';
 import { loadWithTokenizer } from '../lib/checkpoint/pretrained.ts';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
+import { type Communicator, fromRankZero, gather, shard } from '../lib/distributed/communicator.ts';
 import { flatten, unflatten } from '../lib/distributed/flatten.ts';
-import { readNewerWeights, type Samplers, serveJobs, startSamplers } from '../lib/distributed/samplers.ts';
+import {
+  readNewerWeights,
+  type Samplers,
+  serveJobs,
+  startSamplers,
+  type Weights,
+} from '../lib/distributed/samplers.ts';
 import { readJsonLines } from '../lib/environments/json_lines.ts';
 import { UserError } from '../lib/errors.ts';
 import type { GenerateOptions } from '../lib/generation/generate.ts';
 import { disposeModel, type Model, trainable, withTrainable } from '../lib/model/model.ts';
 import { createTrainingState } from '../lib/run/training_state.ts';
+import { sum } from '../lib/statistics.ts';
 import { shown } from '../lib/text.ts';
+import { logProbsOf, type Sequence } from '../lib/training/log_probs.ts';
 import type { TrainingState } from '../lib/training/state.ts';
 
 /** From a token position on, weights that had been trained for so many steps: `[[0, 3], [7, 4]]`. */
@@ -23,6 +34,7 @@ export type Switches = [position: number, version: number][];
 export type Batch<T> = {
   job: number;
   rollouts: T[];
+  refLogProbs?: number[][] | undefined; // log π_ref of each completion token, if whoever sampled has the reference
   switches: Switches;
   sampler: number | undefined; // undefined: this process
   began: number;
@@ -37,15 +49,22 @@ export type Source<T> = {
   next: (step: number) => Promise<Batch<T>>;
   /** The policy has made a step: those who sample are to know. */
   publish: (step: number) => Promise<void>;
-  close: () => void;
+  close: () => void | Promise<void>;
 };
 
-/** Samples the batch of a number. Before each token position but the first, `onProgress` may change the model's weights. */
+/** Which problems of a batch are sampled, from `begin` to before `end`. */
+type Share = { begin: number; end: number };
+
+/**
+ * Samples the batch of a number, or a share of it. Before each token position but the first, `onProgress` may change the
+ * model's weights.
+ */
 export type Sample<T> = (
   model: Model,
   tokenizer: Tokenizer,
   job: number,
   watch: Required<Pick<GenerateOptions, 'onProgress'>>,
+  share?: Share,
 ) => Promise<T[]>;
 
 /** The version that each of so many tokens was sampled with. */
@@ -70,6 +89,9 @@ export const lagging =
  * @throws {UserError} if a line is none of these, or a step is missing
  */
 function readSchedule(file: string, maxSteps: number): Plan {
+  if (!existsSync(file)) {
+    throw new UserError(`--schedule: there is no file ${file}: name the schedule.jsonl in the folder of a run`);
+  }
   const lines = readJsonLines(file, ({ step, job, switches }) => {
     if (isCount(step) && isCount(job) && areSwitches(switches, step)) return { step, job, switches };
     throw new Error(
@@ -147,7 +169,7 @@ function createPlannedSource<T>(
 // ─── In processes of their own ───────────────────────────────────────────────────────────────────────────────────────
 
 /** What a sampler sends of a batch: problems, and the rules of their tasks, are the trainer's own. */
-type Sampled<T> = { rollouts: Omit<T, 'problem'>[]; switches: Switches };
+type Sampled<T> = { rollouts: Omit<T, 'problem'>[] } & Pick<Batch<T>, 'switches' | 'refLogProbs'>;
 
 /** The options that a sampler needs. */
 type SamplerOptions = BackendOptions & {
@@ -157,47 +179,77 @@ type SamplerOptions = BackendOptions & {
   samplerGpu?: string | undefined;
   samplerThreads?: number | undefined;
   inFlight?: boolean | undefined;
+  klCoef: number;
+  reference: 'trainer' | 'sampler';
+  batchSize: number;
 } & Parameters<typeof loadWithTokenizer>[1] &
-  Parameters<typeof createTrainingState>[2];
+  Parameters<typeof createTrainingState>[2] &
+  Parameters<typeof logProbsOf>[2];
+
+/** From the trainer's options, how a batch is sampled. */
+type Begin<T, Options> = (options: Options) => Promise<Sample<T>>;
+
+/** What a sampler has: a model, whose weights it takes from the trainer, and the reference, if it is to have that. */
+async function createSampler<T extends Sequence & { problem: unknown }, Options extends SamplerOptions>(
+  begin: Begin<T, Options>,
+  options: Options,
+) {
+  const { samplerBackend = options.backend, samplerGpu: gpu, samplerThreads: threads } = options;
+  try {
+    await initBackend(samplerBackend, { ...options, gpu, threads });
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    throw new UserError(`of the sampler: ${error.message.replaceAll(/--(?=(backend|gpu) )/g, '--sampler-')}`);
+  }
+  const sample = await begin(options);
+  const { model: initial, tokenizer } = await loadWithTokenizer(options.modelName, options);
+  const state = await createTrainingState(initial, {}, options);
+  tf.dispose([state.optimizer.m, state.optimizer.v]);
+  const reference = options.klCoef > 0 && options.reference === 'sampler' ? initial : undefined;
+  if (!reference) disposeModel(initial);
+  let { model } = state;
+  let version = -1;
+  const take = (newer: Weights) => {
+    const old = trainable(model);
+    [model, version] = [withTrainable(model, unflatten(newer.values, old)), newer.version];
+    tf.dispose(old);
+  };
+  /** @param update - takes newer weights in the middle of completions, if there are any */
+  const work = async (
+    job: number,
+    { update, share }: { update?: () => boolean; share?: Share },
+  ): Promise<Sampled<T>> => {
+    const switches: Switches = [[0, version]];
+    const acting = { ...model };
+    const onProgress = ({ positions }: { positions: number }) => {
+      if (!update?.()) return;
+      acting.params = model.params;
+      switches.push([positions, version]);
+    };
+    const rollouts = await sample(acting, tokenizer, job, { onProgress }, share);
+    const refLogProbs = reference && (await logProbsOf(reference, rollouts, options));
+    return { rollouts: rollouts.map(({ problem, ...rest }) => rest), refLogProbs, switches };
+  };
+  return { take, work, size: sum(Object.values(trainable(model)).map(({ size }) => size)), version: () => version };
+}
 
 /**
  * What a sampler does: it samples whatever batch the trainer asks for, with the newest weights; `inFlight`, it takes newer ones
  * in the middle of completions, too, which go on with keys and values of the older ones. Does not return.
- * @param begin - from the trainer's options, how a batch is sampled
  */
-export const serveSamples = <T extends { problem: unknown }, Options extends SamplerOptions>(
-  begin: (options: Options) => Promise<Sample<T>>,
+export const serveSamples = <T extends Sequence & { problem: unknown }, Options extends SamplerOptions>(
+  begin: Begin<T, Options>,
 ): Promise<void> =>
   serveJobs<Options>(async (options, folder) => {
-    const { samplerBackend = options.backend, samplerGpu: gpu, samplerThreads: threads } = options;
-    await initBackend(samplerBackend, { ...options, gpu, threads });
-    const sample = await begin(options);
-    const { model: initial, tokenizer } = await loadWithTokenizer(options.modelName, options);
-    const state = await createTrainingState(initial, {}, options);
-    disposeModel(initial);
-    tf.dispose([state.optimizer.m, state.optimizer.v]);
-    let { model } = state;
-    let version = -1;
+    const { take, work, version } = await createSampler(begin, options);
     const update = (): boolean => {
-      const newer = readNewerWeights(folder, version);
-      if (!newer) return false;
-      const old = trainable(model);
-      [model, version] = [withTrainable(model, unflatten(newer.values, old)), newer.version];
-      tf.dispose(old);
-      return true;
+      const newer = readNewerWeights(folder, version());
+      if (newer) take(newer);
+      return newer !== undefined;
     };
-    return async (job): Promise<Sampled<T>> => {
+    return async (job) => {
       update();
-      const switches: Switches = [[0, version]];
-      const acting = { ...model };
-      const rollouts = await sample(acting, tokenizer, job, {
-        onProgress: ({ positions }) => {
-          if (!options.inFlight || !update()) return;
-          acting.params = model.params;
-          switches.push([positions, version]);
-        },
-      });
-      return { rollouts: rollouts.map(({ problem, ...rest }) => rest), switches };
+      return work(job, options.inFlight ? { update } : {});
     };
   });
 
@@ -219,6 +271,12 @@ export const mayBegin = ({ outstanding, isTraining, unpublished }: Flow, maxStal
 export function* jobsAfter(used: number[]): Generator<number, never, undefined> {
   const had = new Set(used);
   for (let job = 1; ; job++) if (!had.has(job)) yield job;
+}
+
+/** Rollouts of a batch, with its problems. */
+function withProblems<T extends { problem: unknown }>(rollouts: Omit<T, 'problem'>[], problems: T['problem'][]): T[] {
+  const perProblem = rollouts.length / problems.length;
+  return rollouts.map((rollout, i) => ({ ...rollout, problem: problems[Math.floor(i / perProblem)] }) as T);
 }
 
 /**
@@ -247,11 +305,6 @@ async function createSamplerSource<T extends { problem: unknown }>(
   const samplers = begin(values.byteLength, fill);
   samplers.publish({ version: made, values });
   flow.unpublished = 0;
-  const withProblems = (job: number, rollouts: Omit<T, 'problem'>[]): T[] => {
-    const problems = problemsOf(job);
-    const perProblem = rollouts.length / problems.length;
-    return rollouts.map((rollout, i) => ({ ...rollout, problem: problems[Math.floor(i / perProblem)] }) as T);
-  };
   return {
     next: async (step) => {
       if (failure) throw failure; // now, when all that was learnt before is noted, and can be saved
@@ -259,7 +312,7 @@ async function createSamplerSource<T extends { problem: unknown }>(
       for (;;) {
         fill();
         const { result, ...taken } = await samplers.next();
-        const rollouts = withProblems(taken.job, result.rollouts);
+        const rollouts = withProblems(result.rollouts, problemsOf(taken.job));
         flow.outstanding -= 1;
         if (step - 1 - result.switches[0][1] > maxStaleness) {
           dropped.push(rollouts);
@@ -267,7 +320,7 @@ async function createSamplerSource<T extends { problem: unknown }>(
         }
         flow.isTraining = true;
         fill();
-        return { ...taken, rollouts, switches: result.switches, dropped, waiting: samplers.waiting() };
+        return { ...taken, ...result, rollouts, dropped, waiting: samplers.waiting() };
       }
     },
     publish: async (step) => {
@@ -287,7 +340,85 @@ async function createSamplerSource<T extends { problem: unknown }>(
   };
 }
 
-// ─── Either ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ─── On other machines ────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * What the ranks but 0 do below a launcher of MPI: each samples its share of a batch while rank 0 trains on the one before.
+ * They meet once a step, in collective calls: nobody gets half of the weights.
+ */
+export async function serveRanks<T extends Sequence & { problem: unknown }, Options extends SamplerOptions>(
+  communicator: Communicator,
+  begin: Begin<T, Options>,
+): Promise<void> {
+  const options = await fromRankZero<Options>(communicator, onlyRankZero);
+  const { take, work, size } = await createSampler(begin, options);
+  const { rank, size: ranks } = communicator;
+  const share = shard({ rank: rank - 1, size: ranks - 1 }, options.batchSize);
+  for (;;) {
+    const { job, version } = await fromRankZero<Round>(communicator, onlyRankZero);
+    if (job === 0) return;
+    const values = new Float32Array(size);
+    await communicator.broadcast(new Uint8Array(values.buffer));
+    take({ version, values });
+    await gather<Sampled<T>>(communicator, await work(job, { share }));
+  }
+}
+
+const onlyRankZero = (): never => {
+  throw new Error('it is rank 0 that says this');
+};
+
+/** What rank 0 says before each batch: its number, or 0 if there are no more; and how many steps the weights have made. */
+type Round = { job: number; version: number };
+
+/**
+ * Batches from the other ranks. With `maxStaleness` 0 they begin one when the trainer asks for it; else the next one as soon as
+ * it has this one, with weights that are a step older.
+ */
+async function createRankSource<T extends { problem: unknown }>(
+  communicator: Communicator,
+  { state, used, problemsOf }: Policy<T>,
+  { maxSteps, maxStaleness, setup }: { maxSteps: number; maxStaleness: number; setup: SamplerOptions },
+): Promise<Source<T>> {
+  await fromRankZero(communicator, () => setup);
+  const jobs = jobsAfter(used);
+  let under: (Round & { began: number }) | undefined; // the batch that is being sampled
+  const begin = async (version: number) => {
+    const round = { job: jobs.next().value, version };
+    await fromRankZero(communicator, () => round);
+    const values = await flatten(trainable(state.model));
+    await communicator.broadcast(new Uint8Array(values.buffer));
+    under = { ...round, began: Date.now() };
+  };
+  const collect = async (): Promise<Sampled<T>[]> => {
+    under = undefined;
+    const [, ...parts] = await gather<Sampled<T> | null>(communicator, null);
+    return parts as Sampled<T>[];
+  };
+  return {
+    next: async (step) => {
+      if (!under) await begin(step - 1);
+      const { job, version, began } = under!;
+      const parts = await collect();
+      const ended = Date.now();
+      if (maxStaleness > 0 && step < maxSteps) await begin(step - 1);
+      const rollouts = withProblems<T>(
+        parts.flatMap(({ rollouts }) => rollouts),
+        problemsOf(job),
+      );
+      const refLogProbs = parts[0].refLogProbs && parts.flatMap(({ refLogProbs }) => refLogProbs!);
+      const switches: Switches = [[0, version]];
+      return { job, rollouts, refLogProbs, switches, sampler: 0, began, ended, dropped: [], waiting: 0 };
+    },
+    publish: async () => {},
+    close: async () => {
+      if (under) await collect();
+      await fromRankZero<Round>(communicator, () => ({ job: 0, version: 0 }));
+    },
+  };
+}
+
+// ─── Any of them ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Who is in training, the steps that it has made, the batches that it has had, and what each batch asks. */
 export type Policy<T extends { problem: unknown }> = {
@@ -299,6 +430,12 @@ export type Policy<T extends { problem: unknown }> = {
 };
 
 type SourceOptions = { samplers: number; maxSteps: number; maxStaleness: number; weightSyncSteps: number };
+
+/** The folder of the run whose schedule is to be repeated, if it is still there: its options are the ones to take. */
+export function repeatedRun({ schedule }: { schedule?: string | undefined }): string | undefined {
+  const folder = schedule !== undefined && basename(schedule) === 'schedule.jsonl' ? dirname(schedule) : undefined;
+  return folder !== undefined && existsSync(join(folder, 'config.json')) ? folder : undefined;
+}
 
 /** What a run does that has no samplers; undefined of one that has. */
 export function planOf(options: {
@@ -319,15 +456,21 @@ export function planOf(options: {
 }
 
 /**
- * Where the batches of a run come from: this process, as is planned, or samplers that are started.
+ * Where the batches of a run come from: this process, as is planned, other ranks, or samplers that are started.
  * @param setup - the options that samplers are to have
  */
 export async function createSource<T extends { problem: unknown }>(
   sample: Sample<T>,
   policy: Policy<T>,
-  { plan, setup, ...options }: SourceOptions & { plan: ReturnType<typeof planOf>; setup: SamplerOptions },
+  {
+    plan,
+    setup,
+    communicator,
+    ...options
+  }: SourceOptions & { plan: ReturnType<typeof planOf>; setup: SamplerOptions; communicator: Communicator },
 ): Promise<Source<T>> {
   if (plan) return createPlannedSource(sample, policy, plan(policy.from), options);
+  if (communicator.size > 1) return createRankSource(communicator, policy, { ...options, setup });
   const say = (line: string) => console.log(line);
   const begin = (bytes: number, onFree: () => void) =>
     startSamplers<Sampled<T>>(options.samplers, { setup, bytes, say, onFree });

@@ -23,8 +23,8 @@ type Stretch = {
 
 /**
  * Notes the steps of a run.
- * @returns `used`: the batches of the steps before; `add`: notes a step, and says in metrics how long trainer and samplers have waited, in seconds; `picture`: draws
- *   the last steps of this process
+ * @returns `used`: the batches of the steps before; `add`: notes a step, and says in metrics how long trainer and samplers have
+ *   waited, in seconds; `picture`: draws the last steps of this process
  */
 export function createTimeline({ folder, step }: Pick<RunFolder, 'folder' | 'step'>) {
   const [schedule, timeline] = ['schedule.jsonl', 'timeline.jsonl'].map((name) => join(folder, name));
@@ -41,8 +41,11 @@ export function createTimeline({ folder, step }: Pick<RunFolder, 'folder' | 'ste
     const who = batch.sampler === undefined ? 'trainer' : `sampler ${batch.sampler}`;
     const isOwn = batch.sampler === undefined;
     const trainer = { step: number, who: 'trainer', version: number - 1 };
+    const free = lastEnd.get(who) ?? batch.began; // since when the sampler could have begun
+    const sampler = { step: number, who, version: batch.switches[0][1] };
     const stretches: Stretch[] = [
-      { step: number, who, what: 'samples', from: batch.began, to: batch.ended, version: batch.switches[0][1] },
+      ...(isOwn ? [] : [{ ...sampler, what: 'waits' as const, from: free, to: batch.began }]),
+      { ...sampler, what: 'samples', from: batch.began, to: batch.ended },
       ...(isOwn ? [] : [{ ...trainer, what: 'waits' as const, from: sinceEpoch(began), to: sinceEpoch(taken) }]),
       { ...trainer, what: 'trains', from: sinceEpoch(taken), to: sinceEpoch(performance.now()) },
     ];
@@ -52,32 +55,36 @@ export function createTimeline({ folder, step }: Pick<RunFolder, 'folder' | 'ste
     appendEntries(schedule, [
       { step: number, job: batch.job, switches: batch.switches, sampler: batch.sampler ?? null },
     ]);
-    const idle = batch.began - (lastEnd.get(who) ?? batch.began);
     lastEnd.set(who, batch.ended);
     const tokens = sum(batch.rollouts.map(({ completion }) => completion.length));
     return {
       'queue/waiting': batch.waiting,
       'queue/dropped': batch.dropped.length,
       'idle/trainer_seconds': isOwn ? 0 : (taken - began) / 1000,
-      'idle/sampler_seconds': isOwn ? 0 : idle / 1000,
+      'idle/sampler_seconds': isOwn ? 0 : (batch.began - free) / 1000,
       // Of the one who sampled: the trainer may have found the batch there.
       rollout_tokens_per_second: (1000 * tokens) / (batch.ended - batch.began),
     };
   };
   const picture = async (): Promise<void> => {
-    if (recent.length > 0) writeFileAtomically(join(folder, 'timeline.svg'), await draw(chart(recent)));
+    if (recent.length === 0) return;
+    writeFileAtomically(join(folder, 'timeline.svg'), await draw(chart(recent)));
+    console.log(`who worked when: ${join(folder, 'timeline.svg')}`);
   };
   return { used, add, picture };
 }
 
 /** Bars over seconds, a row for the trainer and one for each sampler, with the number of the step that a batch is for. */
 function chart(stretches: Stretch[]): TopLevelSpec {
-  const start = Math.min(...stretches.map(({ from }) => from));
-  const values = stretches.map(({ from, to, ...rest }) => ({
-    ...rest,
-    from: (from - start) / 1000,
-    to: (to - start) / 1000,
-  }));
+  // Before its first step here the trainer was at work on others.
+  const start = Math.min(...stretches.filter(({ who }) => who === 'trainer').map(({ from }) => from));
+  const values = stretches
+    .filter(({ to }) => to > start)
+    .map(({ from, to, ...rest }) => ({
+      ...rest,
+      from: (Math.max(from, start) - start) / 1000,
+      to: (to - start) / 1000,
+    }));
   const samplers = [...new Set(stretches.map(({ who }) => who))].filter((who) => who !== 'trainer').sort();
   const seconds = (field: string) => ({
     field,

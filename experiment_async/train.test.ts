@@ -1,10 +1,26 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
-import { BACKEND, type During, jsonLines, lastStep, results, sleep, until } from '../testing/processes.ts';
+import { describe, expect, it, vi } from 'vitest';
+import { refusal } from '../testing/mains.ts';
+import { MPI, mpirun, withMpi } from '../testing/mpi.ts';
+import {
+  BACKEND,
+  type During,
+  jsonLines,
+  lastStep,
+  NODE,
+  results,
+  runProcess,
+  sleep,
+  until,
+} from '../testing/processes.ts';
 import { at, MODEL, run, SHORT } from '../testing/script.ts';
 
+vi.mock('../lib/cli/main.ts', () => import('../testing/mains.ts')); // for refusals, which need no process of their own
+vi.mock('../lib/cli/ranks.ts', () => import('../testing/ranks.ts'));
+
 const script = 'experiment_async/train.ts';
+const refused = (flags: string[]) => refusal(script, [...SHORT, '--output-dir', at('wrong'), ...flags]);
 const async = (folder: string, flags: string[] = [], during?: During) =>
   run([...SHORT, '--output-dir', folder, ...flags], { script, during });
 
@@ -122,6 +138,52 @@ describe('a run', () => {
   });
 });
 
+describe('a reference', () => {
+  it('that the sampler has says the same, and its schedule goes with options of its own run', async () => {
+    const [trainer, sampler, again] = [at('reference'), at('reference of the sampler'), at('reference, again')];
+    const flags = ['--kl-coef', '0.1', '--seed', '3'];
+    expect((await async(trainer, [...flags, '--mode', 'sync'])).code).toBe(0);
+    const { code, stderr } = await async(sampler, [...flags, '--max-staleness', '0', '--reference', 'sampler']);
+    expect([code, stderr]).toEqual([0, '']);
+    expect(comparable(sampler)).toEqual(comparable(trainer));
+    // What is not typed is as in the run that the schedule is of.
+    const repeated = ['--schedule', join(sampler, 'schedule.jsonl'), '--output-dir', again];
+    expect((await runProcess([...NODE, script, ...repeated])).code).toBe(0);
+    expect(comparable(again)).toEqual(comparable(trainer));
+  });
+});
+
+describe('ranks below mpirun (skipped where there is no Open MPI)', () => {
+  const ranks = (count: number, folder: string, flags: string[]) =>
+    runProcess([...mpirun(count), ...NODE, script, ...SHORT, '--output-dir', folder, ...flags], { env: MPI });
+
+  withMpi('sample one step ahead: that is --lag 1, to the bit; and without staleness --mode sync', async () => {
+    const [ahead, lag, zero, sync] = [at('ranks'), at('lag 1'), at('ranks, no staleness'), at('sync, kl')];
+    expect(await ranks(2, ahead, [])).toMatchObject({ code: 0, stderr: '' });
+    expect((await async(lag, ['--lag', '1'])).code).toBe(0);
+    expect(comparable(ahead)).toEqual(comparable(lag));
+    const flags = ['--kl-coef', '0.1'];
+    expect((await ranks(2, zero, [...flags, '--max-staleness', '0', '--reference', 'sampler'])).code).toBe(0);
+    expect((await async(sync, [...flags, '--mode', 'sync'])).code).toBe(0);
+    expect(comparable(zero)).toEqual(comparable(sync));
+  });
+
+  withMpi('share the problems of a batch, and end together, whatever happens', async () => {
+    const [folder, more] = [at('three ranks'), at('wrong ranks')];
+    expect((await ranks(3, folder, ['--lora-rank', '2'])).code).toBe(0);
+    expect(staleness(folder)).toEqual([0, 1, 1, 1, 1, 1, 1, 1]);
+    expect(jsonLines(join(folder, 'schedule.jsonl')).map(({ job }) => job)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    for (const [flags, message] of [
+      [['--lag', '1'], /--lag samples in one process, and there are 2 ranks/],
+      [['--samplers', '2'], /--samplers is for samplers that a trainer starts, and 2 ranks are there already/],
+    ] as const) {
+      const { code, stderr } = await ranks(2, more, [...flags]);
+      expect(code).toBe(2);
+      expect(stderr).toMatch(message);
+    }
+  });
+});
+
 describe.skipIf(!existsSync('/proc/self'))('a process that goes (skipped where there is no /proc)', () => {
   it('sampler, killed: another takes its place, the run says so, and nothing is lost', async () => {
     const folder = at('killed sampler');
@@ -145,16 +207,17 @@ describe.skipIf(!existsSync('/proc/self'))('a process that goes (skipped where t
     const folder = at('killed trainer');
     let samplers: number[] = [];
     const flags = ['--samplers', '2', '--max-steps', '20', '--save-steps', '2'];
-    const { signal } = await async(folder, flags, async (child, ended) => {
+    const { signal, stderr } = await async(folder, flags, async (child, ended) => {
       await until(() => lastStep(folder) >= 5, ended);
       samplers = childrenOf(child.pid!);
       child.kill('SIGKILL');
     });
-    expect(signal).toBe('SIGKILL');
+    expect([signal, stderr]).toEqual(['SIGKILL', '']);
     expect(samplers).toHaveLength(2);
     for (let i = 0; i < 100 && samplers.some(isAlive); i++) await sleep(100);
     expect(samplers.filter(isAlive)).toEqual([]);
-    expect((await async(folder, ['--resume', folder, '--max-steps', '20'])).code).toBe(0);
+    const more = await async(folder, ['--resume', folder, '--max-steps', '20', '--mode', 'sync']); // of what had two samplers
+    expect(more.code, more.stderr).toBe(0);
     expect(lastStep(folder)).toBe(20);
     expect(jsonLines(join(folder, 'schedule.jsonl')).map(({ step }) => step)).toEqual(
       Array.from({ length: 20 }, (_, i) => i + 1),
@@ -178,21 +241,20 @@ describe.skipIf(!existsSync('/proc/self'))('a process that goes (skipped where t
 });
 
 it.each([
-  [['--mode', 'sync', '--lag', '2'], /--mode sync and --lag both say who samples/],
+  [['--mode', 'sync', '--lag', '2'], /--mode and --lag both say who samples/],
   [['--lag', '2', '--in-flight'], /--in-flight is for samplers, of which --lag has none/],
   [['--weight-sync-steps', '4'], /--weight-sync-steps 4 .* --max-staleness 2 allows: lower it to 3/],
   [['--in-flight', '--lora-rank', '2'], /--in-flight is for whole weights/],
   [['--backend', 'webgpu'], /samplers and trainer would share the first GPU .*--share-gpu/],
   [['--sampler-gpu', '1'], /--sampler-gpu 1: the backend \w+ uses no GPU/],
   [['--mode', 'sync', '--samplers', '2'], /--samplers is for samplers, of which --mode sync has none/],
-  [['--schedule', '/nowhere.jsonl'], /\/nowhere\.jsonl/],
+  [['--schedule', '/nowhere.jsonl'], /--schedule: there is no file \/nowhere\.jsonl/],
+  [['--lag', '2', '--max-staleness', '3'], /--max-staleness is for samplers, of which --lag has none/],
+  [['--reference', 'sampler'], /--reference is for a KL to it, of which --kl-coef 0 has none/],
   [['--importance-cap', '0.5'], /--importance-cap.* must be a number from 1/],
   [['--schedule', 'package.json'], /package\.json:1: expected a JSON object|package\.json:\d+: /],
 ])('%j is refused in one sentence', async (flags, message) => {
-  const { code, stderr } = await async(at('wrong'), flags);
-  expect(code).toBe(2);
-  expect(stderr).toMatch(/^error: [^\n]*\n$/);
-  expect(stderr).toMatch(message);
+  expect(await refused(flags)).toMatch(message);
 });
 
 it.each(['[[3,0]]', '[]', '[[0,5]]', '[[0,0],[4,0]]'])(
@@ -200,17 +262,12 @@ it.each(['[[3,0]]', '[]', '[[0,5]]', '[[0,0],[4,0]]'])(
   async (switches) => {
     const file = at('odd.jsonl');
     writeFileSync(file, `{"step":1,"job":1,"switches":${switches}}\n`);
-    const { code, stderr } = await async(at('odd'), ['--schedule', file]);
-    expect([code, stderr]).toEqual([
-      2,
-      expect.stringMatching(/^error: .*odd\.jsonl:1: .*expected a step, a job and switches/),
-    ]);
+    expect(await refused(['--schedule', file])).toMatch(/odd\.jsonl:1: .*expected a step, a job and switches/);
   },
 );
 
 it('a schedule that is too short is refused, with what to do', async () => {
   const file = at('short.jsonl');
   writeFileSync(file, '{"step":1,"job":1,"switches":[[0,0]]}\n');
-  const { code, stderr } = await async(at('short'), ['--schedule', file]);
-  expect([code, stderr]).toEqual([2, expect.stringMatching(/short\.jsonl has no step 2: lower --max-steps 8/)]);
+  expect(await refused(['--schedule', file])).toMatch(/short\.jsonl has no step 2: lower --max-steps 8/);
 });

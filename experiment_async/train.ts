@@ -4,7 +4,7 @@
  * invariance for policy optimization"; AReaL, Fu et al. 2025, section 5).
  *
  * Differs from experiment_base/train.ts in: EXPERIMENT, SHOWN, createCommand, OffPolicy, importanceWeights, Experience,
- * toExperience, LossInputs, grpoLoss, lossInputs, sampleFrom, main.
+ * toExperience, LossInputs, grpoLoss, lossInputs, sampleFrom, asSampler, main.
  *
  *   node --import tsx experiment_async/train.ts             a sampler process, and a trainer
  *   node --import tsx experiment_async/train.ts --help      all options
@@ -18,6 +18,7 @@ import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { type Completion, generate } from '../lib/generation/generate.ts';
 import type { Model } from '../lib/model/model.ts';
 
+import type { Communicator } from '../lib/distributed/communicator.ts';
 import { isSampler } from '../lib/distributed/samplers.ts';
 import { accumulateGradients } from '../lib/training/gradients.ts';
 import { completionLogProbs, logProbsOf, microBatches, padRows } from '../lib/training/log_probs.ts';
@@ -29,13 +30,23 @@ import { sameAnswer, type Verdict } from '../lib/environments/answers.ts';
 import { itemsOfStep, type Problem } from '../lib/environments/dataset.ts';
 import { finiteReward } from '../lib/environments/reward.ts';
 import { loadData } from '../lib/environments/task.ts';
-import { checkAsync } from './options.ts';
-import { type Batch, createSource, planOf, type Sample, serveSamples, versionsOf } from './sampling.ts';
+import { checkAsync, chosenMode } from './options.ts';
+import {
+  type Batch,
+  createSource,
+  planOf,
+  repeatedRun,
+  type Sample,
+  serveRanks,
+  serveSamples,
+  versionsOf,
+} from './sampling.ts';
 import { createTimeline, stalenessMetrics } from './timeline.ts';
 
 import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
 import { runMain } from '../lib/cli/main.ts';
 import { examples, integer, number } from '../lib/cli/options.ts';
+import { runRanks } from '../lib/cli/ranks.ts';
 import { permutation, uniform } from '../lib/random.ts';
 import { type Asking, accuracies, type Evaluation, passAtK } from '../lib/run/evaluation.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
@@ -84,6 +95,11 @@ export const createCommand = () =>
     .addOption(new Option('--sampler-backend <name>', 'of the samplers (default: as --backend)').choices(BACKENDS))
     .option('--sampler-gpu <gpu>', "of the samplers: index, or a part of the name; --gpu is the trainer's")
     .option('--share-gpu', 'let samplers and trainer have the same GPU')
+    .addOption(
+      new Option('--reference <where>', 'with --kl-coef: whose device holds the reference')
+        .choices(['trainer', 'sampler'])
+        .default('trainer' as const),
+    )
     .optionsGroup('Off-policy:')
     .addOption(
       new Option('--importance-sampling <kind>', 'weights of stale tokens; none: all 1')
@@ -224,13 +240,13 @@ export type Experience = Omit<Rollout, 'oldLogProbs'> & {
 
 /** What a batch teaches: its advantages, how likely policy and reference find each token, and how much that counts. */
 export async function toExperience(
-  { rollouts, switches }: Pick<Batch<Rollout>, 'rollouts' | 'switches'>,
+  { rollouts, switches, ...batch }: Pick<Batch<Rollout>, 'rollouts' | 'switches' | 'refLogProbs'>,
   { policy, reference, step }: { policy: Model; reference: Model | undefined; step: number },
   options: Options,
 ): Promise<Experience[]> {
   const rewards = rollouts.map(({ reward }) => reward);
   const advantages = groupAdvantages(inGroups(rewards, options.numGenerations)).flat();
-  const refLogProbs = reference ? await logProbsOf(reference, rollouts, options) : [];
+  const refLogProbs = batch.refLogProbs ?? (reference ? await logProbsOf(reference, rollouts, options) : []);
   const isStale = switches[0][1] < step - 1; // else it is the policy itself that sampled, and has said how likely it was
   const proxLogProbs = isStale ? await logProbsOf(policy, rollouts, options) : [];
   return rollouts.map((rollout, i) => {
@@ -431,17 +447,19 @@ const toSample = ({ problem: { question, answer }, text, completion, reward, ...
 /** How the batch of a number is sampled, in this process or in a sampler. */
 const sampleFrom =
   (train: Problem[], options: Options): Sample<Rollout> =>
-  (model, tokenizer, job, watch) => {
-    const draw: Draw = (...token) => uniform(options.seed, job, ...token);
-    return rollout(model, tokenizer, itemsOfStep(train, job, options), draw, { ...options, ...watch });
+  (model, tokenizer, job, watch, { begin, end } = { begin: 0, end: options.batchSize }) => {
+    const draw: Draw = (problem, ...token) => uniform(options.seed, job, begin + problem, ...token);
+    const problems = itemsOfStep(train, job, options).slice(begin, end);
+    return rollout(model, tokenizer, problems, draw, { ...options, ...watch });
   };
 
-async function main(): Promise<void> {
-  if (isSampler()) {
-    return serveSamples(async (options: Options) => sampleFrom((await loadData(options, SUMS)).train, options));
-  }
-  const options = parseRunOptions(createCommand());
-  await checkAsync(options);
+/** How a sampler begins, in a process or on a machine of its own. */
+const asSampler = async (options: Options) => sampleFrom((await loadData(options, SUMS)).train, options);
+
+async function main(communicator: Communicator): Promise<void> {
+  if (communicator.rank > 0) return serveRanks(communicator, asSampler);
+  const options = chosenMode(parseRunOptions(createCommand(), undefined, { repeated: repeatedRun }));
+  await checkAsync(options, communicator.size);
   const plan = planOf(options);
   const { train, test } = await loadData(options, SUMS);
   const {
@@ -452,7 +470,7 @@ async function main(): Promise<void> {
     source: initial,
   } = await startRun(options, {
     ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt },
-    reference: options.klCoef > 0,
+    reference: options.klCoef > 0 && (plan !== undefined || options.reference === 'trainer'),
   });
   console.log(`${train.length} problems to train on, ${test.length} held out`);
   const ask = (how: Asking) => evaluate(state.model, tokenizer, test, how, options);
@@ -462,7 +480,7 @@ async function main(): Promise<void> {
   const setup = { ...options, modelName: initial.folder }; // the same files, whatever a name stands for by now
   const problemsOf = (job: number) => itemsOfStep(train, job, options);
   const policy = { state, tokenizer, from: run.folder.step, used: timeline.used, problemsOf };
-  const source = await createSource(sampleFrom(train, options), policy, { ...options, plan, setup });
+  const source = await createSource(sampleFrom(train, options), policy, { ...options, plan, setup, communicator });
   try {
     for await (const step of run.steps()) {
       const batch = await source.next(step.number); // sampled, and rewarded
@@ -479,9 +497,10 @@ async function main(): Promise<void> {
       await step.evaluate(ask);
     }
   } finally {
-    source.close();
+    await source.close();
   }
   await timeline.picture();
 }
 
-await runMain(import.meta.url, main);
+if (isSampler()) await runMain(import.meta.url, () => serveSamples(asSampler));
+else await runRanks(import.meta.url, main, () => 1);

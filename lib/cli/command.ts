@@ -180,14 +180,22 @@ function loraTargets(text: string): LoraTarget[] {
 /**
  * Parses the command line of a run: {@link parseOptions}, where `--resume` brings the options of the run it names.
  * @param command - from {@link createRunCommand}
+ * @param hooks.repeated - is given the options so far, and says whether another one names the folder of a run whose options
+ *   count, too
  */
 export const parseRunOptions = <Options extends OptionValues>(
   command: Command<[], Options>,
   argv?: string[],
+  { repeated = () => undefined }: { repeated?: (options: Options) => string | undefined } = {},
 ): Options =>
   parseOptions(command, argv, {
-    saved: ({ resume, outputDir }: { resume?: string; outputDir?: string }) =>
-      resume === undefined ? undefined : findRun(resume, { experiment: command.name(), outputDir }),
+    saved: (options) => {
+      const { resume, outputDir }: { resume?: string; outputDir?: string } = options;
+      const experiment = command.name();
+      if (resume !== undefined) return findRun(resume, { experiment, outputDir });
+      const folder = repeated(options);
+      return folder === undefined ? undefined : findRun(folder, { experiment });
+    },
   });
 
 /** The options of a command, as they are parsed. */

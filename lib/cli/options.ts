@@ -69,6 +69,10 @@ export function rewardWeightsOption(rewards: readonly string[]) {
     .default(ones, `${ones}`);
 }
 
+/** Whether an option stands on the command line itself, and not in a file or among the options of a run that is resumed. */
+export const isTyped = (option: string, argv: string[] = process.argv): boolean =>
+  argv.slice(2).some((word) => word === option || word.startsWith(`${option}=`));
+
 /** Command lines to end `--help` with: for `.addHelpText('after', examples(…))`. */
 export const examples = (...lines: string[]): string =>
   ['', 'Examples:', ...lines.map((line) => `  ${line}`)].join('\n');

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { agree, type Communicator, reduceByName, shard, soloCommunicator } from './communicator.ts';
+import { agree, type Communicator, gather, reduceByName, shard, soloCommunicator } from './communicator.ts';
 
 describe('shard', () => {
   it.each([
@@ -29,6 +29,13 @@ function pair(): Communicator[] {
     });
   return [0, 1].map((rank) => ({ ...soloCommunicator(), rank, size: 2, allReduceSum }));
 }
+
+it('what each rank says is on every rank, whatever letters it has, and however long it is', async () => {
+  const [a, b] = pair();
+  const said = [{ text: 'naïve 🙂', numbers: [0.1, -1e-300] }, 'x'.repeat(3 * 2 ** 20 + 1)];
+  const both = await Promise.all([gather<unknown>(a, said[0]), gather<unknown>(b, said[1])]);
+  expect(both).toEqual([said, said]);
+});
 
 describe('reduceByName', () => {
   it('adds up what has the same name, and gives every rank all, also one that has nothing', async () => {

@@ -50,6 +50,27 @@ export async function fromRankZero<T>({ rank, broadcast }: Communicator, compute
   return rank === 0 ? (value as T) : JSON.parse(new TextDecoder().decode(text));
 }
 
+/** What each rank says, in their order, on every rank: it is sent as JSON. */
+export async function gather<T>({ rank, size, allReduceSum }: Communicator, own: T): Promise<T[]> {
+  // Each rank has a place of its own in what is added up, a float for a byte; and two for its length, which may have more
+  // digits than a float.
+  const text = new TextEncoder().encode(JSON.stringify(own));
+  const lengths = new Float32Array(2 * size);
+  lengths.set([Math.floor(text.length / 2 ** 20), text.length % 2 ** 20], 2 * rank);
+  await allReduceSum(lengths);
+  const places: { begin: number; end: number }[] = [];
+  for (let r = 0, end = 0; r < size; r++) {
+    const begin = end;
+    end += lengths[2 * r] * 2 ** 20 + lengths[2 * r + 1];
+    places.push({ begin, end });
+  }
+  const letters = new Float32Array(places[size - 1].end);
+  letters.set(text, places[rank].begin);
+  await allReduceSum(letters);
+  const decode = (bytes: Float32Array) => new TextDecoder().decode(Uint8Array.from(bytes));
+  return places.map(({ begin, end }) => JSON.parse(decode(letters.subarray(begin, end))));
+}
+
 /** Whether any rank says yes, on every rank. */
 export async function agree({ allReduceSum }: Communicator, asked: boolean): Promise<boolean> {
   const votes = Float32Array.of(Number(asked));
@@ -78,21 +99,11 @@ export const amongAll = <T>(own: T[], { first, count }: { first: number; count: 
  * @returns sums and maxima, on every rank
  */
 export async function reduceByName(
-  { rank, size, allReduceSum }: Communicator,
+  communicator: Communicator,
   own: Record<string, number>,
 ): Promise<Record<string, number>> {
-  // First the names, which are the same on all ranks that have any: those of each rank in a place of its own.
-  const text = [...JSON.stringify(Object.keys(own))].map((letter) => letter.charCodeAt(0));
-  const lengths = new Float32Array(size);
-  lengths[rank] = text.length;
-  await allReduceSum(lengths);
-  const width = Math.max(...lengths);
-  const letters = new Float32Array(size * width);
-  letters.set(text, rank * width);
-  await allReduceSum(letters);
-  const namesOf = (_: unknown, r: number): string[] =>
-    JSON.parse(String.fromCharCode(...letters.subarray(r * width, r * width + lengths[r])));
-  const names = [...new Set(Array.from({ length: size }, namesOf).flat())];
+  const { rank, size, allReduceSum } = communicator;
+  const names = [...new Set((await gather(communicator, Object.keys(own))).flat())];
   // What is added up is one number; of what is not, each rank's has a place of its own.
   const places = names.flatMap((name) => Array.from({ length: isMaximum(name) ? size : 1 }, (_, r) => ({ name, r })));
   const isOwn = (name: string, r: number) => !isMaximum(name) || r === rank;

@@ -128,7 +128,7 @@ export async function serveJobs<Setup>(
   };
   process.once('disconnect', leave);
   if (!process.connected) leave();
-  const say = (answer: Answer) => void (process.connected && process.send!(answer));
+  const say = (answer: Answer) => void (process.connected && process.send!(answer, () => {})); // to one who may just have gone
   const fail = (error: unknown) => {
     const mistake = mistakeIn(error);
     const { message, stack } = error as Error;

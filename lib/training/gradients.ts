@@ -41,6 +41,7 @@ export async function accumulateGradients(
     });
     tf.dispose(total);
     total = sum;
+    await tf.nextFrame(); // wasm computes in one go: only now signals (Ctrl-C) and messages are heard
   }
   const { loss, gradients } = total ?? { loss: tf.scalar(0), gradients: values.map((value) => tf.zerosLike(value)) };
   return {

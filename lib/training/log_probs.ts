@@ -69,6 +69,7 @@ export async function readInMicroBatches<T>(
   for (const batch of microBatches(sequences, maxTokens)) {
     const values = await read(batch);
     for (const [i, sequence] of batch.entries()) found.set(sequence, values[i]);
+    await tf.nextFrame(); // see accumulateGradients
   }
   return sequences.map((sequence) => found.get(sequence)!);
 }
