@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,6 +11,7 @@ import { loadProblems } from '../lib/environments/dataset.ts';
 import { uniform } from '../lib/random.ts';
 import { refusal, runScript } from '../testing/mains.ts';
 import { writeTestData, writeTestModel } from '../testing/model.ts';
+import { MPI, mpirun, withMpi } from '../testing/mpi.ts';
 import { BACKEND, NODE, results, runProcess } from '../testing/processes.ts';
 import { createCommand, type Draw, type Rollout, rollout } from './train.ts';
 
@@ -81,10 +81,8 @@ describe('any number of ranks: the completions and metrics of experiment_base', 
     expect(expected.metrics.slice(1).every(({ grad_norm }) => Number(grad_norm) > 0)).toBe(true);
   };
   const runRanks = async (name: string, command: string[], flags: string[] = []) => {
-    // Open MPI refuses to run as root, as in a container, unless told so.
-    const env = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' };
     const line = [...command, ...NODE, SCRIPT, ...ddp, ...flags, '--output-dir', at(name)];
-    expect(await runProcess(line, { env })).toMatchObject({ code: 0, stderr: '' });
+    expect(await runProcess(line, { env: MPI })).toMatchObject({ code: 0, stderr: '' });
   };
 
   it.each([1, 2, 3, 5])('%d', async (count) => {
@@ -97,10 +95,8 @@ describe('any number of ranks: the completions and metrics of experiment_base', 
     expectSame('adapted', 'base, adapted');
   });
 
-  const mpirun = ['mpirun', '--oversubscribe', '-np', '2'];
-  const withMpi = spawnSync('mpirun', ['--version']).stdout?.includes('Open MPI') ? it : it.skip;
   withMpi('2 below mpirun', async () => {
-    await runRanks('mpi', mpirun);
+    await runRanks('mpi', mpirun(2));
     expectSame('mpi');
   });
 });

@@ -1,9 +1,9 @@
-import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { writeTestData, writeTestModel } from '../testing/model.ts';
+import { MPI, mpirun, withMpi } from '../testing/mpi.ts';
 import {
   BACKEND,
   type During,
@@ -37,10 +37,6 @@ const DDP = [...NODE, 'experiment_ddp/train.ts', ...TINY];
 const nproc = (count: number) => ['--nproc', String(count)];
 /** More ranks than this machine has cores are warned of. */
 const said = (stderr: string) => stderr.replace(/^warning: \d+ ranks share \d+ cores: .*\n/, '');
-/** Open MPI refuses to run as root, as in a container, unless told so. */
-const MPI = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' };
-const MPIRUN = ['mpirun', '--oversubscribe', '-np', '2'];
-const withMpi = spawnSync('mpirun', ['--version']).stdout?.includes('Open MPI') ? it : it.skip;
 
 /** Ranks say with this what they wait for. */
 const TRACE = { NODE_DEBUG: 'communicator' };
@@ -140,7 +136,7 @@ describe.concurrent('a rank that is killed (-9)', () => {
       began = performance.now();
     };
     const { code } = await runProcess(
-      [...MPIRUN, ...DDP, ...MANY_STEPS, '--max-steps', '500', '--output-dir', folder],
+      [...mpirun(2), ...DDP, ...MANY_STEPS, '--max-steps', '500', '--output-dir', folder],
       {
         during,
         env: { ...MPI, ...TRACE },
