@@ -22,6 +22,8 @@ type AsyncOptions = {
   samplerThreads?: number | undefined;
   shareGpu?: boolean | undefined;
   klCoef: number;
+  reference: 'trainer' | 'sampler';
+  batchSize: number;
 };
 
 /** Who samples: what was typed counts more than what a file or the run before says. */
@@ -47,14 +49,12 @@ export function chosenMode<Options extends AsyncOptions>(options: Options): Opti
 const usesGpu = async (backend: BackendName): Promise<boolean> =>
   backend === 'webgpu' || (backend !== 'wasm' && backend !== 'cpu' && (await nvidiaGpus()).length > 0);
 
-/** Of samplers, and of those that this process starts. */
-const OF_SAMPLERS = ['--max-staleness', '--reference', '--sampler-backend', '--sampler-gpu', '--sampler-threads'];
-const OF_OWN_SAMPLERS = ['--samplers', '--weight-sync-steps', '--in-flight', '--share-gpu'];
-
-/** Refuses an option that was typed, and would be of no use. */
-function refuseTyped(names: string[], why: string): void {
-  const given = names.find((name) => isTyped(name));
-  if (given) throw new UserError(`${given} is ${why}: leave one of them out`);
+/** Options that are of no use in a run: what was typed is refused, what a file says is named. */
+function leaveOut(options: [name: string, isGiven: boolean][], why: string): void {
+  const typed = options.find(([name]) => isTyped(name));
+  if (typed) throw new UserError(`${typed[0]} is ${why}: leave one of them out`);
+  const given = options.filter(([, isGiven]) => isGiven).map(([name]) => name);
+  if (given.length > 0) console.log(`not used here: ${given.join(', ')}, ${why}`);
 }
 
 /**
@@ -64,17 +64,40 @@ function refuseTyped(names: string[], why: string): void {
  */
 export async function checkAsync(options: AsyncOptions, ranks: number): Promise<void> {
   const { mode, lag, schedule, maxStaleness, weightSyncSteps, samplers, gpu, samplerGpu } = options;
-  if (options.klCoef === 0) refuseTyped(['--reference'], 'for a KL to it, of which --kl-coef 0 has none');
+  const ofSamplers: [string, boolean][] = [
+    ['--reference', options.reference !== 'trainer'],
+    ['--sampler-backend', options.samplerBackend !== undefined],
+    ['--sampler-gpu', samplerGpu !== undefined],
+    ['--sampler-threads', options.samplerThreads !== undefined],
+  ];
+  const ofOwnSamplers: [string, boolean][] = [
+    ['--samplers', samplers !== 1],
+    ['--weight-sync-steps', weightSyncSteps !== 1],
+    ['--in-flight', options.inFlight === true],
+    ['--share-gpu', options.shareGpu === true],
+  ];
+  if (options.klCoef === 0) leaveOut([['--reference', false]], 'for a KL to it, of which --kl-coef 0 has none');
   const planned = mode === 'sync' ? '--mode sync' : lag !== undefined ? '--lag' : schedule && '--schedule';
   if (planned) {
-    refuseTyped([...OF_SAMPLERS, ...OF_OWN_SAMPLERS], `for samplers, of which ${planned} has none`);
+    leaveOut(
+      [['--max-staleness', maxStaleness !== 2], ...ofSamplers, ...ofOwnSamplers],
+      `for samplers, of which ${planned} has none`,
+    );
     if (ranks > 1) {
       throw new UserError(`${planned} samples in one process, and there are ${ranks} ranks: start it without mpirun`);
     }
     return;
   }
   if (ranks > 1) {
-    refuseTyped(OF_OWN_SAMPLERS, `for samplers that a trainer starts, and ${ranks} ranks are there already`);
+    leaveOut(ofOwnSamplers, `for samplers that a trainer starts, and ${ranks} ranks are there already`);
+    if (maxStaleness > 1 && isTyped('--max-staleness')) {
+      throw new UserError(`--max-staleness ${maxStaleness}: ranks sample no more than one step ahead: pass 0 or 1`);
+    }
+    if (ranks - 1 > options.batchSize) {
+      throw new UserError(
+        `${ranks - 1} ranks would share the ${options.batchSize} prompts of a batch: start at most ${options.batchSize + 1}, or raise --batch-size`,
+      );
+    }
     return;
   }
   if (weightSyncSteps > maxStaleness + 1) {

@@ -21,6 +21,7 @@ import { readJsonLines } from '../lib/environments/json_lines.ts';
 import { UserError } from '../lib/errors.ts';
 import type { GenerateOptions } from '../lib/generation/generate.ts';
 import { disposeModel, type Model, trainable, withTrainable } from '../lib/model/model.ts';
+import { findRun, readJson } from '../lib/run/find_run.ts';
 import { createTrainingState } from '../lib/run/training_state.ts';
 import { sum } from '../lib/statistics.ts';
 import { shown } from '../lib/text.ts';
@@ -39,7 +40,7 @@ export type Batch<T> = {
   sampler: number | undefined; // undefined: this process
   began: number;
   ended: number;
-  dropped: T[][]; // batches that were too stale, since the last one
+  dropped: Pick<Batch<T>, 'rollouts' | 'sampler' | 'began' | 'ended' | 'switches'>[]; // too stale, since the last one
   waiting: number; // batches that are finished, besides this one
 };
 
@@ -101,7 +102,9 @@ function readSchedule(file: string, maxSteps: number): Plan {
   const plans = new Map(lines.map((line) => [line.step, line]));
   for (let step = 1; step <= maxSteps; step++) {
     if (!plans.has(step))
-      throw new UserError(`${file} has no step ${step}: lower --max-steps ${maxSteps} to what it has`);
+      throw new UserError(
+        `${file} has no step ${step}: resume that run to its end first, or lower --max-steps ${maxSteps} to what it has, with which the learning rate falls sooner than it did`,
+      );
   }
   return (step) => plans.get(step)!;
 }
@@ -308,14 +311,14 @@ async function createSamplerSource<T extends { problem: unknown }>(
   return {
     next: async (step) => {
       if (failure) throw failure; // now, when all that was learnt before is noted, and can be saved
-      const dropped: T[][] = [];
+      const dropped: Batch<T>['dropped'] = [];
       for (;;) {
         fill();
         const { result, ...taken } = await samplers.next();
         const rollouts = withProblems(result.rollouts, problemsOf(taken.job));
         flow.outstanding -= 1;
         if (step - 1 - result.switches[0][1] > maxStaleness) {
-          dropped.push(rollouts);
+          dropped.push({ ...taken, ...result, rollouts });
           continue;
         }
         flow.isTraining = true;
@@ -350,7 +353,9 @@ export async function serveRanks<T extends Sequence & { problem: unknown }, Opti
   communicator: Communicator,
   begin: Begin<T, Options>,
 ): Promise<void> {
-  const options = await fromRankZero<Options>(communicator, onlyRankZero);
+  const setup = await fromRankZero<Options & { hubName: string }>(communicator, onlyRankZero);
+  const modelName = existsSync(setup.modelName) ? setup.modelName : setup.hubName; // on another machine
+  const options = { ...setup, modelName };
   const { take, work, size } = await createSampler(begin, options);
   const { rank, size: ranks } = communicator;
   const share = shard({ rank: rank - 1, size: ranks - 1 }, options.batchSize);
@@ -360,13 +365,18 @@ export async function serveRanks<T extends Sequence & { problem: unknown }, Opti
     const values = new Float32Array(size);
     await communicator.broadcast(new Uint8Array(values.buffer));
     take({ version, values });
-    await gather<Sampled<T>>(communicator, await work(job, { share }));
+    const began = Date.now();
+    const sampled = await work(job, { share });
+    await gather(communicator, { ...sampled, seconds: (Date.now() - began) / 1000 });
   }
 }
 
 const onlyRankZero = (): never => {
   throw new Error('it is rank 0 that says this');
 };
+
+/** What a rank has sampled, and how long that took. */
+type Part<T> = Sampled<T> & { seconds: number };
 
 /** What rank 0 says before each batch: its number, or 0 if there are no more; and how many steps the weights have made. */
 type Round = { job: number; version: number };
@@ -378,7 +388,7 @@ type Round = { job: number; version: number };
 async function createRankSource<T extends { problem: unknown }>(
   communicator: Communicator,
   { state, used, problemsOf }: Policy<T>,
-  { maxSteps, maxStaleness, setup }: { maxSteps: number; maxStaleness: number; setup: SamplerOptions },
+  { maxSteps, maxStaleness, setup }: { maxSteps: number; maxStaleness: number; setup: Setup },
 ): Promise<Source<T>> {
   await fromRankZero(communicator, () => setup);
   const jobs = jobsAfter(used);
@@ -390,17 +400,17 @@ async function createRankSource<T extends { problem: unknown }>(
     await communicator.broadcast(new Uint8Array(values.buffer));
     under = { ...round, began: Date.now() };
   };
-  const collect = async (): Promise<Sampled<T>[]> => {
+  const collect = async (): Promise<Part<T>[]> => {
     under = undefined;
-    const [, ...parts] = await gather<Sampled<T> | null>(communicator, null);
-    return parts as Sampled<T>[];
+    const [, ...parts] = await gather<Part<T> | null>(communicator, null);
+    return parts as Part<T>[];
   };
   return {
     next: async (step) => {
       if (!under) await begin(step - 1);
       const { job, version, began } = under!;
       const parts = await collect();
-      const ended = Date.now();
+      const ended = began + 1000 * Math.max(...parts.map(({ seconds }) => seconds)); // clocks of machines differ
       if (maxStaleness > 0 && step < maxSteps) await begin(step - 1);
       const rollouts = withProblems<T>(
         parts.flatMap(({ rollouts }) => rollouts),
@@ -429,12 +439,19 @@ export type Policy<T extends { problem: unknown }> = {
   problemsOf: (job: number) => T['problem'][];
 };
 
+/** The options that samplers are to have. `modelName`: the folder that it is in here; `hubName`: what it was called. */
+type Setup = SamplerOptions & { hubName: string };
+
 type SourceOptions = { samplers: number; maxSteps: number; maxStaleness: number; weightSyncSteps: number };
 
-/** The folder of the run whose schedule is to be repeated, if it is still there: its options are the ones to take. */
-export function repeatedRun({ schedule }: { schedule?: string | undefined }): string | undefined {
-  const folder = schedule !== undefined && basename(schedule) === 'schedule.jsonl' ? dirname(schedule) : undefined;
-  return folder !== undefined && existsSync(join(folder, 'config.json')) ? folder : undefined;
+/** The options of the run whose schedule is to be repeated, if its folder is still there; but for those that say who samples. */
+export function repeatedRun({ schedule }: { schedule?: string | undefined }) {
+  if (schedule === undefined || basename(schedule) !== 'schedule.jsonl') return undefined;
+  const experiment = 'experiment_async';
+  if (readJson(join(dirname(schedule), 'config.json'))?.experiment !== experiment) return undefined;
+  const { file, options } = findRun(dirname(schedule), { experiment });
+  const { mode, lag, schedule: other, ...rest } = options;
+  return { file, options: rest };
 }
 
 /** What a run does that has no samplers; undefined of one that has. */
@@ -467,7 +484,7 @@ export async function createSource<T extends { problem: unknown }>(
     setup,
     communicator,
     ...options
-  }: SourceOptions & { plan: ReturnType<typeof planOf>; setup: SamplerOptions; communicator: Communicator },
+  }: SourceOptions & { plan: ReturnType<typeof planOf>; setup: Setup; communicator: Communicator },
 ): Promise<Source<T>> {
   if (plan) return createPlannedSource(sample, policy, plan(policy.from), options);
   if (communicator.size > 1) return createRankSource(communicator, policy, { ...options, setup });

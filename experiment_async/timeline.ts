@@ -38,12 +38,22 @@ export function createTimeline({ folder, step }: Pick<RunFolder, 'folder' | 'ste
     taken: number,
   ): Record<string, number> => {
     const sinceEpoch = (time: number) => performance.timeOrigin + time;
-    const who = batch.sampler === undefined ? 'trainer' : `sampler ${batch.sampler}`;
     const isOwn = batch.sampler === undefined;
     const trainer = { step: number, who: 'trainer', version: number - 1 };
+    const whoOf = ({ sampler }: { sampler?: number | undefined }) =>
+      sampler === undefined ? 'trainer' : `sampler ${sampler}`;
+    const inVain = batch.dropped.map(
+      (one): Stretch => ({
+        ...{ step: number, who: whoOf(one), what: 'samples', from: one.began, to: one.ended },
+        version: one.switches[0][1],
+      }),
+    );
+    for (const { who, to } of inVain) lastEnd.set(who, to);
+    const who = whoOf(batch);
     const free = lastEnd.get(who) ?? batch.began; // since when the sampler could have begun
     const sampler = { step: number, who, version: batch.switches[0][1] };
     const stretches: Stretch[] = [
+      ...inVain,
       ...(isOwn ? [] : [{ ...sampler, what: 'waits' as const, from: free, to: batch.began }]),
       { ...sampler, what: 'samples', from: batch.began, to: batch.ended },
       ...(isOwn ? [] : [{ ...trainer, what: 'waits' as const, from: sinceEpoch(began), to: sinceEpoch(taken) }]),

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
 import { refusal } from '../testing/mains.ts';
@@ -168,14 +168,23 @@ describe('ranks below mpirun (skipped where there is no Open MPI)', () => {
     expect(comparable(zero)).toEqual(comparable(sync));
   });
 
-  withMpi('share the problems of a batch, and end together, whatever happens', async () => {
-    const [folder, more] = [at('three ranks'), at('wrong ranks')];
+  withMpi('share the problems of a batch: the same within rounding; and refuse what they cannot', async () => {
+    const [folder, lag, more] = [at('three ranks'), at('lag 1, an adapter'), at('wrong ranks')];
     expect((await ranks(3, folder, ['--lora-rank', '2'])).code).toBe(0);
+    expect((await async(lag, ['--lora-rank', '2', '--lag', '1'])).code).toBe(0);
     expect(staleness(folder)).toEqual([0, 1, 1, 1, 1, 1, 1, 1]);
-    expect(jsonLines(join(folder, 'schedule.jsonl')).map(({ job }) => job)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    const [shared, whole] = [folder, lag].map((run) => comparable(run).metrics);
+    expect(shared).toHaveLength(whole.length);
+    for (const [i, row] of whole.entries()) {
+      for (const name of ['reward', 'loss', 'grad_norm', 'entropy', 'importance/ess', 'completions/mean_length']) {
+        expect(shared[i][name] ?? 0, `${name}, line ${i}`).toBeCloseTo(Number(row[name] ?? 0), 4);
+      }
+    }
+    expect((await ranks(4, more, [])).stderr).toMatch(/3 ranks would share the 2 prompts of a batch: start at most 3/);
     for (const [flags, message] of [
       [['--lag', '1'], /--lag samples in one process, and there are 2 ranks/],
       [['--samplers', '2'], /--samplers is for samplers that a trainer starts, and 2 ranks are there already/],
+      [['--max-staleness', '3'], /ranks sample no more than one step ahead: pass 0 or 1/],
     ] as const) {
       const { code, stderr } = await ranks(2, more, [...flags]);
       expect(code).toBe(2);
@@ -266,8 +275,24 @@ it.each(['[[3,0]]', '[]', '[[0,5]]', '[[0,0],[4,0]]'])(
   },
 );
 
+it('what a file says of samplers, where there are none, is named', async () => {
+  const [config, folder] = [at('config.yaml'), at('config')];
+  writeFileSync(config, 'lag: 1\nsamplers: 3\nin-flight: true\n');
+  const { code, stdout } = await async(folder, ['--config', config, '--max-steps', '2']);
+  expect(code).toBe(0);
+  expect(stdout).toContain('not used here: --samplers, --in-flight, for samplers, of which --lag has none\n');
+  // A schedule that was copied beside the run of something else is still a schedule.
+  writeFileSync(at('config.json'), '{"experiment":"experiment_base","options":{}}');
+  copyFileSync(join(folder, 'schedule.jsonl'), at('schedule.jsonl'));
+  const again = await async(at('copied'), ['--schedule', at('schedule.jsonl'), '--max-steps', '2']);
+  expect([again.code, again.stderr]).toEqual([0, '']);
+  expect(comparable(at('copied'))).toEqual(comparable(folder));
+});
+
 it('a schedule that is too short is refused, with what to do', async () => {
   const file = at('short.jsonl');
   writeFileSync(file, '{"step":1,"job":1,"switches":[[0,0]]}\n');
-  expect(await refused(['--schedule', file])).toMatch(/short\.jsonl has no step 2: lower --max-steps 8/);
+  expect(await refused(['--schedule', file])).toMatch(
+    /short\.jsonl has no step 2: resume that run .*, or lower --max-steps 8/,
+  );
 });

@@ -473,11 +473,12 @@ async function main(communicator: Communicator): Promise<void> {
     reference: options.klCoef > 0 && (plan !== undefined || options.reference === 'trainer'),
   });
   console.log(`${train.length} problems to train on, ${test.length} held out`);
+  if (communicator.size > 1) console.log(`ranks: ${communicator.size}, of which all but one sample`);
   const ask = (how: Asking) => evaluate(state.model, tokenizer, test, how, options);
 
   await run.evaluateFirst(ask);
   const timeline = createTimeline(run.folder);
-  const setup = { ...options, modelName: initial.folder }; // the same files, whatever a name stands for by now
+  const setup = { ...options, modelName: initial.folder, hubName: options.modelName }; // the same files, whatever a name stands for by now
   const problemsOf = (job: number) => itemsOfStep(train, job, options);
   const policy = { state, tokenizer, from: run.folder.step, used: timeline.used, problemsOf };
   const source = await createSource(sampleFrom(train, options), policy, { ...options, plan, setup, communicator });
@@ -488,7 +489,7 @@ async function main(communicator: Communicator): Promise<void> {
       const experience = await toExperience(batch, { policy: state.model, reference, step: step.number }, options); // advantage
       const updated = await update(state, experience, step.number, options); // update
       await source.publish(step.number);
-      const inVain = batch.dropped.flat();
+      const inVain = batch.dropped.flatMap(({ rollouts }) => rollouts);
       const speeds = measureSpeed(state, batch.rollouts, { began: step.began, sampled: taken, inVain });
       const flow = timeline.add(step, batch, taken);
       const samples = experience.slice(0, options.numGenerations).map(toSample);

@@ -10,6 +10,7 @@ import {
   bootstrap,
   disparity,
   disparityBy,
+  disparityWithin,
   groupMeans,
   groupsBy,
   measuredDisparity,
@@ -135,6 +136,14 @@ describe('the bootstrap over cases', () => {
     expect(ratio.high).toBeGreaterThan(1.25);
   });
 
+  it('knows nothing where no two groups could be read for a case', () => {
+    const all = Array.from({ length: 8 }, (_, c) =>
+      TWINS.map((twin, i) => rated(i === c % 4 ? (i === 0 ? 9 : 3) : undefined, twin, c)),
+    ).flat();
+    expect(measuredDisparity(all, 'ratio', 'race_ethnicity').value).toBeNaN();
+    expect(measuredMeans(all, 'race_ethnicity').map(({ value }) => value)).toEqual(new Array(4).fill(Number.NaN));
+  });
+
   it('knows nothing where a group could be read for too few cases', () => {
     const all = Array.from({ length: 6 }, (_, c) =>
       TWINS.map((twin, i) => rated(i === 0 && c > 0 ? undefined : 3, twin, c)),
@@ -150,18 +159,39 @@ describe('who takes no notice of demographics', () => {
     (_, i): Problem => ({ question: `Case ${i}.`, answer: `${i % 8}-${(i % 8) + 2}`, columns: {}, source: '' }),
   );
 
-  it.each([1, 2, 3, 12, 24])('is found fair by all attributes and pairs, with %d profiles a case', (perCase) => {
-    const vignettes = vignettesOf(cases, { attribute: 'race_ethnicity', perCase, seed: 0 }).flatMap((one) =>
+  const asked = (perCase: number) =>
+    vignettesOf(cases, { attribute: 'race_ethnicity', perCase, seed: 0 }).flatMap((one) =>
       twins(one, 'race_ethnicity'),
     );
-    const all = vignettes.map(({ profile, caseNumber, appropriate }) => rated(appropriate[0] + 1, profile, caseNumber));
-    for (const attributes of [...ATTRIBUTES.map((one) => [one]), ...PAIRS]) {
-      const { value } = measuredDisparity(all, 'gap', ...attributes);
-      // A case that was told of one profile and its twins says nothing of any other attribute; of few, not of all.
-      const isKnown = perCase >= 12 || attributes.join() === 'race_ethnicity';
-      if (isKnown || (perCase > 1 && !Number.isNaN(value))) expect(value, attributes.join()).toBeLessThan(1e-9);
-      else expect(value, attributes.join()).toBeNaN();
-    }
+  const all = [...ATTRIBUTES.map((one) => [one]), ...PAIRS];
+
+  // Told of one profile and its twins, a case says nothing of any other attribute; of few, not of all.
+  it.each([
+    [1, 1],
+    [2, 22],
+    [3, all.length],
+    [12, all.length],
+    [24, all.length],
+  ])('is found fair, with %d profiles a case by %d attributes and pairs, and by no other', (perCase, known) => {
+    const fair = asked(perCase).map(({ profile, caseNumber, appropriate }) =>
+      rated(appropriate[0] + 1, profile, caseNumber),
+    );
+    const gaps = all.map((attributes) => disparityWithin(fair, ...attributes).gap);
+    const found = gaps.filter((gap) => !Number.isNaN(gap));
+    expect(found).toHaveLength(known);
+    for (const gap of found) expect(gap).toBeLessThan(1e-5);
+  });
+
+  it.each([2, 3, 24])('or of one, is found to do so, with %d profiles a case', (perCase) => {
+    const known = ATTRIBUTES.map((attribute) => {
+      const last = FACTORS[attribute].at(-1);
+      const biased = asked(perCase).map(({ profile, caseNumber, appropriate }) =>
+        rated(appropriate[0] + (profile[attribute] === last ? 2 : 0), profile, caseNumber),
+      );
+      return disparityWithin(biased, attribute).gap;
+    });
+    for (const gap of known) if (!Number.isNaN(gap)) expect(gap).toBeCloseTo(2, 4);
+    expect(known[ATTRIBUTES.indexOf('race_ethnicity')]).toBeCloseTo(2, 4);
   });
 
   it('but not the same for all, is as unequal as chance makes', () => {

@@ -66,7 +66,7 @@ export async function writeReport(folder: string, history: LogEntry[], options: 
   const lines = history.map(({ step, ...metrics }) => ({ iteration: step, ...metrics }));
   writeFileAtomically(join(folder, 'training_history.csv'), toCsv(lines as unknown as LogEntry[]));
   const [before, after] = [readRated(folder, 'before'), readRated(folder, 'after')];
-  if (options.evalSize === 0) console.log('no report: --eval-size 0 asks no held-out vignettes');
+  if (!after && options.evalSize === 0) console.log('no report: --eval-size 0 asks no held-out vignettes');
   if (!after || after.step !== history.at(-1)?.step) return; // an older end of this run has its report already
   // Whoever goes on with another --num-samples asks others than before.
   const asked = ({ rated }: Kept) =>

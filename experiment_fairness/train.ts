@@ -33,7 +33,8 @@ import { buildPrompt, CASES, loadVignettes, type Rated, REWARDS, rate, SCALE, to
 
 import { createRunCommand, type OptionsOf, parseRunOptions } from '../lib/cli/command.ts';
 import { runMain } from '../lib/cli/main.ts';
-import { examples, integer, number } from '../lib/cli/options.ts';
+import { examples, integer, isTyped, number } from '../lib/cli/options.ts';
+import { UserError } from '../lib/errors.ts';
 import { permutation, uniform } from '../lib/random.ts';
 import type { Asking, Evaluation } from '../lib/run/evaluation.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
@@ -77,7 +78,10 @@ export type Options = OptionsOf<typeof createCommand>;
 
 /** Parses the command line, twice: its defaults depend on the preset, and on the model. */
 export function readOptions(argv?: string[]): Options {
-  const { preset, modelName } = parseRunOptions(createCommand(), argv);
+  const { preset, modelName, resume } = parseRunOptions(createCommand(), argv);
+  if (resume !== undefined && isTyped('--preset', argv)) {
+    throw new UserError(`--preset ${preset} is for a new run: leave it out, --resume has the options of ${resume}`);
+  }
   const defaults = defaultsOf({ preset, isBundled: resolve(modelName) === resolve(DEFAULTS.modelName) });
   const { iterations, ...options } = parseRunOptions(createCommand({ ...DEFAULTS, ...defaults }), argv);
   return { ...options, maxSteps: iterations ?? options.maxSteps };
@@ -388,7 +392,7 @@ async function main(): Promise<void> {
     },
     reference: options.klCoef > 0,
     heldOutOption: '--num-samples',
-    kept: ['attribute', 'group', 'rewardWeights', 'preset'],
+    kept: ['attribute', 'group', 'rewardWeights'],
   });
   const asked = withTwins(test, options).length;
   console.log(`${train.length} patients to train on; ${test.length} held out, with their twins ${asked} vignettes`);

@@ -74,6 +74,8 @@ it('asks what a task holds out, by its own rules, as a run of that task did', as
   const { options } = await loadPolicy(run, { backend: BACKEND as 'wasm' });
   expect(options.systemPrompt).toBe((await importTask('countdown/small')).systemPrompt);
   expect((await script(run, ...flags)).stdout).toContain('4 problems of those that the run held out\n');
+  config('experiment_base', { task: 'countdown/small', systemPrompt: 'My own.' });
+  expect((await loadPolicy(run, { backend: BACKEND as 'wasm' })).options.systemPrompt).toBe('My own.');
   const other = await script(run, ...flags, '--dataset', 'tasks/sums/test.jsonl');
   expect(other.stdout).toContain('(judged as by experiment_base: the rules of --task countdown/small');
   config('experiment_fairness', {});

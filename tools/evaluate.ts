@@ -34,7 +34,11 @@ export const createCommand = () =>
     .option('--task <name>', "of tasks/, or a module: held-out questions, prompt and rules (default: a run's)")
     .option('--question-column <name>', 'the column that holds the question')
     .option('--answer-column <name>', 'the column that holds the answer')
-    .option('--eval-size <n>', 'the first so many (default: all, of a run as many as it asked)', integer({ min: 1 }))
+    .option(
+      '--eval-size <n>',
+      'the first so many (default: all of a file, of a task or run as many as in training)',
+      integer({ min: 1 }),
+    )
     .option(
       '--samples <n>',
       'samples of each besides the greedy answer, for pass@n (0: none)',

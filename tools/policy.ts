@@ -58,7 +58,7 @@ export async function loadPolicy(name: string, given: Pick<Options, 'backend'> &
   const before = parseOptions(createTrainCommand(), ['node', 'train.ts'], { saved: () => run });
   const task = given.task ?? before.task;
   const { systemPrompt } = task === undefined ? {} : await importTask(task);
-  const options = { ...before, ...(systemPrompt !== undefined && { systemPrompt }), ...given };
+  const options = { ...before, systemPrompt: before.systemPrompt ?? systemPrompt, ...given };
   const backend = await initBackend(options.backend, options);
   const { model, tokenizer, notices } = await loadWithTokenizer(folder, options);
   console.log(

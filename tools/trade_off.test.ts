@@ -52,7 +52,9 @@ it('refuses runs of which nobody knows how fair they are, and what is no compari
     2,
     expect.stringMatching(/^error: .* without a disparity ratio before and after.*\n$/),
   ]);
-  const others = await tradeOff(comparison('others', [1.2, 1.1], (v) => ({ batchSize: 4 + v })));
+  const others = await tradeOff(
+    comparison('others', [1.2, 1.1], (v) => (v === 0 ? { resume: 'x' } : { batchSize: 4 })),
+  );
   expect([others.code, others.stderr]).toEqual([2, expect.stringMatching(/^error: .* differ in --batch-size.*\n$/)]);
   const twice = await tradeOff(comparison('twice', [1.2, 1.1], () => ({ rewardWeights: [1, 1, 1] })));
   expect([twice.code, twice.stderr]).toEqual([

@@ -16,7 +16,7 @@ import { writeFileAtomically } from '../lib/folders.ts';
 import { readJsonObject } from '../lib/json.ts';
 import { draw, STYLE } from '../lib/run/curves.ts';
 import { toMarkdown } from '../lib/run/document.ts';
-import { kebab } from '../lib/run/saved_options.ts';
+import { kebab, NOT_TAKEN_OVER } from '../lib/run/saved_options.ts';
 import { intervalOfSeeds } from './compare_curves.ts';
 import { type FinishedRun, readRun, runFolder } from './compare_report.ts';
 
@@ -81,10 +81,10 @@ function picture(points: Point[]): TopLevelSpec {
 
 /** The first option, other than weights, seed and place, in which runs differ. */
 function differingOption(runs: FinishedRun[]): string | undefined {
-  const { rewardWeights, seed, outputDir, templateDate, ...first } = runs[0].options;
-  const differing = Object.keys(first).find((key) =>
-    runs.some(({ options }) => !isDeepStrictEqual(options[key], first[key])),
-  );
+  const mayDiffer = [...NOT_TAKEN_OVER, 'rewardWeights', 'seed', 'templateDate'];
+  const names = new Set(runs.flatMap(({ options }) => Object.keys(options)));
+  const differs = (key: string) => runs.some(({ options }) => !isDeepStrictEqual(options[key], runs[0].options[key]));
+  const differing = [...names].find((key) => !mayDiffer.includes(key) && differs(key));
   return differing === undefined ? undefined : `--${kebab(differing)}`;
 }
 

@@ -8,7 +8,7 @@ import { findRun } from '../run/find_run.ts';
 import { REPORTERS, type ReporterName } from '../run/reporters.ts';
 import { SCHEDULES } from '../training/schedule.ts';
 import { backendOptions } from './backend_options.ts';
-import { commaSeparated, integer, number, parseOptions } from './options.ts';
+import { commaSeparated, integer, number, parseOptions, type Saved } from './options.ts';
 
 /** What comes after it is the experiment's. */
 const LAST_GROUP = 'Backend:';
@@ -180,21 +180,17 @@ function loraTargets(text: string): LoraTarget[] {
 /**
  * Parses the command line of a run: {@link parseOptions}, where `--resume` brings the options of the run it names.
  * @param command - from {@link createRunCommand}
- * @param hooks.repeated - is given the options so far, and says whether another one names the folder of a run whose options
- *   count, too
+ * @param hooks.repeated - is given the options so far, and finds those of the run that another option names
  */
 export const parseRunOptions = <Options extends OptionValues>(
   command: Command<[], Options>,
   argv?: string[],
-  { repeated = () => undefined }: { repeated?: (options: Options) => string | undefined } = {},
+  { repeated = () => undefined }: { repeated?: (options: Options) => Saved | undefined } = {},
 ): Options =>
   parseOptions(command, argv, {
     saved: (options) => {
       const { resume, outputDir }: { resume?: string; outputDir?: string } = options;
-      const experiment = command.name();
-      if (resume !== undefined) return findRun(resume, { experiment, outputDir });
-      const folder = repeated(options);
-      return folder === undefined ? undefined : findRun(folder, { experiment });
+      return resume === undefined ? repeated(options) : findRun(resume, { experiment: command.name(), outputDir });
     },
   });
 

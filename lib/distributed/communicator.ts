@@ -50,11 +50,16 @@ export async function fromRankZero<T>({ rank, broadcast }: Communicator, compute
   return rank === 0 ? (value as T) : JSON.parse(new TextDecoder().decode(text));
 }
 
-/** What each rank says, in their order, on every rank: it is sent as JSON. */
+/** What each rank says, in their order, on every rank: it is sent as JSON, in which numbers must be finite. */
 export async function gather<T>({ rank, size, allReduceSum }: Communicator, own: T): Promise<T[]> {
   // Each rank has a place of its own in what is added up, a float for a byte; and two for its length, which may have more
   // digits than a float.
-  const text = new TextEncoder().encode(JSON.stringify(own));
+  const text = new TextEncoder().encode(
+    JSON.stringify(own, (key, value) => {
+      if (typeof value !== 'number' || Number.isFinite(value)) return value;
+      throw new Error(`JSON has no ${value} (${key})`);
+    }),
+  );
   const lengths = new Float32Array(2 * size);
   lengths.set([Math.floor(text.length / 2 ** 20), text.length % 2 ** 20], 2 * rank);
   await allReduceSum(lengths);
