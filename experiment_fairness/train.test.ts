@@ -26,7 +26,9 @@ const temp = mkdtempSync(join(tmpdir(), 'fairness-'));
 afterAll(() => rmSync(temp, { recursive: true }));
 const optionsOf = (...flags: string[]): Options => parseOptions(createCommand(), ['node', 'train.ts', ...flags]);
 const fairness = (...flags: string[]) =>
-  run(['--preset', 'test', '--backend', BACKEND, ...flags], { script: 'experiment_fairness/train.ts' });
+  run([...(flags.includes('--resume') ? [] : ['--preset', 'test']), '--backend', BACKEND, ...flags], {
+    script: 'experiment_fairness/train.ts',
+  });
 
 const TWINS = twinsOf(profiles()[0], 'race_ethnicity'); // Black, White, Hispanic or Latino, Asian
 const rated = (points: number | undefined, twin = 0, appropriateness = 1): Rated => ({
@@ -240,6 +242,10 @@ describe('a run', () => {
         `error: ${folder} was run with ${option} ${was}, and what it has measured depends on that: leave out ${option} ${value}, or start a new run\n`,
       );
     }
+    const preset = await fairness('--resume', folder, '--preset', 'small');
+    expect(preset.stderr).toMatch(
+      /^error: --preset small is for a new run: leave it out, --resume has the options of /,
+    );
     const { stdout } = await fairness('--resume', folder, '--iterations', '3', '--num-samples', '48');
     expect(stdout).toMatch(/before the first step other vignettes were asked/);
     expect(readFileSync(join(folder, 'report.md'), 'utf8')).toMatch(

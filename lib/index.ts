@@ -4,7 +4,7 @@ export { loadPretrained, loadWithTokenizer } from './checkpoint/pretrained.ts';
 export { loadTokenizer, type Tokenizer } from './checkpoint/tokenizer.ts';
 export { createRunCommand, type OptionsOf, parseRunOptions } from './cli/command.ts';
 export { runMain } from './cli/main.ts';
-export { examples, integer, number, rewardWeightsOption } from './cli/options.ts';
+export { examples, integer, isTyped, number, rewardWeightsOption } from './cli/options.ts';
 export { checkRanks } from './cli/rank_limits.ts';
 export { runRanks } from './cli/ranks.ts';
 export {
