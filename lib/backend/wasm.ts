@@ -4,7 +4,8 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
-import { lastTwo, register, registered, replace, sizeOf, type WasmBackend } from '../ops/wasm_backend.ts';
+import { lastTwo, sizeOf } from '../ops/shapes.ts';
+import { register, registered, replace, type WasmBackend } from '../ops/wasm_backend.ts';
 
 /** Replaces kernels of the wasm backend. Call once, before the first operation. */
 export function patchWasmBackend(): void {

@@ -4,8 +4,9 @@
  */
 import type * as tf from '@tensorflow/tfjs';
 import type { Kernel } from './fusible.ts';
+import { sizeOf } from './shapes.ts';
 import type { Pieces, Pool } from './thread_pool.ts';
-import { register, sizeOf, type WasmBackend } from './wasm_backend.ts';
+import { register, type WasmBackend } from './wasm_backend.ts';
 import { FUNCTIONS, RECORDS } from './wasm_interface.ts';
 
 /** A tensor stands for the address of its first number; 0 is nowhere. */

@@ -20,12 +20,6 @@ type Inputs = Record<string, tf.TensorInfo>;
 type Attributes = Record<string, unknown>;
 type Kernel<Output = tf.TensorInfo> = (args: { inputs: Inputs; backend: WasmBackend; attrs: Attributes }) => Output;
 
-export const sizeOf = (shape: number[]): number => shape.reduce((product, size) => product * size, 1);
-
-/** Rows and columns of a matrix, or of each of a batch. */
-export const lastTwo = (shape: number[], transposed: boolean): number[] =>
-  transposed ? shape.slice(-2).reverse() : shape.slice(-2);
-
 /** The kernel that is registered for the wasm backend under this name. */
 export const registered = (name: string): Kernel => tf.getKernel(name, 'wasm').kernelFunc as unknown as Kernel;
 

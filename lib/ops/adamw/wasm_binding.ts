@@ -1,6 +1,6 @@
 import { onWasm } from '../on_wasm.ts';
+import { sizeOf } from '../shapes.ts';
 import { pieces } from '../thread_pool.ts';
-import { sizeOf } from '../wasm_backend.ts';
 import { adamWUpdate } from './adamw.ts';
 
 export const adamWOnWasm = [

@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import type { WasmKernel } from '../on_wasm.ts';
+import { sizeOf } from '../shapes.ts';
 import { pieces } from '../thread_pool.ts';
-import { registered, replace, sizeOf } from '../wasm_backend.ts';
+import { registered, replace } from '../wasm_backend.ts';
 
 /** `tf.concat`: the backend's own kernel walks through JavaScript for every block. */
 export const concatOnWasm: WasmKernel = {

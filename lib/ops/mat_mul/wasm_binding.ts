@@ -1,7 +1,8 @@
 import * as tf from '@tensorflow/tfjs';
 import type { WasmKernel } from '../on_wasm.ts';
+import { lastTwo, sizeOf } from '../shapes.ts';
 import { pieces } from '../thread_pool.ts';
-import { lastTwo, registered, replace, sizeOf } from '../wasm_backend.ts';
+import { registered, replace } from '../wasm_backend.ts';
 
 /** Multiply-adds of one product below which a call into BLAS costs more than it saves. */
 const SMALLEST_FOR_BLAS = 2 ** 12;
