@@ -17,8 +17,8 @@ let ready: Promise<string> | undefined;
 /**
  * Makes a backend current. A process has one: later calls return the first one's description.
  * @param name - `auto` takes native TensorFlow where it has a GPU, else wasm, which is faster on a CPU
- * @param options - on wasm, without a CBLAS if `blas` is 'off', and without the project's own kernels if `kernels` is 'off'
- *   (or the environment variable `TFJS_KERNELS`); `threads`: of wasm (default: one for each core, at most 8); `gpu`: which
+ * @param options - on wasm, without a CBLAS if `blas` is 'off'; on wasm and webgpu, without the project's own kernels if `kernels`
+ *   is 'off' (or the environment variable `TFJS_KERNELS`); `threads`: of wasm (default: one for each core, at most 8); `gpu`: which
  *   one, by its index or a part of its name
  * @returns what was chosen and why, in one line
  * @throws {UserError} if a backend asked for by name cannot be loaded
@@ -45,7 +45,8 @@ async function load(name: BackendName, { blas, kernels, gpu, threads }: BackendO
     await tf.setBackend('cpu');
     return 'cpu (plain JavaScript: slow, for tests)';
   }
-  if (name === 'webgpu') return `webgpu (${await loadWebGpu(gpu)})`;
+  const off = kernels === 'off' || process.env.TFJS_KERNELS === 'off';
+  if (name === 'webgpu') return `webgpu (${await loadWebGpu(gpu, { kernels: !off })})`;
   const native = await tryNative(name, gpu);
   if (native?.loaded && (name === 'tensorflow' || native.usesGpu)) return `tensorflow (${native.loaded})`;
   if (name === 'tensorflow') {
@@ -54,7 +55,6 @@ async function load(name: BackendName, { blas, kernels, gpu, threads }: BackendO
     );
   }
   refuseGpu('wasm', gpu);
-  const off = kernels === 'off' || process.env.TFJS_KERNELS === 'off';
   const chosen = await loadWasm({ blas: blas === 'auto', kernels: !off, threads: threads ?? defaultThreads() });
   return native ? `${chosen}; native TensorFlow: ${native.reason ?? native.loaded}` : chosen;
 }

@@ -1,19 +1,13 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { gpus, reason, WITHOUT_GPU } from '../../testing/gpus.ts';
 import { jsonLines, NODE, runProcess } from '../../testing/processes.ts';
 import { UserError } from '../errors.ts';
-import { chooseGpu, type Gpu, listGpus } from './gpus.ts';
+import { chooseGpu, type Gpu } from './gpus.ts';
 import { initBackend } from './index.ts';
-
-// Debian's chromium brings Vulkan in software, which is slow but is the same to WebGPU.
-const software = '/usr/lib/chromium/vk_swiftshader_icd.json';
-const named = ['VK_ICD_FILENAMES', 'VK_DRIVER_FILES'].some((name) => process.env[name]);
-if (!named && existsSync(software)) process.env.VK_ICD_FILENAMES = software;
-const gpus = await listGpus().catch(() => []);
-const reason = gpus.length === 0 ? ' (skipped: no GPU that WebGPU can use, nor a software one)' : '';
 
 describe('choosing a GPU', () => {
   const gpu = (name: string): Gpu => ({ api: 'vulkan', name });
@@ -51,7 +45,7 @@ describe('choosing a GPU', () => {
 });
 
 // A GPU in software is slow, and compiles every kernel anew in every process.
-describe.skipIf(gpus.length === 0)(`webgpu${reason}`, () => {
+describe.skipIf(WITHOUT_GPU)(`webgpu${reason}`, () => {
   let description: string;
   beforeAll(async () => {
     description = await initBackend('webgpu', { gpu: '0' });
@@ -148,14 +142,24 @@ describe.skipIf(gpus.length === 0)(`webgpu${reason}`, () => {
       }
     });
 
-    test('logits and gradients of all fixtures are those of transformers', async () => {
-      const vitest = [process.execPath, 'node_modules/vitest/vitest.mjs', 'run', 'lib/model/llama_oracles.test.ts'];
-      const only = '(llama|qwen)\\w+, as transformers computes it (logits|mean over all.*false)';
-      const { code, stdout, stderr } = await runProcess([...vitest, '-t', only], {
-        env: { TFJS_BACKEND: 'webgpu', NO_COLOR: '1' },
-      });
+    const passes = async (...args: string[]) => {
+      const { code, stdout, stderr } = await runProcess(
+        [process.execPath, 'node_modules/vitest/vitest.mjs', 'run', ...args],
+        { env: { TFJS_BACKEND: 'webgpu', NO_COLOR: '1' } },
+      );
       expect(code, stdout + stderr).toBe(0);
-      expect(stdout).toMatch(/\b\d+ passed/);
+      expect(stdout).toMatch(/Tests .*\b\d+ passed/);
+    };
+
+    test('logits and gradients of all fixtures are those of transformers', async () => {
+      const only = '(llama|qwen)\\w+, as transformers computes it (logits|mean over all.*false)';
+      await passes('lib/model/llama_oracles.test.ts', '-t', only);
+    });
+
+    test('every kernel is what its operation defines, and so is its gradient', async () => {
+      const rooms = readdirSync('lib/ops').filter((room) => existsSync(join('lib/ops', room, 'webgpu_kernel.ts')));
+      expect(rooms).toContain('attention');
+      await passes(...rooms.map((room) => `lib/ops/${room}/`));
     });
   });
 });

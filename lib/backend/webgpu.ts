@@ -5,21 +5,9 @@
 import { setImmediate } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
+import type { GpuBuffer, WebGpuBackend } from '../ops/webgpu_backend.ts';
+import { registerWebGpuKernels } from '../ops/webgpu_kernels.ts';
 import { chooseGpu, type Device, isSoftware, listGpus, loadDawn } from './gpus.ts';
-
-/** Those parts of the backend that are used here, some of which it calls private. */
-type Buffer = { size: number; destroy(): void };
-type BufferManager = {
-  numBytesUsed: number;
-  numBytesAllocated: number;
-  numFreeBuffers: number;
-  freeBuffers: Map<string, Buffer[]>;
-  acquireBuffer(size: number, usage: number, mappedAtCreation?: boolean, reuse?: boolean): Buffer;
-};
-type Backend = tf.KernelBackend & {
-  bufferManager: BufferManager;
-  tensorMap: { get(dataId: object): { values?: unknown } };
-};
 
 /** Limits that TensorFlow.js's kernels profit from; a device has WebGPU's small defaults unless asked for more. */
 const LIMITS = [
@@ -34,16 +22,20 @@ const LIMITS = [
 /** Bytes of buffers that wait to be used again. Lengths change from step to step, so most sizes never come back. */
 const MAX_SPARE_BYTES = 2 ** 30;
 
+/** Calls whose commands are submitted together: to submit costs as much JavaScript as several calls. */
+const BATCH = 64;
+
 const REMEDIES =
   'lower --micro-batch-tokens or --batch-size, pass --gradient-checkpointing, take a smaller model, or use --backend wasm';
 
 /**
  * Makes the backend `webgpu` current.
  * @param gpu - as in {@link chooseGpu}
+ * @param options - `kernels`: whether with the project's own
  * @returns the GPU that was taken, in words
  * @throws {UserError} if the package or a GPU is missing
  */
-export async function loadWebGpu(gpu?: string): Promise<string> {
+export async function loadWebGpu(gpu: string | undefined, { kernels }: { kernels: boolean }): Promise<string> {
   const { create, globals } = await loadDawn();
   const chosen = chooseGpu(await listGpus(), gpu);
   const options = [`backend=${chosen.api}`, `adapter=${chosen.name}`];
@@ -62,15 +54,22 @@ export async function loadWebGpu(gpu?: string): Promise<string> {
   // Only its constructor asks whether this is a browser with WebGPU. (Node 20 has no navigator at all.)
   const navigator = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
   Object.defineProperty(globalThis, 'navigator', { value: { gpu: dawn }, configurable: true });
-  const backend = new WebGPUBackend(device as never, adapter.info as never) as unknown as Backend;
+  const backend = new WebGPUBackend(device as never, adapter.info as never) as unknown as WebGpuBackend;
   if (navigator) Object.defineProperty(globalThis, 'navigator', navigator);
   else delete (globalThis as { navigator?: unknown }).navigator;
 
   refuseFailures(backend, device, requiredLimits);
+  reuseAtOnce(backend);
   mendSoftmax(requiredLimits.maxComputeWorkgroupsPerDimension);
   tf.registerBackend('webgpu', () => backend);
   await tf.setBackend('webgpu');
-  return `${chosen.name}, ${chosen.api}${isSoftware(chosen) ? '; software, no GPU: slow, for tests' : ''}`;
+  tf.env().set('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE', BATCH);
+  if (kernels) registerWebGpuKernels({ batch: BATCH });
+  const notes = [
+    ...(isSoftware(chosen) ? ['software, no GPU: slow, for tests'] : []),
+    ...(kernels ? [] : ['--kernels off']),
+  ];
+  return [`${chosen.name}, ${chosen.api}`, ...notes].join('; ');
 }
 
 /** Dawn ends, and the process with it, when the garbage collector finds what `create` returned, device or no device. */
@@ -80,7 +79,7 @@ const kept: object[] = [];
  * WebGPU reports errors to whoever listens and goes on with nonsense. Here the first one is kept, and thrown when
  * numbers are read next: none that came after it gets out.
  */
-function refuseFailures(backend: Backend, device: Device, limits: Record<string, number>): void {
+function refuseFailures(backend: WebGpuBackend, device: Device, limits: Record<string, number>): void {
   let failure: Error | undefined;
   device.addEventListener('uncapturederror', (event) => {
     event.preventDefault();
@@ -106,7 +105,7 @@ function refuseFailures(backend: Backend, device: Device, limits: Record<string,
         `a tensor of ${megabytes(size)} MB is too large for this GPU, which allows ${megabytes(largest)} MB: ${REMEDIES}`,
       );
     }
-    if (bufferManager.numBytesAllocated - bufferManager.numBytesUsed > MAX_SPARE_BYTES) dropSpareBuffers(bufferManager);
+    if (bufferManager.numBytesAllocated - bufferManager.numBytesUsed > MAX_SPARE_BYTES) dropSpareBuffers(backend);
     try {
       return acquire(size, ...rest);
     } catch (error) {
@@ -141,7 +140,38 @@ function refuseFailures(backend: Backend, device: Device, limits: Record<string,
   };
 }
 
-function dropSpareBuffers(manager: BufferManager): void {
+/**
+ * Gives the memory of a tensor that is gone to the next one at once. The backend waits until all commands that refer to it
+ * are submitted; but commands are run in their order, so that the new content cannot come before the old was read. Of
+ * several buffers, the one that was made first: what is done again and again then finds its tensors in the same places.
+ */
+function reuseAtOnce(backend: WebGpuBackend): void {
+  const nothing = { add: () => {}, has: () => false };
+  Object.defineProperty(backend, 'commandQueueOwnedIds', { get: () => nothing, set: () => {} });
+
+  const { bufferManager } = backend;
+  const acquire = bufferManager.acquireBuffer.bind(bufferManager);
+  const made = new WeakMap<GpuBuffer, number>();
+  let count = 0;
+  bufferManager.acquireBuffer = (size, usage, ...rest) => {
+    const free = bufferManager.freeBuffers.get(`${size}_${usage}`) ?? []; // the last one will be taken
+    const age = (i: number) => made.get(free[i])!;
+    let first = free.length - 1;
+    for (let i = 0; i < free.length; i++) if (age(i) < age(first)) first = i;
+    if (free.length > 1) [free[first], free[free.length - 1]] = [free[free.length - 1], free[first]];
+    const buffer = acquire(size, usage, ...rest);
+    if (!made.has(buffer)) made.set(buffer, count++);
+    return buffer;
+  };
+}
+
+function dropSpareBuffers(backend: WebGpuBackend): void {
+  // Commands that are still to be submitted may use them.
+  if (backend.commandEncoder) {
+    backend.endComputePassEncoder();
+    backend.submitQueue();
+  }
+  const { bufferManager: manager } = backend;
   for (const buffers of manager.freeBuffers.values()) {
     for (const buffer of buffers.splice(0)) {
       manager.numBytesAllocated -= buffer.size;

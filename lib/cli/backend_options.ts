@@ -13,5 +13,7 @@ export const backendOptions = {
     ),
   blas: () => new Option('--blas <mode>', 'CBLAS on wasm').choices(['auto', 'off']).default('auto' as const),
   kernels: () =>
-    new Option('--kernels <mode>', 'fused operations on wasm').choices(['auto', 'off']).default('auto' as const),
+    new Option('--kernels <mode>', 'fused operations on wasm and webgpu')
+      .choices(['auto', 'off'])
+      .default('auto' as const),
 };

@@ -8,6 +8,7 @@ import { normals, uniform } from '../random.ts';
 import { sum } from '../statistics.ts';
 import type { WasmBackend } from './wasm_backend.ts';
 import { WASM_KERNELS } from './wasm_kernels.ts';
+import { WEBGPU_KERNELS } from './webgpu_kernels.ts';
 
 /** Tolerances for rounding: of one side against the formula; of two sums of up to 1,240 numbers against each other. */
 const [TOLERANCE, TOLERANCE_OF_BOTH] = [1e-5, 3e-5];
@@ -60,27 +61,30 @@ export function expectClose(actual: ArrayLike<number>, expected: number[]): void
   expect(worst).toBeLessThan(TOLERANCE);
 }
 
-/** Whether the tests run on a backend that has kernels: without, there is nothing to compare. */
-export const WITH_KERNELS = (process.env.TFJS_BACKEND ?? 'wasm') === 'wasm' && process.env.TFJS_KERNELS !== 'off';
+const BACKEND = process.env.TFJS_BACKEND ?? 'wasm';
 
-/** Forty cases, for shapes that are drawn from their number. */
-export const cases = range(40);
+/** Whether the tests run on a backend that has kernels: without, there is nothing to compare. */
+export const WITH_KERNELS = ['wasm', 'webgpu'].includes(BACKEND) && process.env.TFJS_KERNELS !== 'off';
+
+/** Forty cases, for shapes that are drawn from their number: fewer where a GPU in software takes long to compile each. */
+export const cases = range(BACKEND === 'webgpu' ? 12 : 40);
 /** A size from 1 to 40, half of them among those that fill no, or exactly, whole fours. */
 export const size = (...key: number[]) =>
   uniform(5, ...key) < 0.5
     ? [1, 3, 4, 5, 16, 17][Math.floor(6 * uniform(6, ...key))]
     : 1 + Math.floor(40 * uniform(7, ...key));
-/** Rows, of which the first two cases have none and one. */
-export const rowsOf = (key: number) => (key < 2 ? key : size(0, key));
+/** Rows, of which the first two cases have none (on webgpu, whose sums cannot: one) and one. */
+export const rowsOf = (key: number) => (key < 2 ? Math.max(key, BACKEND === 'webgpu' ? 1 : 0) : size(0, key));
 
 /** Calls f where the kernels are not registered. */
 export function plainly<T>(f: () => T): T {
-  const kernels = WASM_KERNELS.map(({ kernelName }) => {
-    const kernel = tf.getKernel(kernelName, 'wasm');
+  const own: { kernelName: string }[] = BACKEND === 'webgpu' ? WEBGPU_KERNELS : WASM_KERNELS;
+  const kernels = own.map(({ kernelName }) => {
+    const kernel = tf.getKernel(kernelName, BACKEND);
     expect(kernel, `${kernelName}: run \`npm run build\``).toBeDefined();
     return kernel;
   });
-  for (const { kernelName } of kernels) tf.unregisterKernel(kernelName, 'wasm');
+  for (const { kernelName } of kernels) tf.unregisterKernel(kernelName, BACKEND);
   try {
     return f();
   } finally {
@@ -113,8 +117,9 @@ export async function expectSame(actual: tf.Tensor[], expected: tf.Tensor[]): Pr
 
 let blocks: number | undefined;
 
-/** Blocks of the backend's memory that are taken, since the first call. */
+/** Blocks of the backend's memory that are taken, on wasm since the first call. */
 function blocksTaken(): number {
+  if (BACKEND === 'webgpu') return tf.memory().numDataBuffers;
   if (blocks === undefined) {
     blocks = 0;
     const { wasm } = tf.backend() as WasmBackend;

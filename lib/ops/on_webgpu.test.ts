@@ -1,0 +1,51 @@
+/** How kernels for WebGPU are called; each kernel is tested in the room of its operation. */
+import * as tf from '@tensorflow/tfjs';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { reason, WITHOUT_GPU } from '../../testing/gpus.ts';
+import { initBackend } from '../backend/index.ts';
+import { counters } from './on_webgpu.ts';
+import { rmsNorm } from './rms_norm/rms_norm.ts';
+import { swiGlu } from './swiglu/swiglu.ts';
+
+describe.skipIf(WITHOUT_GPU)(`kernels on webgpu${reason}`, () => {
+  beforeAll(() => initBackend('webgpu'));
+
+  /** What f has to do. */
+  const counted = (f: () => void) => {
+    const before = { ...counters };
+    f();
+    return { dispatches: counters.dispatches - before.dispatches, bindGroups: counters.bindGroups - before.bindGroups };
+  };
+  const ones = (rows: number, columns: number) => tf.ones([rows, columns]) as tf.Tensor2D;
+
+  test('a call for the same memory makes nothing anew', async () => {
+    const [x, w] = [ones(3, 5), tf.ones([5])];
+    const call = () => tf.tidy(() => void rmsNorm(rmsNorm(x, w, 0), w, 0));
+    call();
+    expect(counted(call)).toEqual({ dispatches: 2, bindGroups: 0 });
+  });
+
+  test("calls and TensorFlow.js's own operations take their turns in order, also where memory changes hands", async () => {
+    const results = [];
+    for (let i = 0; i < 200; i++) {
+      // What one call leaves is the next one's memory: all sizes are the same.
+      results.push(
+        tf.tidy(() => tf.sum(tf.add(swiGlu(tf.mul(ones(8, 8), i) as tf.Tensor2D, tf.add(ones(8, 8), i)), 1))),
+      );
+    }
+    for (const [i, sum] of results.entries()) {
+      const expected = 64 * ((i / (1 + Math.exp(-i))) * (1 + i) + 1);
+      expect(Math.abs((await sum.data())[0] / expected - 1)).toBeLessThan(1e-5);
+    }
+  });
+
+  test('more workgroups than there may be in one dimension', async () => {
+    const count = 66_000 * 64;
+    const up = tf.tidy(() => tf.reshape(tf.range(0, count), [1, count])) as tf.Tensor2D;
+    const y = swiGlu(tf.onesLike(up), up);
+    for (const i of [1, 65_535 * 64 - 1, 65_535 * 64, 65_536 * 64, count - 1]) {
+      const [value] = await tf.slice(y, [0, i], [1, 1]).data();
+      expect(Math.abs((value * (1 + Math.exp(-1))) / i - 1)).toBeLessThan(1e-5);
+    }
+  });
+});
