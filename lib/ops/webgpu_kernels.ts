@@ -3,6 +3,7 @@ import * as tf from '@tensorflow/tfjs';
 import { adamWOnWebGpu } from './adamw/webgpu_binding.ts';
 import { appendOnWebGpu } from './append/webgpu_binding.ts';
 import { attentionOnWebGpu } from './attention/webgpu_binding.ts';
+import { matMulOnWebGpu } from './mat_mul/webgpu_binding.ts';
 import { moveRowsOnWebGpu } from './move_rows/webgpu_binding.ts';
 import { createWebGpu, type WebGpuKernel } from './on_webgpu.ts';
 import { rmsNormOnWebGpu } from './rms_norm/webgpu_binding.ts';
@@ -24,8 +25,11 @@ export const WEBGPU_KERNELS: WebGpuKernel[] = [
   ...tokenLogProbsOnWebGpu,
 ];
 
+/** Those that stand in the place of one of the backend's own. */
+const REPLACEMENTS: WebGpuKernel[] = [matMulOnWebGpu];
+
 /** Registers them with the webgpu backend, which must be the current one. */
 export function registerWebGpuKernels(options: { batch: number }): void {
   const webgpu = createWebGpu(tf.backend() as WebGpuBackend, options);
-  for (const kernel of WEBGPU_KERNELS) kernel.register(webgpu);
+  for (const kernel of [...WEBGPU_KERNELS, ...REPLACEMENTS]) kernel.register(webgpu);
 }
