@@ -20,6 +20,8 @@ export type Layout = {
   prompts: number;
   group: number;
   time: number;
+  /** The slot of each row in the P × G grid. */
+  slots: number[];
   queries: { toGrid: RowIndex; fromGrid: RowIndex };
   keys: { toGrid: RowIndex; fromGrid: RowIndex };
 };
@@ -49,7 +51,7 @@ export function createLayout(rows: Row[], prompts: number, config: LlamaConfig):
   const { slots, group } = assignSlots(rows, prompts);
   const time = Math.max(...rows.map(({ length }) => length));
   const move = (heads: number) => headMoves(rows, slots, { slotCount: prompts * group, time, heads, config });
-  return { prompts, group, time, queries: move(config.numHeads), keys: move(config.numKvHeads) };
+  return { prompts, group, time, slots, queries: move(config.numHeads), keys: move(config.numKvHeads) };
 }
 
 /**

@@ -5,6 +5,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { append } from '../ops/append/append.ts';
 import { attention, type KeySegment, type Visible } from '../ops/attention/attention.ts';
+import { fusedDecoderLayer } from '../ops/decoder_layer/decoder_layer.ts';
 import { linear } from '../ops/linear/linear.ts';
 import { moveRows } from '../ops/move_rows/move_rows.ts';
 import { recomputed } from '../ops/recomputed.ts';
@@ -200,6 +201,8 @@ function decoderLayer(
 ): { x: tf.Tensor2D } & KeysValues {
   const { layout, rope, inPrefix, inRow } = context;
   const weight = (name: string) => params[`model.layers.${i}.${name}.weight`];
+  const fused = lora || layout.time > 1 ? undefined : layerAtOnce({ config, params }, i, { x, context, before });
+  if (fused) return fused;
   const project = (x: tf.Tensor2D, name: string): tf.Tensor2D => {
     const [y, bias] = [linear(x, weight(name)), params[`model.layers.${i}.${name}.bias`]];
     const adapter = (matrix: 'A' | 'B') => lora?.params[`model.layers.${i}.${name}.lora_${matrix}.weight`];
@@ -228,6 +231,41 @@ function decoderLayer(
   const y = rmsNorm(attended, weight('post_attention_layernorm'), config.rmsNormEps);
   const gated = swiGlu(project(y, 'mlp.gate_proj'), project(y, 'mlp.up_proj'));
   return { x: tf.add(attended, project(gated, 'mlp.down_proj')), k, v };
+}
+
+/** {@link decoderLayer} of one token a row by a kernel of the backend; undefined where it has none, or a gradient is to come. */
+function layerAtOnce(
+  { config, params }: Model,
+  i: number,
+  {
+    x,
+    context: { layout, rope, inPrefix },
+    before: { past, prefix },
+  }: { x: tf.Tensor2D; context: Context; before: Before },
+): ({ x: tf.Tensor2D } & KeysValues) | undefined {
+  if (past?.room === undefined) return undefined;
+  const parameter = (kind: 'weight' | 'bias', ...names: string[]) =>
+    names.map((name) => params[`model.layers.${i}.${name}.${kind}`]);
+  const attentionProjections = ['q', 'k', 'v', 'o'].map((name) => `self_attn.${name}_proj`);
+  const mlpProjections = ['gate', 'up', 'down'].map((name) => `mlp.${name}_proj`);
+  const [q, k, v, o] = parameter('weight', ...attentionProjections);
+  const [qBias, kBias, vBias, oBias] = parameter('bias', ...attentionProjections);
+  const [gate, up, down] = parameter('weight', ...mlpProjections);
+  const [gateBias, upBias, downBias] = parameter('bias', ...mlpProjections);
+  const [inputNorm, outputNorm] = parameter('weight', 'input_layernorm', 'post_attention_layernorm');
+  const [qNorm, kNorm] = parameter('weight', 'self_attn.q_norm', 'self_attn.k_norm');
+  const out = fusedDecoderLayer(
+    {
+      ...{ x, ...rope, inputNorm, q, k, v, o, qNorm, kNorm, qBias, kBias, vBias, oBias },
+      ...{ outputNorm, gate, up, down, gateBias, upBias, downBias },
+      ...{ pastK: past.k, pastV: past.v, prefixK: prefix?.k, prefixV: prefix?.v },
+    },
+    {
+      ...{ epsilon: config.rmsNormEps, length: past.length, room: past.room },
+      ...{ slots: layout.slots, group: layout.group, prompts: inPrefix?.counts },
+    },
+  );
+  return out && { x: out[0], k: out[1], v: out[2] };
 }
 
 /** {@link decoderLayer}, of which only the input is kept for the gradient. */

@@ -262,11 +262,9 @@ function writeNumbers(
   }
 }
 
-function writeList(view: DataView, at: number, list: ArrayLike<number>, type: Scalar): void {
-  for (let i = 0; i < list.length; i++) {
-    if (type === 'f32') view.setFloat32(at + 4 * i, list[i], true);
-    else view.setInt32(at + 4 * i, list[i], true);
-  }
+function writeList({ buffer }: DataView, at: number, list: ArrayLike<number>, type: Scalar): void {
+  const numbers = type === 'f32' ? new Float32Array(buffer, at, list.length) : new Int32Array(buffer, at, list.length);
+  numbers.set(list);
 }
 
 function compile(kernel: Wgsl, { device }: WebGpuBackend): Omit<Compiled, 'id'> {

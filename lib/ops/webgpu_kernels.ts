@@ -3,6 +3,7 @@ import * as tf from '@tensorflow/tfjs';
 import { adamWOnWebGpu } from './adamw/webgpu_binding.ts';
 import { appendOnWebGpu } from './append/webgpu_binding.ts';
 import { attentionOnWebGpu } from './attention/webgpu_binding.ts';
+import { decoderLayerOnWebGpu } from './decoder_layer/webgpu_binding.ts';
 import { matMulOnWebGpu } from './mat_mul/webgpu_binding.ts';
 import { moveRowsOnWebGpu } from './move_rows/webgpu_binding.ts';
 import { createWebGpu, type WebGpuKernel } from './on_webgpu.ts';
@@ -17,6 +18,7 @@ export const WEBGPU_KERNELS: WebGpuKernel[] = [
   ...adamWOnWebGpu,
   ...appendOnWebGpu,
   ...attentionOnWebGpu,
+  ...decoderLayerOnWebGpu,
   ...moveRowsOnWebGpu,
   ...rmsNormOnWebGpu,
   ...rotaryEmbeddingOnWebGpu,

@@ -6,6 +6,7 @@ import { initBackend } from '../../backend/index.ts';
 import { normals } from '../../random.ts';
 import { counters } from '../on_webgpu.ts';
 
+/** Products at a time, and m, k, n of each. */
 const CASES = [
   [1, 1, 1, 1],
   [1, 1, 129, 65],
@@ -21,7 +22,7 @@ const CASES = [
 describe.skipIf(WITHOUT_GPU)(`matMul is the sum over j of a_ij b_jk${reason}`, () => {
   beforeAll(() => initBackend('webgpu'));
 
-  test.each(CASES.map((shape, i) => [...shape, i]))('%i × (%i × %i × %i)', async (batch, m, k, n, i) => {
+  test.each(CASES.map((shape, i) => ({ shape, i })))('$shape', async ({ shape: [batch, m, k, n], i }) => {
     for (const [transposeA, transposeB] of [false, true].flatMap((a) => [false, true].map((b) => [a, b]))) {
       const [x, y] = [normals(batch * m * k, 1, i), normals(batch * k * n, 2, i)];
       const a = tf.tensor3d(x, transposeA ? [batch, k, m] : [batch, m, k]);

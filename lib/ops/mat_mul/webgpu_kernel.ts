@@ -99,20 +99,29 @@ ${range(8)
 /** Rows and columns of a tile of {@link splitProduct}. */
 export const SMALL_TILE = 8;
 
-/** The body of a thread that adds up its steps of k for 8 × 8 results, and then one of these over all threads. */
-export const splitOverK = (numberOfA: (row: number) => string, numberOfB: (column: number) => string): string => `
+/**
+ * What the threads of a workgroup do for a tile of 8 × 8: each adds up its steps of k for all results, and then one result
+ * over all threads, which is `total`. The source must have room for `partial`: see {@link PARTIAL}.
+ * @param numbersOfB - by a condition that holds for a whole workgroup: `B[k, column + i]` in WGSL
+ */
+export const splitOverK = (numberOfA: (row: number) => string, numbersOfB: Record<string, (i: number) => string>) => `
 ${range(16)
   .map((i) => `  var sum${i} = vec4f();`)
   .join('\n')}
-  for (var k = thread; k < u.k; k += THREADS) {
-    let b0 = vec4f(${range(4).map(numberOfB).join(', ')});
-    let b1 = vec4f(${range(4)
-      .map((i) => numberOfB(i + 4))
-      .join(', ')});
+${Object.entries(numbersOfB)
+  .map(([condition, numberOfB]) => {
+    const vector = (half: number) => range(4).map((i) => numberOfB(4 * half + i));
+    return `  if (${condition}) {
+    for (var k = thread; k < u.k; k += THREADS) {
+      let b0 = vec4f(${vector(0).join(', ')});
+      let b1 = vec4f(${vector(1).join(', ')});
 ${range(8)
-  .map((r) => `    { let x = ${numberOfA(r)}; sum${2 * r} += x * b0; sum${2 * r + 1} += x * b1; }`)
+  .map((r) => `      { let x = ${numberOfA(r)}; sum${2 * r} += x * b0; sum${2 * r + 1} += x * b1; }`)
   .join('\n')}
-  }
+    }
+  }`;
+  })
+  .join('\n')}
 ${range(16)
   .map((i) => `  partial[thread * 16 + (${i}u ^ (thread & 15))] = sum${i};`)
   .join('\n')}
@@ -122,6 +131,8 @@ ${range(16)
   var total = 0.0;
   for (var t = 0u; t < THREADS; t++) { total += partial[t * 16 + ((thread / 4) ^ (t & 15))][thread % 4]; }
 `;
+
+export const PARTIAL = 'var<workgroup> partial: array<vec4f, 1024>;';
 
 /**
  * A workgroup a tile of 8 × 8, whose threads share the steps of k: enough of them are busy even where C is small, as it is
@@ -136,7 +147,7 @@ export const splitProduct = (transposed: Transposed) =>
     numbers: NUMBERS,
     threads: 64,
     source: `
-var<workgroup> partial: array<vec4f, 1024>;
+${PARTIAL}
 fn kernel(group: u32, thread: u32) {
   let batch = group / u.tiles;
   let tile = group % u.tiles;
@@ -144,10 +155,9 @@ fn kernel(group: u32, thread: u32) {
   let column = tile % u.across * ${SMALL_TILE};
   let baseA = batch * u.m * u.k;
   let baseB = batch * u.k * u.n;
-  ${splitOverK(
-    (r) => `a[baseA + ${A(`min(row + ${r}, u.m - 1)`, 'k', transposed)}]`,
-    (i) => `b[baseB + ${B('k', `min(column + ${i}, u.n - 1)`, transposed)}]`,
-  )}
+  ${splitOverK((r) => `a[baseA + ${A(`min(row + ${r}, u.m - 1)`, 'k', transposed)}]`, {
+    true: (i) => `b[baseB + ${B('k', `min(column + ${i}, u.n - 1)`, transposed)}]`,
+  })}
   let ownRow = row + thread / 8;
   let ownColumn = column + thread % 8;
   if (ownRow < u.m && ownColumn < u.n) { c[batch * u.m * u.n + ownRow * u.n + ownColumn] = total; }
