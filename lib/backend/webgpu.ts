@@ -7,7 +7,7 @@ import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
 import type { GpuBuffer, WebGpuBackend } from '../ops/webgpu_backend.ts';
 import { registerWebGpuKernels } from '../ops/webgpu_kernels.ts';
-import { chooseGpu, type Device, isSoftware, listGpus, loadDawn } from './gpus.ts';
+import { chooseGpu, type Device, type Gpu, isSoftware, listGpus, loadDawn } from './gpus.ts';
 
 /** Limits that TensorFlow.js's kernels profit from; a device has WebGPU's small defaults unless asked for more. */
 const LIMITS = [
@@ -35,9 +35,13 @@ const REMEDIES =
  * @returns the GPU that was taken, in words
  * @throws {UserError} if the package or a GPU is missing
  */
-export async function loadWebGpu(gpu: string | undefined, { kernels }: { kernels: boolean }): Promise<string> {
+export async function loadWebGpu(gpu: string | undefined, options: { kernels: boolean }): Promise<string> {
+  return startWebGpu(chooseGpu(await listGpus(), gpu), options);
+}
+
+/** {@link loadWebGpu} on this one, or on Dawn's own that computes nothing: `{ api: 'null', name: '' }`. */
+export async function startWebGpu(chosen: Gpu, { kernels }: { kernels: boolean }): Promise<string> {
   const { create, globals } = await loadDawn();
-  const chosen = chooseGpu(await listGpus(), gpu);
   const options = [`backend=${chosen.api}`, `adapter=${chosen.name}`];
   // Compiling zeros into every shader takes SwiftShader seconds, and no kernel reads shared memory before writing it.
   if (isSoftware(chosen)) options.push('enable-dawn-features=disable_workgroup_init');

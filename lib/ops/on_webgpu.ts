@@ -46,6 +46,8 @@ export type WebGpu = {
   freeScratch(): void;
   /** An input that the kernel has written over, as an output. */
   overwritten(input: tf.TensorInfo): tf.TensorInfo;
+  /** Whether a tensor has memory on the GPU: one that this process has made from numbers gets it when it is first used. */
+  isOnGpu(input: tf.TensorInfo): boolean;
 };
 
 /** What there was to do so far: our own calls, the bind groups made for them, and the times that commands were submitted. */
@@ -83,6 +85,31 @@ export function onWebGpu<Inputs extends tf.Tensor[], Attributes extends object[]
         }
       };
       tf.registerKernel({ kernelName, backendName: 'webgpu', kernelFunc: kernelFunc as unknown as tf.KernelFunc });
+    },
+  };
+}
+
+/**
+ * A kernel in the place of one of the backend's own.
+ * @param compute - inputs and attributes → the output, or undefined for what is left to the other
+ */
+export function replaceOnWebGpu(
+  kernelName: string,
+  compute: (
+    inputs: Record<string, tf.TensorInfo>,
+    webgpu: WebGpu,
+    attributes: Record<string, unknown>,
+  ) => tf.TensorInfo | undefined,
+): WebGpuKernel {
+  return {
+    kernelName,
+    register: (webgpu) => {
+      const { kernelFunc: original } = tf.getKernel(kernelName, 'webgpu');
+      tf.unregisterKernel(kernelName, 'webgpu');
+      const kernelFunc: tf.KernelFunc = (call) =>
+        compute(call.inputs as Record<string, tf.TensorInfo>, webgpu, call.attrs as Record<string, unknown>) ??
+        original(call);
+      tf.registerKernel({ kernelName, backendName: 'webgpu', kernelFunc });
     },
   };
 }
@@ -220,6 +247,7 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
       backend.tensorMap.get(dataId).values = null; // what may have been read of it is outdated
       return { dataId, shape, dtype };
     },
+    isOnGpu: ({ dataId }) => Boolean(backend.tensorMap.get(dataId).resource),
   };
 }
 

@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs';
 import type { Params } from '../model/model.ts';
 import { adamWUpdate } from '../ops/adamw/adamw.ts';
-import { blockSum } from '../ops/block_sum.ts';
+import { sumOfSquares } from '../ops/sum_of_squares/sum_of_squares.ts';
 
 /** First and second moment of each parameter's gradient, by name, and the number of updates made. */
 export type AdamWState = { step: number; m: Params; v: Params };
@@ -61,9 +61,7 @@ export function adamW(
  */
 export function clipByGlobalNorm(gradients: Params, maxNorm: number): { gradients: Params; norm: tf.Scalar } {
   return tf.tidy(() => {
-    // Row by row first: one sum over all values of a large matrix would lose digits.
-    const rows = (gradient: tf.Tensor) => tf.reshape(tf.sum(tf.square(gradient), -1, true), [-1]);
-    const squares = Object.values(gradients).map((gradient) => blockSum(rows(gradient)));
+    const squares = Object.values(gradients).map(sumOfSquares);
     const norm = tf.sqrt(tf.sum(tf.stack(squares))) as tf.Scalar;
     const scale = maxNorm > 0 ? tf.minimum(1, tf.div(maxNorm, tf.add(norm, 1e-6))) : tf.scalar(1);
     return { gradients: mapParams(gradients, (gradient) => tf.mul(gradient, scale)), norm };

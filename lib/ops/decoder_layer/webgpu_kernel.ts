@@ -1,4 +1,5 @@
 /** What a layer of a decoder needs, where a few rows bring one token each, beside the kernels of other operations. */
+import { MOST_DIM } from '../attention/webgpu_kernel.ts';
 import { PARTIAL, SMALL_TILE, splitOverK } from '../mat_mul/webgpu_kernel.ts';
 import { wgsl } from '../on_webgpu.ts';
 
@@ -107,9 +108,6 @@ fn kernel(group: u32, thread: u32) {
   }
 }`,
 });
-
-/** The largest head dimension. */
-export const MOST_DIM = 256;
 
 /**
  * Attention of a head of a row's new token over its prompt's keys and its own: a workgroup a head, a thread a key, then a
