@@ -29,6 +29,8 @@ const SHAPES: Record<string, object> = {
     ]),
   ),
   'SmolLM2-135M': { ...llama, ...size(576, 1536, 30, 49_152), ...heads(9, 3) },
+  // Its layers, narrow: for `npm run bench:calls`, whose device has little memory.
+  'SmolLM2-135M-narrow': { ...llama, ...size(72, 192, 30, 6144), ...heads(9, 3) },
   'SmolLM2-360M': { ...llama, ...size(960, 2560, 32, 49_152), ...heads(15, 5) },
   'Qwen2.5-0.5B': { ...qwen, ...size(896, 4864, 24, 151_936), ...heads(14, 2) },
   'Llama-3.2-1B': { ...llama, ...size(2048, 8192, 16, 128_256), ...heads(32, 8), head_dim: 64 },

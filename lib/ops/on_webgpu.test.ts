@@ -39,6 +39,17 @@ describe.skipIf(WITHOUT_GPU)(`kernels on webgpu${reason}`, () => {
     }
   });
 
+  test('what was cast to float32, of which the backend keeps the integers', async () => {
+    const x = tf.tensor2d([[0.5, -1, 2]]);
+    const [bool, int] = [tf.lessEqual(x, 1), tf.add(tf.tensor1d([7, 8, 9], 'int32'), tf.scalar(1, 'int32'))];
+    const product = tf.mul(tf.add(bool.toFloat(), x), int.toFloat());
+    expect(Array.from(await product.data())).toEqual([1.5 * 8, 0, 2 * 10]);
+    const gated = swiGlu(bool.toFloat() as tf.Tensor2D, x);
+    expect((await gated.data())[0]).toBeCloseTo(0.5 / (1 + Math.exp(-1)), 6);
+    const [minimum] = tf.grads((x) => tf.minimum(x, 1))([x]);
+    expect(Array.from(await minimum.data())).toEqual([1, 1, 0]);
+  });
+
   test('more workgroups than there may be in one dimension', async () => {
     const count = 66_000 * 64;
     const up = tf.tidy(() => tf.reshape(tf.range(0, count), [1, count])) as tf.Tensor2D;

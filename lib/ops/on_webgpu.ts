@@ -106,9 +106,14 @@ export function replaceOnWebGpu(
     register: (webgpu) => {
       const { kernelFunc: original } = tf.getKernel(kernelName, 'webgpu');
       tf.unregisterKernel(kernelName, 'webgpu');
-      const kernelFunc: tf.KernelFunc = (call) =>
-        compute(call.inputs as Record<string, tf.TensorInfo>, webgpu, call.attrs as Record<string, unknown>) ??
-        original(call);
+      const kernelFunc: tf.KernelFunc = (call) => {
+        try {
+          const attributes = call.attrs as Record<string, unknown>;
+          return compute(call.inputs as Record<string, tf.TensorInfo>, webgpu, attributes) ?? original(call);
+        } finally {
+          webgpu.freeScratch();
+        }
+      };
       tf.registerKernel({ kernelName, backendName: 'webgpu', kernelFunc });
     },
   };
@@ -126,6 +131,19 @@ const MOST_GROUPS = 2 ** 14;
 
 /** Workgroups there may be in one dimension, on every device. */
 const MOST_GROUPS_IN_A_ROW = 65_535;
+
+const toFloats = wgsl({
+  name: 'toFloats',
+  inputs: { x: 'i32' },
+  outputs: { y: 'f32' },
+  numbers: { count: 'u32' },
+  threads: 64,
+  source: `
+fn kernel(group: u32, thread: u32) {
+  let i = group * THREADS + thread;
+  if (i < u.count) { y[i] = f32(x[i]); }
+}`,
+});
 
 type Compiled = {
   id: number;
@@ -203,10 +221,22 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     return data.resource!;
   };
 
+  /** The backend casts integers to float32 in name only. */
+  const inFloats = (tensor: tf.TensorInfo): tf.TensorInfo => {
+    if (backend.tensorMap.get(tensor.dataId).dtype === 'float32') return tensor;
+    const floats = scratch(tensor.shape);
+    const count = tensor.shape.reduce((product, size) => product * size, 1);
+    run(toFloats, { x: tensor, y: floats, count }, Math.ceil(count / toFloats.threads));
+    return floats;
+  };
+
   const run = (kernel: Wgsl, args: Record<string, unknown>, count: number): void => {
     if (count === 0) return;
     const known = compiledOf(kernel);
-    const bound = known.tensors.map((name) => bufferOf(args[name] as tf.TensorInfo));
+    const bound = known.tensors.map((name) => {
+      const tensor = args[name] as tf.TensorInfo;
+      return bufferOf(kernel.inputs[name] === 'f32' ? inFloats(tensor) : tensor);
+    });
     const group = groupOf(known, bound);
     const list = known.data && (args[known.data[0]] as ArrayLike<number>);
     if (list && list.length > MOST_DATA) {
@@ -231,14 +261,15 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     const empty = shape.includes(0);
     return backend.makeTensorInfo(shape, dtype, empty ? new Float32Array(0) : undefined);
   };
+  const scratch: WebGpu['scratch'] = (shape) => {
+    const tensor = output(shape);
+    taken.push(tensor);
+    return tensor;
+  };
   return {
     run: run as WebGpu['run'],
     output,
-    scratch(shape) {
-      const tensor = output(shape);
-      taken.push(tensor);
-      return tensor;
-    },
+    scratch,
     freeScratch() {
       for (const { dataId } of taken.splice(0)) backend.disposeData(dataId);
     },

@@ -34,7 +34,8 @@ export type WebGpuBackend = tf.KernelBackend & {
     freeBuffers: Map<string, GpuBuffer[]>;
     acquireBuffer(size: number, usage: number, mappedAtCreation?: boolean, reuse?: boolean): GpuBuffer;
   };
-  tensorMap: { get(dataId: object): { values?: unknown; resource?: GpuBuffer | null } };
+  /** `dtype` is that of the memory: what was cast to float32 may still hold integers. */
+  tensorMap: { get(dataId: object): { dtype: tf.DataType; values?: unknown; resource?: GpuBuffer | null } };
   /** The commands that are not submitted yet, and the pass at their end: null where there is none. */
   commandEncoder: { beginComputePass(): ComputePass } | null;
   computePassEncoder: ComputePass | null;
