@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { gpus, reason, WITHOUT_GPU } from '../../testing/gpus.ts';
+import { writeTestData, writeTestModel } from '../../testing/model.ts';
 import { jsonLines, NODE, runProcess } from '../../testing/processes.ts';
 import { UserError } from '../errors.ts';
 import { chooseGpu, type Gpu } from './gpus.ts';
@@ -122,23 +123,34 @@ describe.skipIf(WITHOUT_GPU)(`webgpu${reason}`, () => {
     const folder = mkdtempSync(join(tmpdir(), 'grpo-webgpu-'));
     afterAll(() => rmSync(folder, { recursive: true }));
 
-    test('a step of training on models/tiny: the same completions as on wasm, and the process ends', async () => {
+    test('twenty steps of learning: the same completions and metrics as on wasm, and the process ends', async () => {
+      const [model, data] = [join(folder, 'model'), join(folder, 'data.jsonl')];
+      await writeTestModel(model, { bias: 3 });
+      writeTestData(data, 12);
       const run = async (backend: string) => {
         const output = join(folder, backend);
-        const options = '--max-steps 1 --batch-size 2 --num-generations 2 --max-new-tokens 8 --eval-size 2';
+        const options =
+          '--max-steps 20 --batch-size 2 --num-generations 4 --max-new-tokens 6 --eval-size 0 --kl-coef 0.05 --learning-rate 0.01 --lr-scheduler constant';
         const { code, stderr } = await runProcess([
           ...[...NODE, 'experiment_base/train.ts', '--backend', backend, '--output-dir', output],
-          ...options.split(' '),
+          ...['--model-name', model, '--dataset', data, ...options.split(' ')],
         ]);
         expect(code, stderr).toBe(0);
-        const [step] = jsonLines(join(output, 'metrics.jsonl')).filter((row) => row.grad_norm !== undefined);
-        return { step: step as Record<string, number>, completions: jsonLines(join(output, 'completions.jsonl')) };
+        const steps = jsonLines(join(output, 'metrics.jsonl')).filter((row) => row.grad_norm !== undefined);
+        return {
+          steps: steps as Record<string, number>[],
+          completions: jsonLines(join(output, 'completions.jsonl')),
+        };
       };
       const [actual, expected] = [await run('webgpu'), await run('wasm')];
       const texts = (rows: Record<string, unknown>[]) => rows.map(({ completion }) => completion);
       expect(texts(actual.completions)).toEqual(texts(expected.completions));
-      for (const name of ['loss', 'grad_norm', 'entropy']) {
-        expect(Math.abs(actual.step[name] - expected.step[name])).toBeLessThan(1e-3);
+      expect(expected.steps).toHaveLength(20);
+      expect(expected.steps[19].kl).toBeGreaterThan(0.1); // it has moved
+      for (const [i, step] of expected.steps.entries()) {
+        for (const name of ['loss', 'reward', 'grad_norm', 'entropy', 'kl']) {
+          expect(Math.abs(actual.steps[i][name] - step[name]), name).toBeLessThan(1e-3);
+        }
       }
     });
 
@@ -151,8 +163,8 @@ describe.skipIf(WITHOUT_GPU)(`webgpu${reason}`, () => {
       expect(stdout).toMatch(/Tests .*\b\d+ passed/);
     };
 
-    test('logits and gradients of all fixtures are those of transformers', async () => {
-      const only = '(llama|qwen)\\w+, as transformers computes it (logits|mean over all.*false)';
+    test('logits, greedy text and gradients of all fixtures are those of transformers', async () => {
+      const only = '(llama|qwen)\\w+, as transformers computes it (logits|greedy|mean over all.*false)';
       await passes('lib/model/llama_oracles.test.ts', '-t', only);
     });
 
