@@ -442,6 +442,7 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options)
 const toSample = ({ problem: { question, answer }, text, completion, reward, ...rest }: Rollout | Experience) => ({
   ...{ question, answer, completion: text, tokens: completion.length, reward },
   ...('advantage' in rest ? { advantage: rest.advantage } : {}),
+  ...{ ids: completion, logProbs: rest.oldLogProbs },
 });
 
 /** How the batch of a number is sampled, in this process or in a sampler. */

@@ -144,7 +144,7 @@ describe('a run notices, where something is done to it in each step, that', () =
       const state = await newState();
       const context = {
         ...{ shown: {}, heldOut: 0, source: { folder: 'models/tiny', dtypes: {} } },
-        communicator: soloCommunicator(),
+        ...{ tokenizer: { decode: String }, communicator: soloCommunicator() },
       };
       for await (const step of createRun(folder, state, context, { ...options, maxSteps }).steps()) {
         const { rollouts: changed = (sampled: Rollout[]) => sampled } = meddle(step.number, state);

@@ -364,6 +364,7 @@ export function rolloutMetrics(rollouts: Outcome[], { numGenerations }: Options)
 const toSample = ({ problem: { question, answer }, text, completion, reward, ...rest }: Rollout | Experience) => ({
   ...{ question, answer, completion: text, tokens: completion.length, reward },
   ...('advantage' in rest ? { advantage: rest.advantage } : {}),
+  ...{ ids: completion, logProbs: rest.oldLogProbs },
 });
 
 async function main(communicator: Communicator): Promise<void> {

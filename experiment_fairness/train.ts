@@ -377,6 +377,7 @@ export function rolloutMetrics(rollouts: Rollout[], { numGenerations, attribute 
 const toSample = ({ problem: { question, answer }, text, completion, reward, ...rest }: Rollout | Experience) => ({
   ...{ question, answer, completion: text, tokens: completion.length, reward },
   ...('advantage' in rest ? { advantage: rest.advantage } : {}),
+  ...{ ids: completion, logProbs: rest.oldLogProbs },
 });
 
 async function main(): Promise<void> {

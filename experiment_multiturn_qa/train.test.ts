@@ -160,7 +160,7 @@ describe('a search tool that is out of order', () => {
     const place = { experiment: 'experiment_multiturn_qa', outputDir: options.outputDir };
     const folder = { ...openRun({ ...place, options }), silent: true };
     const source = { ...initial, folder: at('model') };
-    const context = { shown: {}, heldOut: 0, source, communicator: soloCommunicator() };
+    const context = { shown: {}, heldOut: 0, source, tokenizer, communicator: soloCommunicator() };
     for await (const step of createRun(folder, state, context, options).steps()) {
       const draw = (...token: [number, number, number]) => uniform(0, step.number, ...token);
       const rollouts = await rollout(state.model, tokenizer, problems, draw, tools, options);

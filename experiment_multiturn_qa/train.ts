@@ -356,7 +356,9 @@ export const toSample = ({ problem: { question, answers }, transcript, calls, ..
   const [answer, completion] = [answers.join(' / '), transcript.map(({ text }) => text).join('')];
   const advantage = 'advantage' in rest ? { advantage: rest.advantage } : {};
   const graded = { reward: rest.reward, rewards: rest.rewards, ...advantage };
-  return { question, answer, completion, tokens: rest.completion.length, ...graded, transcript, calls };
+  const logProbs = rest.oldLogProbs.map((logProb, t) => (rest.mask[t] ? logProb : null)); // null: a tool wrote it
+  const tokens = { tokens: rest.completion.length, ids: rest.completion, logProbs };
+  return { question, answer, completion, ...tokens, ...graded, transcript, calls };
 };
 
 async function main(): Promise<void> {

@@ -388,9 +388,10 @@ export class GRPOTrainer {
   }
 
   /** A line of completions.jsonl. */
-  #toSample({ example, text, completion, reward, rewards, advantage }: Graded & { advantage?: number }) {
+  #toSample({ example, text, completion, reward, rewards, advantage, ...row }: Graded & { advantage?: number }) {
     return {
       ...{ question: questionOf(example), completion: text, tokens: completion.length, reward },
+      ...{ ids: completion, logProbs: row.oldLogProbs.map((logProb, t) => (row.mask[t] ? logProb : null)) },
       rewards: Object.fromEntries(this.#names.map((name, f) => [name, rewards[f]])),
       ...(advantage === undefined ? {} : { advantage }),
     };

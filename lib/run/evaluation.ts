@@ -51,7 +51,7 @@ export function watchEvaluation(
   };
 }
 
-/** A line of completions.jsonl. */
+/** A line of completions.jsonl; its tokens, where it has `ids` and `logProbs`, are written as `withPieces` says. */
 export type Sample = Record<string, unknown>;
 
 /** How much fits into a line. */

@@ -51,7 +51,7 @@ async function take(
   } as TrainingState;
   const context = {
     ...{ shown: { accuracy: 'eval/accuracy', reward: 'reward' }, heldOut: options.heldOut ?? 6 },
-    ...{ source: { folder: '', dtypes: {} }, communicator: soloCommunicator() },
+    ...{ source: { folder: '', dtypes: {} }, tokenizer: { decode: String }, communicator: soloCommunicator() },
   };
   const every = { loggingSteps: 10, saveSteps: 0, saveTotalLimit: 1, evalSteps: 20 };
   const run = createRun(folder, state, context, {

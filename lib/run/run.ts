@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { Pretrained } from '../checkpoint/pretrained.ts';
+import type { Tokenizer } from '../checkpoint/tokenizer.ts';
 import { agree, type Communicator } from '../distributed/communicator.ts';
 import type { TrainingState } from '../training/state.ts';
 import { type Asking, type Evaluation, type Sample, sampleLine, watchEvaluation } from './evaluation.ts';
@@ -9,6 +10,7 @@ import { type FinalModelOptions, finishRun } from './final_model.ts';
 import { onInterrupt, sayOnInterrupt } from './interrupt.ts';
 import type { LogEntry, Reporter } from './metrics.ts';
 import { noticed } from './notices.ts';
+import { withPieces } from './pieces.ts';
 import { briefly, type Progress, progress } from './progress.ts';
 import { asMarkdown } from './reporters.ts';
 import { howToResume, type RunFolder } from './run_folder.ts';
@@ -72,6 +74,8 @@ export type RunContext = {
   heldOutOption?: string;
   /** the model that the run started from: its folder, and how it stores each parameter */
   source: Pick<Pretrained, 'folder' | 'dtypes'>;
+  /** what the tokens of samples are written with */
+  tokenizer: Pick<Tokenizer, 'decode'>;
   /** the ranks that take the steps together */
   communicator: Communicator;
   /** what else is told of all that is logged */
@@ -96,7 +100,7 @@ const SAMPLES = 10;
  * @param state - what the steps change
  */
 export function createRun(folder: RunFolder, state: TrainingState, context: RunContext, options: StepOptions): Run {
-  const { heldOut, heldOutOption = '--eval-size', source, communicator, reporters = [] } = context;
+  const { heldOut, heldOutOption = '--eval-size', source, tokenizer, communicator, reporters = [] } = context;
   let opened: Progress | undefined; // one bar for all; a rank that is silent has none
   const openBar = () => {
     if (!folder.silent) opened ??= progress({ total: options.maxSteps, start: folder.step, every: 10 });
@@ -174,12 +178,12 @@ export function createRun(folder: RunFolder, state: TrainingState, context: RunC
       const entry = { step: number, ...metrics };
       folder.log(entry);
       entries.push(entry);
-      folder.sample(samples.map((sample): LogEntry => ({ step: number, ...sample })));
+      folder.sample(samples.map((sample): LogEntry => ({ step: number, ...withPieces(sample, tokenizer) })));
       for (const reporter of reporters) reporter.log(entry);
       if (samples.length > 0)
         for (const reporter of reporters) reporter.text(number, 'completions', asMarkdown(samples));
     }
-    if (answers) folder.answer({ step: number, answers });
+    if (answers) folder.answer({ step: number, answers: answers.map((answer) => withPieces(answer, tokenizer)) });
     if (isLogged) look(number);
   }
 

@@ -134,7 +134,7 @@ export async function startRun<Problem, Options extends StartOptions>(
   if (!folder.checkpoint) for (const text of notable) folder.notice({ step: 0, rule: 'start', text });
   if (!task.reference && !task.initial) disposeModel(initial);
   const reporters = folder.silent ? [] : await createReporters(saved, folder);
-  const context = { ...task, heldOut: test.length, source: initial, communicator, reporters };
+  const context = { ...task, heldOut: test.length, source: initial, tokenizer, communicator, reporters };
   const run = createRun(folder, state, context, options);
   return { run, state, tokenizer, reference: task.reference ? initial : undefined, source: initial };
 }
