@@ -73,20 +73,25 @@ const SHOWN = [
   ...PANELS.filter(({ metric }) => ['kl', 'entropy', 'grad_norm'].includes(metric)),
 ];
 
+/** All panels of a run, with the lengths of right and wrong answers. */
+export const ALL_PANELS: Panel[] = PANELS.flatMap((panel) => (panel === LENGTH ? [panel, ...LENGTHS] : [panel]));
+
 /**
  * Metrics against the step: those that occur.
  * @param runs - metrics of each run, by variant and seed
  */
-export function stepCharts(variants: string[], runs: LogEntry[][][]): Chart[] {
-  const end = Math.max(...runs.flat().map((entries) => entries.at(-1)!.step));
-  const charts = SHOWN.map((panel) => {
-    const smooth = runs.map((ofVariant) => ofVariant.map((entries) => smoothed(panel.metric, entries)));
-    const points = variants.flatMap((variant, v) => curve(smooth[v], variant, v / variants.length));
-    const seeds = variants.flatMap((variant, v) =>
-      smooth[v].flatMap((values, seed) => [...values].map(([x, value]) => ({ variant, seed, x, value }))),
-    );
-    return { panel, axis: { title: 'step', end }, points, seeds, range: rangeOf(panel, points, seeds) };
-  }).filter(({ points }) => points.length > 0);
+export function stepCharts(variants: string[], runs: LogEntry[][][], shown = SHOWN): Chart[] {
+  const end = Math.max(1, ...runs.flat().map((entries) => entries.at(-1)!.step));
+  const charts = shown
+    .map((panel) => {
+      const smooth = runs.map((ofVariant) => ofVariant.map((entries) => smoothed(panel.metric, entries)));
+      const points = variants.flatMap((variant, v) => curve(smooth[v], variant, v / variants.length));
+      const seeds = variants.flatMap((variant, v) =>
+        smooth[v].flatMap((values, seed) => [...values].map(([x, value]) => ({ variant, seed, x, value }))),
+      );
+      return { panel, axis: { title: 'step', end }, points, seeds, range: rangeOf(panel, points, seeds) };
+    })
+    .filter(({ points }) => points.length > 0);
   const lengths = charts.filter(({ panel }) => LENGTHS.includes(panel));
   const shared = lengths.map(({ range }) => range);
   for (const chart of lengths) {
@@ -373,15 +378,11 @@ export const COLOURS = colourVariables(
   variables(DARK, ({ dark }) => dark),
 );
 
-/**
- * Draws charts of the same variants.
- * @returns SVGs: `sheet`, all in one on white, for any page; `panels` and `keys` (a piece of each variant's line), for
- *   a page with {@link COLOURS} in its style sheet
- */
-export async function drawCharts(
+/** SVGs for a page with {@link COLOURS} in its style sheet: a label each, and a piece of each variant's line. */
+export async function drawPanels(
   variants: string[],
   charts: Chart[],
-): Promise<{ sheet: string; panels: string[]; keys: string[] }> {
+): Promise<{ panels: { label: string; svg: string }[]; keys: string[] }> {
   const drawAlone = async (label: string, chart: View, size = {}) => {
     const alone = { ...chart, ...size, background: null, padding: 2, config: config(ON_SCREEN) };
     const svg = await draw(alone as unknown as TopLevelSpec);
@@ -389,12 +390,27 @@ export async function drawCharts(
   };
   // Titles and labels included, so that a page scales all of them alike.
   const size = { width: 340, height: 215, autosize: { type: 'fit', contains: 'padding' } };
-  const label = ({ panel: { title, unit }, axis }: Chart) => `${title} (${unit}) against ${axis.title}`;
+  const labelOf = ({ panel: { title, unit }, axis }: Chart) => `${title} (${unit}) against ${axis.title}`;
+  const drawPanel = async (chart: Chart) => {
+    const label = labelOf(chart);
+    return { label, svg: await drawAlone(label, view(chart, variants, ON_SCREEN), size) };
+  };
   return {
-    sheet: await draw(sheet(charts, variants)),
-    panels: await Promise.all(charts.map((chart) => drawAlone(label(chart), view(chart, variants, ON_SCREEN), size))),
+    panels: await Promise.all(charts.map(drawPanel)),
     keys: await Promise.all(
       variants.map((variant, v) => drawAlone(`line ${v + 1}`, legend(variants, [variant], ON_SCREEN, false))),
     ),
   };
+}
+
+/**
+ * Draws charts of the same variants.
+ * @returns SVGs: `sheet`, all in one on white, for any page; `panels` and `keys` as {@link drawPanels} draws them
+ */
+export async function drawCharts(
+  variants: string[],
+  charts: Chart[],
+): Promise<{ sheet: string; panels: string[]; keys: string[] }> {
+  const { panels, keys } = await drawPanels(variants, charts);
+  return { sheet: await draw(sheet(charts, variants)), panels: panels.map(({ svg }) => svg), keys };
 }

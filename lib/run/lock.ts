@@ -22,6 +22,12 @@ const NAME = /^\.lock-(?<pid>\d+)-(?<start>[\w.]+)-(?<space>\d+)@(?<host>.+)$/;
 type Owner = { pid: number; start: string; space: string; host: string };
 const nameOf = ({ pid, start, space, host }: Owner): string => `.lock-${pid}-${start}-${space}@${host}`;
 
+/** Who has put an entry into a folder as a lock. */
+function ownerIn(name: string): Owner | undefined {
+  const parts = NAME.exec(name)?.groups as Record<keyof Owner, string> | undefined;
+  return parts && { ...parts, pid: Number(parts.pid) };
+}
+
 /** Whether a folder's entry is a lock. */
 export const isLock = (name: string): boolean => NAME.test(name);
 
@@ -66,6 +72,16 @@ export function lockFolder(folder: string): () => void {
   }
 }
 
+/**
+ * Whether a process writes a folder; `killed`: one that did is gone, and has not given it back. Changes nothing. A process
+ * of another machine counts as running.
+ */
+export function writerOf(folder: string): 'running' | 'killed' | 'none' {
+  const owners = readdirSync(folder).flatMap((name) => ownerIn(name) ?? []);
+  if (owners.length === 0) return 'none';
+  return owners.every(isGone) ? 'killed' : 'running';
+}
+
 const hasIt = (folder: string, owner: Owner) =>
   (statSync(join(folder, nameOf(owner)), { throwIfNoEntry: false })?.size ?? 0) > 0;
 
@@ -78,9 +94,8 @@ export function releaseLocks(): void {
 /** Who has a folder or asks for it; the locks of processes that are gone are removed. */
 function ownersOf(folder: string): Owner[] {
   return readdirSync(folder).flatMap((name) => {
-    const parts = NAME.exec(name)?.groups as Record<keyof Owner, string> | undefined;
-    if (!parts) return [];
-    const owner = { ...parts, pid: Number(parts.pid) };
+    const owner = ownerIn(name);
+    if (!owner) return [];
     if (!isGone(owner)) return [owner];
     rmSync(join(folder, name), { force: true });
     return [];

@@ -1,0 +1,44 @@
+/** Where the page has its data from: the server, or the report that it is part of. */
+import type { Like, Report, Told, ToldCurves, ToldStep } from '../told.ts';
+
+export type Source = {
+  /** Tells of all runs, now and whenever something is new. `isThere`: whether there is still somebody who tells. */
+  listen: (hear: (told: Told) => void, isThere: (isThere: boolean) => void) => void;
+  curves: () => Promise<ToldCurves>;
+  /** A step by its place; or the one that has the question of another run's. Undefined: there is none. */
+  step: (run: number, at: number) => Promise<ToldStep | undefined>;
+  like: (run: number, other: Like) => Promise<ToldStep | undefined>;
+};
+
+async function fetched<T>(address: string): Promise<T | undefined> {
+  const response = await fetch(address).catch(() => undefined);
+  return response?.ok ? ((await response.json()) as T) : undefined;
+}
+
+const served: Source = {
+  listen: (hear, isThere) => {
+    const events = new EventSource('/events');
+    events.addEventListener('message', ({ data }) => {
+      isThere(true);
+      hear(JSON.parse(data));
+    });
+    events.addEventListener('error', () => isThere(false)); // it tries again by itself
+  },
+  curves: async () => (await fetched('/curves')) ?? { panels: [], legend: [], note: '' },
+  step: (run, at) => fetched(`/step?run=${run}&at=${at}`),
+  // A step without the question is answered by 404, which a browser would complain of: the server says null.
+  like: async (run, other) =>
+    (await fetched<ToldStep | null>(`/like?run=${run}&other=${other.run}&at=${other.at}`)) ?? undefined,
+};
+
+const inReport = ({ told, curves, steps, like }: Report): Source => ({
+  listen: (hear) => hear(told),
+  curves: async () => curves,
+  step: async (run, at) => steps[run][at],
+  like: async (run, other) => steps[run][like[other.run][run][other.at] ?? -1],
+});
+
+export function findSource(): Source {
+  const report = document.getElementById('report');
+  return report ? inReport(JSON.parse(report.textContent)) : served;
+}
