@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { NODE } from '../../testing/processes.ts';
 import { UserError } from '../errors.ts';
-import { isLock, lockFolder, releaseLocks } from './lock.ts';
+import { isLock, lockFolder, releaseLocks, writerOf } from './lock.ts';
 
 let folder: string;
 beforeEach(() => {
@@ -151,4 +151,25 @@ it('of processes that ask at the same time, for what a killed one has left, exac
     }),
   );
   expect(said.flat().sort()).toEqual(names.sort());
+});
+
+describe('writerOf', () => {
+  it('says who has a folder, and changes nothing', async () => {
+    expect(writerOf(folder)).toBe('none');
+    const { name, kill } = await lockElsewhere();
+    expect(writerOf(folder)).toBe('running');
+    await kill();
+    expect(writerOf(folder)).toBe('killed');
+    expect(readdirSync(folder)).toEqual([name]);
+    rmSync(join(folder, name));
+    lockFolder(folder);
+    expect(writerOf(folder)).toBe('running');
+    releaseLocks();
+    expect(writerOf(folder)).toBe('none');
+  });
+
+  it('takes what another machine has for running', () => {
+    writeFileSync(join(folder, '.lock-1-unknown-0@elsewhere'), 'held\n');
+    expect(writerOf(folder)).toBe('running');
+  });
 });

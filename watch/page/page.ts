@@ -5,8 +5,11 @@ import { cardOf, rewardsOf, SHADES, type Shade } from './rows.ts';
 import { WatchAnswers, WatchCurves, WatchNotices, WatchOptions, WatchRuns, WatchSummary } from './run_parts.ts';
 import { findSource } from './source.ts';
 
-/** Milliseconds from one drawing of curves to the next: to draw them takes time from the run. */
-const REDRAW = 2000;
+/**
+ * Milliseconds from one drawing of curves to the next, at least; and how many times as long as the drawing took: it takes
+ * time from the run.
+ */
+const [REDRAW, REST] = [2000, 20];
 
 const KEYS = '← → steps · ↑ ↓ completions · Home, End first and newest step · 1 … 9 runs';
 
@@ -20,7 +23,7 @@ class WatchPage extends HTMLElement {
   /** steps that are shown, in the order of the columns; undefined: there is none that fits */
   #steps: (ToldStep | undefined)[] = [];
   #asked = 0;
-  #drawn = { version: -1, at: 0, isWaiting: false };
+  #drawn = { version: -1, next: 0, isBusy: false };
 
   readonly #runs = new WatchRuns();
   readonly #summary = new WatchSummary();
@@ -69,6 +72,7 @@ class WatchPage extends HTMLElement {
       element('footer', {}, KEYS),
     );
     addEventListener('keydown', (event) => this.#press(event));
+    document.addEventListener('visibilitychange', () => this.#draw());
     this.#source.listen(
       (told) => this.#hear(told),
       (isThere) => {
@@ -96,15 +100,16 @@ class WatchPage extends HTMLElement {
     void this.#draw();
   }
 
-  /** Draws the curves, unless they have just been drawn: then in a moment. */
+  /** Draws the curves, unless they have just been drawn: then in a moment; and not while nobody sees them. */
   async #draw(): Promise<void> {
-    const { version, at, isWaiting } = this.#drawn;
-    if (isWaiting || version === this.#told.version) return;
-    this.#drawn.isWaiting = true;
-    await new Promise((resolve) => setTimeout(resolve, Math.max(0, at + REDRAW - Date.now())));
-    this.#drawn = { version: this.#told.version, at: Date.now(), isWaiting: true };
+    const { version, next, isBusy } = this.#drawn;
+    if (isBusy || version === this.#told.version || document.hidden) return;
+    this.#drawn.isBusy = true;
+    await new Promise((resolve) => setTimeout(resolve, next - Date.now()));
+    const [began, drawn] = [Date.now(), this.#told.version];
     this.#curves.show(await this.#source.curves());
-    this.#drawn.isWaiting = false;
+    const rest = Math.max(REDRAW, REST * (Date.now() - began));
+    this.#drawn = { version: drawn, next: Date.now() + rest, isBusy: false };
     await this.#draw();
   }
 
