@@ -9,7 +9,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { Command } from '@commander-js/extra-typings';
+import { Command, Option } from '@commander-js/extra-typings';
 import * as tf from '@tensorflow/tfjs';
 import { createCommand, type Experience, type Rollout, toExperience, updateOnce } from '../experiment_base/train.ts';
 import { initBackend } from '../lib/backend/index.ts';
@@ -51,6 +51,7 @@ export const command = new Command('bench')
   .optionsGroup('Measuring:')
   .option('--repeats <n>', 'steps to time, after one that is not', integer({ min: 1 }), 5)
   .option('--peer [script]', 'also run this Python script, in turns with ours (default: bench/peer_torch.py)')
+  .addOption(new Option('--device <name>', 'of the peer').choices(['cpu', 'cuda']).default('cpu' as const))
   .option('--sweep', 'measure how the time grows with what is varied, and draw it', false)
   .option('--json', 'print one line of JSON', false)
   .helpOption('-h, --help', 'display help for command');
@@ -168,6 +169,7 @@ function runPeer(script: string, checkpoint: string, args: Arguments): Times & {
     script,
     checkpoint,
     ...flags,
+    ...(args.device === 'cpu' ? [] : ['--device', args.device]),
     '--repeats',
     '1',
     '--json',

@@ -2,6 +2,8 @@
 
     python3 bench/peer_torch.py models/tiny --prompts 16 --group 8 --prompt-len 24 --new-tokens 48 --minibatch 64 --json
 
+`--device cuda` runs it on a GPU, in float32 (no TF32), and takes its times when the GPU has done its work.
+
 As most implementations do, it runs every completion's prompt on its own, samples with a key/value cache, computes the old and
 the reference log-probabilities in forward passes of their own, and trains on full sequences. Needs torch (1.13 or
 later) and numpy.
@@ -51,7 +53,8 @@ class Llama(nn.Module):
         self.dim = config.get("head_dim") or config["hidden_size"] // self.heads
         inverse = config.get("rope_theta", 10000.0) ** (-torch.arange(0, self.dim, 2).float() / self.dim)
         angles = torch.outer(torch.arange(2048).float(), inverse)
-        self.cos, self.sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
+        self.register_buffer("cos", torch.cat([angles.cos()] * 2, -1))
+        self.register_buffer("sin", torch.cat([angles.sin()] * 2, -1))
 
     def of(self, name):
         return self.weights[name.replace(".", "/")]
@@ -85,7 +88,7 @@ class Llama(nn.Module):
         else:
             scores = q @ k.transpose(-1, -2) / self.dim**0.5
             if length > 1:
-                scores = scores + torch.full((length, length), -1e9).triu(1)
+                scores = scores + torch.full((length, length), -1e9, device=x.device).triu(1)
             mixed = scores.softmax(-1) @ v
         x = x + linear(mixed.transpose(1, 2).reshape(batch, length, -1), "self_attn.o_proj")
         y = self.norm(x, f"model.layers.{i}.post_attention_layernorm.weight")
@@ -116,21 +119,29 @@ def log_probs(model, tokens, prompt_len):
     return logits.log_softmax(-1).gather(-1, tokens[:, prompt_len:, None]).squeeze(-1)
 
 
+def now(args):
+    """Seconds, when all that was begun is done."""
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def step(policy, reference, optimizer, args):
     """Seconds of sampling, log-probs (old and reference) and training."""
-    times = [time.perf_counter()]
-    prompts = torch.randint(3, policy.config["vocab_size"], (args.prompts, args.prompt_len))
+    times = [now(args)]
+    size = (args.prompts, args.prompt_len)
+    prompts = torch.randint(3, policy.config["vocab_size"], size, device=args.device)
     tokens = sample(policy, prompts.repeat_interleave(args.group, 0), args.new_tokens)
-    times.append(time.perf_counter())
+    times.append(now(args))
     with torch.no_grad():
         parts = tokens.split(args.minibatch)
         old = torch.cat([log_probs(policy, part, args.prompt_len) for part in parts])
         ref = torch.cat([log_probs(reference, part, args.prompt_len) for part in parts])
-    rewards = torch.rand(args.prompts, args.group)
+    rewards = torch.rand(args.prompts, args.group, device=args.device)
     centred = rewards - rewards.mean(1, keepdim=True)
     advantages = (centred / (rewards.std(1, keepdim=True) + 1e-8)).view(-1, 1)
-    times.append(time.perf_counter())
-    for rows in torch.randperm(len(tokens)).split(args.minibatch):
+    times.append(now(args))
+    for rows in torch.randperm(len(tokens), device=args.device).split(args.minibatch):
         new = log_probs(policy, tokens[rows], args.prompt_len)
         ratio, d, a = (new - old[rows]).exp(), ref[rows] - new, advantages[rows]
         surrogate = torch.min(ratio * a, ratio.clamp(0.8, 1.2) * a)
@@ -139,7 +150,7 @@ def step(policy, reference, optimizer, args):
         loss.backward()
         nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
-    times.append(time.perf_counter())
+    times.append(now(args))
     return [b - a for a, b in zip(times, times[1:])] + [times[-1] - times[0]]
 
 
@@ -149,16 +160,20 @@ def main():
     defaults = dict(prompts=16, group=8, prompt_len=24, new_tokens=48, minibatch=64, threads=2, repeats=5)
     for name, value in defaults.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=value)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: this torch finds no GPU; use --device cpu")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    policy, reference = Llama(args.checkpoint), Llama(args.checkpoint)
+    policy, reference = (Llama(args.checkpoint).to(args.device) for _ in range(2))
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
     times = [step(policy, reference, optimizer, args) for _ in range(args.repeats + 1)][1:]
     names = ["rollout_s", "log_probs_s", "train_s", "step_s"]
     result = {name: statistics.median(column) for name, column in zip(names, zip(*times))}
     result["torch"] = torch.__version__
+    result["device"] = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     print(json.dumps(result) if args.json else result)
 
 

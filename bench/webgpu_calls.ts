@@ -1,14 +1,16 @@
 /**
  * What JavaScript has to do for a GPU, without one: commands, bind groups and milliseconds of a token position while sampling,
- * and of the parts of a training step. It runs on a device of Dawn's that takes all commands and computes nothing.
+ * and of the parts of a training step. It runs on a device of Dawn's that takes all commands and computes nothing; with
+ * `--gpu`, on that GPU, and then prints how long it took, too.
  *
  *   npm run bench:calls -- models/tiny
  *   npm run bench:calls -- models/tiny --kernels off
+ *   npm run bench:calls -- models/tiny --gpu 0
  *
  * Takes the options of bench.ts.
  */
 import * as tf from '@tensorflow/tfjs';
-import { startWebGpu } from '../lib/backend/webgpu.ts';
+import { loadWebGpu, startWebGpu } from '../lib/backend/webgpu.ts';
 import { loadCheckpoint } from '../lib/checkpoint/checkpoint.ts';
 import { runMain } from '../lib/cli/main.ts';
 import { generate } from '../lib/generation/generate.ts';
@@ -18,8 +20,8 @@ import { createStep, median, PARTS, parseBench } from './bench.ts';
 type Counts = { dispatches: number; bindGroups: number; buffers: number; submits: number };
 const NAMES = ['dispatches', 'bindGroups', 'buffers', 'submits'] as const;
 
-/** Counts what goes through the device from now on. */
-function countCommands(): Counts {
+/** Counts what goes through the device from now on; of one that computes nothing, zeros are read. */
+function countCommands({ computes }: { computes: boolean }): Counts {
   const counts: Counts = { dispatches: 0, bindGroups: 0, buffers: 0, submits: 0 };
   type Function = (...args: unknown[]) => unknown;
   const count = (object: object, name: string, what: keyof Counts) => {
@@ -41,7 +43,7 @@ function countCommands(): Counts {
   count(Object.getPrototypeOf(device.queue), 'submit', 'submits');
   pass.end();
   encoder.finish();
-  // Nothing is computed: what is read would be whatever the memory held before.
+  if (computes) return counts;
   const read = backend.read.bind(backend);
   backend.read = async (dataId) => ((await read(dataId)) as Float32Array).fill(0);
   return counts;
@@ -55,13 +57,17 @@ async function main(): Promise<void> {
     'bench:calls',
     'What JavaScript has to do for a GPU, on a device that computes nothing.',
   );
-  await startWebGpu({ api: 'null', name: '' }, { kernels: args.kernels === 'auto' });
-  const counts = countCommands();
-  const print = (what: string, { dispatches, ...others }: Counts, ms: number) => {
+  const computes = args.gpu !== undefined;
+  const kernels = args.kernels === 'auto';
+  if (computes) console.log(await loadWebGpu(args.gpu, { kernels }));
+  else await startWebGpu({ api: 'null', name: '' }, { kernels });
+  const counts = countCommands({ computes });
+  const print = (what: string, { difference: { dispatches, ...others }, ms, wall }: ReturnType<typeof since>) => {
     const rest = Object.entries(others).map(([name, count]) => `${count} ${name}`);
-    const perDispatch = ((1000 * ms) / dispatches).toFixed(1);
+    const each = dispatches > 0 ? `, ${((1000 * ms) / dispatches).toFixed(1)} µs a dispatch` : '';
+    const took = computes ? `; took ${wall.toFixed(1)} ms` : '';
     console.log(
-      `${what.padEnd(12)} ${dispatches} dispatches, ${rest.join(', ')}, ${ms.toFixed(1)} ms: ${perDispatch} µs a dispatch`,
+      `${what.padEnd(10)} ${dispatches} dispatches, ${rest.join(', ')}; ${ms.toFixed(1)} ms of a core${each}${took}`,
     );
   };
   let before = { ...counts };
@@ -70,13 +76,13 @@ async function main(): Promise<void> {
     const { user, system } = process.cpuUsage();
     return (user + system) / 1000;
   };
-  let began = milliseconds();
+  let [began, wallBegan] = [milliseconds(), performance.now()];
   const since = () => {
     const difference = Object.fromEntries(NAMES.map((name) => [name, counts[name] - before[name]])) as Counts;
     before = { ...counts };
-    const ms = milliseconds() - began;
-    began = milliseconds();
-    return { difference, ms };
+    const [ms, wall] = [milliseconds() - began, performance.now() - wallBegan];
+    [began, wallBegan] = [milliseconds(), performance.now()];
+    return { difference, ms, wall };
   };
 
   const state = await createTrainingState(await loadCheckpoint(checkpoint), {}, args);
@@ -88,14 +94,14 @@ async function main(): Promise<void> {
     onProgress: () => void positions.push(since()),
   });
   const counted = positions.slice(FIRST);
-  const middle = (name: keyof Counts) => median(counted.map(({ difference }) => difference[name]));
-  const typical = Object.fromEntries(NAMES.map((name) => [name, middle(name)])) as Counts;
-  print('a position', typical, median(counted.map(({ ms }) => ms)));
+  const middle = (of: (position: ReturnType<typeof since>) => number) => median(counted.map(of));
+  const difference = Object.fromEntries(NAMES.map((name) => [name, middle((p) => p.difference[name])])) as Counts;
+  print('position', { difference, ms: middle(({ ms }) => ms), wall: middle(({ wall }) => wall) });
 
   let last = false;
   const step = await createStep(checkpoint, args, (part) => {
-    const { difference, ms } = since();
-    if (last) print(part.replace('_s', ''), difference, ms);
+    const counted = since();
+    if (last) print(part.replace('_s', ''), counted);
   });
   await step();
   last = true;
