@@ -172,6 +172,26 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     backend.submitQueue();
   };
 
+  const putList = (list: ArrayLike<number>, type: Scalar): number => {
+    const at = lists.take(4 * list.length);
+    (type === 'f32' ? lists.floats : lists.integers).set(list, at / 4);
+    return at;
+  };
+  // What has few numbers travels with those of the calls: the backend makes a buffer for each of them.
+  const upload = backend.uploadToGPU.bind(backend);
+  backend.uploadToGPU = (dataId) => {
+    const data = backend.tensorMap.get(dataId);
+    const values = data.values as ArrayLike<number> | undefined | null;
+    if (data.resource || !values || values.length === 0 || values.length > MOST_DATA) return upload(dataId);
+    data.values = null;
+    upload(dataId);
+    if (!lists.fits(4 * values.length)) submitNow();
+    const at = putList(values, data.dtype === 'float32' ? 'f32' : 'i32');
+    backend.ensureCommandEncoderReady();
+    backend.endComputePassEncoder();
+    backend.commandEncoder!.copyBufferToBuffer(lists.buffer, at, data.resource!, 0, 4 * values.length);
+  };
+
   const compiled = new Map<Wgsl, Compiled>();
   const compiledOf = (kernel: Wgsl): Compiled => {
     const known = compiled.get(kernel);
@@ -233,18 +253,24 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
   const run = (kernel: Wgsl, args: Record<string, unknown>, count: number): void => {
     if (count === 0) return;
     const known = compiledOf(kernel);
-    const bound = known.tensors.map((name) => {
+    const bound: GpuBuffer[] = [];
+    for (const name of known.tensors) {
       const tensor = args[name] as tf.TensorInfo;
-      return bufferOf(kernel.inputs[name] === 'f32' ? inFloats(tensor) : tensor);
-    });
+      bound.push(bufferOf(kernel.inputs[name] === 'f32' ? inFloats(tensor) : tensor));
+    }
     const group = groupOf(known, bound);
     const list = known.data && (args[known.data[0]] as ArrayLike<number>);
     if (list && list.length > MOST_DATA) {
       throw new Error(`${kernel.name}: a list of ${list.length} numbers, where there may be ${MOST_DATA}`);
     }
     if (!slots.fits(SLOT) || (list && !lists.fits(4 * list.length))) submitNow();
-    const offsets = [slots.put(SLOT, (view, at) => writeNumbers(view, at, { ...known, args, count }))];
-    if (list) offsets.push(lists.put(4 * list.length, (view, at) => writeList(view, at, list, known.data![1])));
+    const at = slots.take(SLOT);
+    slots.integers[at / 4] = count;
+    for (let i = 0; i < known.numbers.length; i++) {
+      const [name, type] = known.numbers[i];
+      (type === 'u32' ? slots.integers : slots.floats)[at / 4 + 1 + i] = args[name] as number;
+    }
+    const offsets = list ? [at, putList(list, known.data![1])] : [at];
     backend.ensureCommandEncoderReady();
     backend.computePassEncoder ??= backend.commandEncoder!.beginComputePass();
     const pass = backend.computePassEncoder;
@@ -287,17 +313,18 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
  * the queue keeps that order, so that the next commands may find other numbers in the same place.
  */
 function newRing({ device }: WebGpuBackend, bytes: number, usage: number) {
-  const buffer = device.createBuffer({ size: bytes, usage: usage | USAGE.copyDestination });
+  const buffer = device.createBuffer({ size: bytes, usage: usage | USAGE.copyDestination | USAGE.copySource });
   const content = new ArrayBuffer(bytes);
-  const view = new DataView(content);
   let used = 0;
   const room = usage === USAGE.uniform ? bytes : bytes - 4 * MOST_DATA; // a list is bound with room for the longest
   return {
     buffer,
+    floats: new Float32Array(content),
+    integers: new Int32Array(content),
     fits: (size: number) => used + size <= room,
-    put(size: number, write: (view: DataView, at: number) => void): number {
+    /** @returns where these bytes begin */
+    take(size: number): number {
       const at = used;
-      write(view, at);
       used += SLOT * Math.ceil(size / SLOT);
       return at;
     },
@@ -306,24 +333,6 @@ function newRing({ device }: WebGpuBackend, bytes: number, usage: number) {
       used = 0;
     },
   };
-}
-
-function writeNumbers(
-  view: DataView,
-  at: number,
-  { numbers, args, count }: Pick<Compiled, 'numbers'> & { args: Record<string, unknown>; count: number },
-): void {
-  view.setUint32(at, count, true);
-  for (const [i, [name, type]] of numbers.entries()) {
-    const value = args[name] as number;
-    if (type === 'u32') view.setUint32(at + 4 + 4 * i, value, true);
-    else view.setFloat32(at + 4 + 4 * i, value, true);
-  }
-}
-
-function writeList({ buffer }: DataView, at: number, list: ArrayLike<number>, type: Scalar): void {
-  const numbers = type === 'f32' ? new Float32Array(buffer, at, list.length) : new Int32Array(buffer, at, list.length);
-  numbers.set(list);
 }
 
 function compile(kernel: Wgsl, { device }: WebGpuBackend): Omit<Compiled, 'id'> {

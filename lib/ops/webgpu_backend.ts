@@ -25,6 +25,11 @@ type ComputePass = {
   dispatchWorkgroups(x: number, y: number): void;
 };
 
+type CommandEncoder = {
+  beginComputePass(): ComputePass;
+  copyBufferToBuffer(source: GpuBuffer, from: number, destination: GpuBuffer, to: number, bytes: number): void;
+};
+
 export type WebGpuBackend = tf.KernelBackend & {
   device: Device;
   bufferManager: {
@@ -37,7 +42,7 @@ export type WebGpuBackend = tf.KernelBackend & {
   /** `dtype` is that of the memory: what was cast to float32 may still hold integers. */
   tensorMap: { get(dataId: object): { dtype: tf.DataType; values?: unknown; resource?: GpuBuffer | null } };
   /** The commands that are not submitted yet, and the pass at their end: null where there is none. */
-  commandEncoder: { beginComputePass(): ComputePass } | null;
+  commandEncoder: CommandEncoder | null;
   computePassEncoder: ComputePass | null;
   dispatchCountInPass: number;
   /** Tensors that commands not submitted yet refer to. */
@@ -52,5 +57,5 @@ export type WebGpuBackend = tf.KernelBackend & {
 };
 
 /** WebGPU's constants, which a browser has as globals. */
-export const USAGE = { copyDestination: 8, uniform: 64, storage: 128 };
+export const USAGE = { copySource: 4, copyDestination: 8, uniform: 64, storage: 128 };
 export const COMPUTE_STAGE = 4;

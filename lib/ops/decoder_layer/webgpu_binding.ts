@@ -1,7 +1,7 @@
 import type * as tf from '@tensorflow/tfjs';
 import { withRoom } from '../append/webgpu_binding.ts';
 import { SMALL_TILE } from '../mat_mul/webgpu_kernel.ts';
-import { onWebGpu } from '../on_webgpu.ts';
+import { onWebGpu, type WebGpu } from '../on_webgpu.ts';
 import { rmsNorm } from '../rms_norm/webgpu_kernel.ts';
 import { type LayerTensors, layerKernel } from './decoder_layer.ts';
 import { addProjected, attendOnce, gatePairs, placeHeads, project } from './webgpu_kernel.ts';
@@ -16,38 +16,14 @@ export const decoderLayerOnWebGpu = [
     const [rows, width] = x.shape;
     const dim = 2 * cos.shape[2];
     const [heads, kvHeads] = [q.shape[0] / dim, k.shape[0] / dim];
-    const tilesDown = Math.ceil(rows / SMALL_TILE);
-    const tilesAcross = (matrices: tf.TensorInfo[]) =>
-      matrices.reduce((sum, { shape }) => sum + Math.ceil(shape[0] / SMALL_TILE), 0);
+    const space = { length, filled: length + 1, room };
+    const keys = withRoom(tensors.pastK, webgpu, space);
+    const values = withRoom(tensors.pastV, webgpu, space);
+    const places = { heads, kvHeads, dim, slotCount: keys.shape[0] / kvHeads, room: keys.shape[1] };
 
-    const norm = (weight: tf.TensorInfo, y: tf.TensorInfo) =>
-      run(rmsNorm, { x, weight, y, inverse: scratch([rows, 1]), width, epsilon }, rows);
-    /** x times two or three matrices, side by side. */
-    const projected = (x: tf.TensorInfo, matrices: tf.TensorInfo[], biases: (tf.TensorInfo | undefined)[]) => {
-      const [w1, w2, w3 = w2] = matrices;
-      const [n1, n2, n3 = 0] = matrices.map(({ shape }) => shape[0]);
-      const [b1 = x, b2 = x, b3 = x] = biases; // what is not there is not read
-      const y = scratch([rows, n1 + n2 + n3]);
-      const across = tilesAcross(matrices);
-      const numbers = { m: rows, k: x.shape[1], n1, n2, n3, across, biased: biases[0] ? 1 : 0 };
-      run(project, { x, w1, w2, w3, b1, b2, b3, y, ...numbers }, tilesDown * across);
-      return y;
-    };
-    /** Adds x times a matrix to the residual stream. */
-    const add = (from: tf.TensorInfo, w1: tf.TensorInfo, bias: tf.TensorInfo | undefined) => {
-      const across = tilesAcross([w1]);
-      const numbers = { m: rows, k: from.shape[1], n1: width, across, biased: bias ? 1 : 0 };
-      run(addProjected, { x: from, w1, b1: bias ?? from, y: x, ...numbers }, tilesDown * across);
-    };
-
-    const [keys, values] = [tensors.pastK, tensors.pastV].map((past) =>
-      withRoom(past, webgpu, { length, filled: length + 1, room }),
-    );
-    const slotCount = keys.shape[0] / kvHeads;
-    const places = { heads, kvHeads, dim, slotCount, room: keys.shape[1] };
-    const normed = scratch(x.shape);
-    norm(tensors.inputNorm, normed);
-    const qkv = projected(normed, [q, k, v], [qBias, kBias, vBias]);
+    const [normed, inverse] = [scratch(x.shape), scratch([rows, 1])];
+    run(rmsNorm, { x, weight: tensors.inputNorm, y: normed, inverse, width, epsilon }, rows);
+    const qkv = projected(normed, [q, k, v], [qBias, kBias, vBias], webgpu);
     run(
       placeHeads,
       {
@@ -62,17 +38,50 @@ export const decoderLayerOnWebGpu = [
       {
         ...{ qkv, prefixKeys: prefixK ?? cos, prefixValues: prefixV ?? cos, keys, values, out: mixed },
         ...{ ...places, rows, group, length: length + 1, prefixLength: prefixK?.shape[1] ?? 0 },
-        ...{ padded: prompts ? 1 : 0, scale: 1 / Math.sqrt(dim), lists: [...slots, ...(prompts ?? [])] },
+        ...{ padded: prompts ? 1 : 0, scale: 1 / Math.sqrt(dim), lists: prompts ? [...slots, ...prompts] : slots },
       },
       rows * heads,
     );
-    add(mixed, o, oBias);
-    norm(tensors.outputNorm, normed);
-    const gateUp = projected(normed, [gate, up], [gateBias, upBias]);
+    add(x, mixed, { matrix: o, bias: oBias }, webgpu);
+    run(rmsNorm, { x, weight: tensors.outputNorm, y: normed, inverse, width, epsilon }, rows);
+    const gateUp = projected(normed, [gate, up], [gateBias, upBias], webgpu);
     const [inner, count] = [gate.shape[0], rows * gate.shape[0]];
     const gated = scratch([rows, inner]);
     run(gatePairs, { gateUp, y: gated, count, width: inner }, Math.ceil(count / gatePairs.threads));
-    add(gated, down, downBias);
+    add(x, gated, { matrix: down, bias: downBias }, webgpu);
     return [overwritten(x), keys, values];
   }),
 ];
+
+type Bias = tf.TensorInfo | undefined;
+
+/** x times two or three matrices, side by side. */
+function projected(
+  x: tf.TensorInfo,
+  [w1, w2, w3 = w2]: tf.TensorInfo[],
+  [b1 = x, b2 = x, b3 = x]: Bias[], // what is not there is not read
+  { run, scratch }: WebGpu,
+): tf.TensorInfo {
+  const [m, k] = x.shape;
+  const [n1, n2, n3] = [w1.shape[0], w2.shape[0], w3 === w2 ? 0 : w3.shape[0]];
+  const across = tilesOf(n1) + tilesOf(n2) + tilesOf(n3);
+  const y = scratch([m, n1 + n2 + n3]);
+  const numbers = { m, k, n1, n2, n3, across, biased: b1 === x ? 0 : 1 };
+  run(project, { x, w1, w2, w3, b1, b2, b3, y, ...numbers }, tilesOf(m) * across);
+  return y;
+}
+
+/** Adds x times a matrix to the residual stream. */
+function add(
+  stream: tf.TensorInfo,
+  x: tf.TensorInfo,
+  { matrix, bias }: { matrix: tf.TensorInfo; bias: Bias },
+  { run }: WebGpu,
+): void {
+  const [m, k] = x.shape;
+  const across = tilesOf(matrix.shape[0]);
+  const numbers = { m, k, n1: matrix.shape[0], across, biased: bias ? 1 : 0 };
+  run(addProjected, { x, w1: matrix, b1: bias ?? x, y: stream, ...numbers }, tilesOf(m) * across);
+}
+
+const tilesOf = (size: number) => Math.ceil(size / SMALL_TILE);
