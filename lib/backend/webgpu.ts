@@ -5,7 +5,7 @@
 import { setImmediate } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
-import type { GpuBuffer, WebGpuBackend } from '../ops/webgpu_backend.ts';
+import { numberOf, type WebGpuBackend } from '../ops/webgpu_backend.ts';
 import { registerWebGpuKernels } from '../ops/webgpu_kernels.ts';
 import { chooseGpu, type Device, type Gpu, isSoftware, listGpus, loadDawn } from './gpus.ts';
 
@@ -155,16 +155,17 @@ function reuseAtOnce(backend: WebGpuBackend): void {
 
   const { bufferManager } = backend;
   const acquire = bufferManager.acquireBuffer.bind(bufferManager);
-  const made = new WeakMap<GpuBuffer, number>();
-  let count = 0;
   bufferManager.acquireBuffer = (size, usage, ...rest) => {
-    const free = bufferManager.freeBuffers.get(`${size}_${usage}`) ?? []; // the last one will be taken
-    const age = (i: number) => made.get(free[i])!;
-    let first = free.length - 1;
-    for (let i = 0; i < free.length; i++) if (age(i) < age(first)) first = i;
-    if (free.length > 1) [free[first], free[free.length - 1]] = [free[free.length - 1], free[first]];
+    const free = bufferManager.freeBuffers.get(`${size}_${usage}`); // of these, the last one will be taken
+    if (free && free.length > 1) {
+      let first = free.length - 1;
+      for (let i = 0; i < free.length; i++) if (numberOf(free[i]) < numberOf(free[first])) first = i;
+      const oldest = free[first];
+      free[first] = free[free.length - 1];
+      free[free.length - 1] = oldest;
+    }
     const buffer = acquire(size, usage, ...rest);
-    if (!made.has(buffer)) made.set(buffer, count++);
+    numberOf(buffer);
     return buffer;
   };
 }

@@ -5,7 +5,14 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import type { Kernel } from './fusible.ts';
-import { type BindGroup, COMPUTE_STAGE, type GpuBuffer, USAGE, type WebGpuBackend } from './webgpu_backend.ts';
+import {
+  type BindGroup,
+  COMPUTE_STAGE,
+  type GpuBuffer,
+  numberOf,
+  USAGE,
+  type WebGpuBackend,
+} from './webgpu_backend.ts';
 
 type Scalar = 'f32' | 'u32' | 'i32';
 
@@ -203,17 +210,9 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
 
   // Bind groups by kernel and buffers: memory is given out again in the same order, so most calls find theirs.
   const groups = new Map<string, BindGroup>();
-  const buffers = new WeakMap<GpuBuffer, number>();
-  let lastBuffer = 0;
-  const idOf = (buffer: GpuBuffer): number => {
-    const known = buffers.get(buffer);
-    if (known !== undefined) return known;
-    buffers.set(buffer, ++lastBuffer);
-    return lastBuffer;
-  };
   const groupOf = ({ id, layout, data }: Compiled, bound: GpuBuffer[]): BindGroup => {
     let key = `${id}`;
-    for (const buffer of bound) key += `,${idOf(buffer)}`;
+    for (const buffer of bound) key += `,${numberOf(buffer)}`;
     const known = groups.get(key);
     if (known) return known;
     if (groups.size >= MOST_GROUPS) groups.clear();

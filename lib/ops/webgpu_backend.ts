@@ -1,7 +1,15 @@
 /** TensorFlow.js's webgpu backend as its kernels see it: those parts that are used here, some of which it calls private. */
 import type * as tf from '@tensorflow/tfjs';
 
-export type GpuBuffer = { size: number; destroy(): void };
+export type GpuBuffer = { size: number; destroy(): void; number?: number };
+
+let buffers = 0;
+
+/** Numbers buffers in the order in which they are first asked for. */
+export const numberOf = (buffer: GpuBuffer): number => {
+  buffer.number ??= ++buffers;
+  return buffer.number;
+};
 
 type Layout = object;
 type Pipeline = object;
