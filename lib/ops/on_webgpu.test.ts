@@ -3,6 +3,8 @@ import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { reason, WITHOUT_GPU } from '../../testing/gpus.ts';
 import { initBackend } from '../backend/index.ts';
+import { uniform } from '../random.ts';
+import { random } from './comparisons.ts';
 import { counters } from './on_webgpu.ts';
 import { rmsNorm } from './rms_norm/rms_norm.ts';
 import { swiGlu } from './swiglu/swiglu.ts';
@@ -48,6 +50,23 @@ describe.skipIf(WITHOUT_GPU)(`kernels on webgpu${reason}`, () => {
     expect((await gated.data())[0]).toBeCloseTo(0.5 / (1 + Math.exp(-1)), 6);
     const [minimum] = tf.grads((x) => tf.minimum(x, 1))([x]);
     expect(Array.from(await minimum.data())).toEqual([1, 1, 0]);
+  });
+
+  test('the gradient of gather adds up rows taken several times, to the same bits every time', async () => {
+    const [rows, width, taken] = [37, 70, 300];
+    const ids = Int32Array.from({ length: taken }, (_, i) => Math.floor(rows * uniform(1, i) ** 2));
+    const dy = random([taken, width]);
+    const gradient = () =>
+      tf
+        .grad((x) => tf.gather(x, tf.tensor1d(ids, 'int32')))(tf.zeros([rows, width]), dy)
+        .data();
+    const [x, first, second] = [await dy.data(), await gradient(), await gradient()];
+    expect(first).toEqual(second);
+    const expected = new Float64Array(rows * width);
+    for (const [i, id] of ids.entries()) {
+      for (let d = 0; d < width; d++) expected[id * width + d] += x[i * width + d];
+    }
+    first.forEach((value, i) => void expect(Math.abs(value - expected[i])).toBeLessThan(1e-4));
   });
 
   test('more workgroups than there may be in one dimension', async () => {

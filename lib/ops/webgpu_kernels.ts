@@ -6,7 +6,7 @@ import { appendOnWebGpu } from './append/webgpu_binding.ts';
 import { attentionOnWebGpu } from './attention/webgpu_binding.ts';
 import { decoderLayerOnWebGpu } from './decoder_layer/webgpu_binding.ts';
 import { matMulOnWebGpu } from './mat_mul/webgpu_binding.ts';
-import { gatherOnWebGpu, moveRowsOnWebGpu } from './move_rows/webgpu_binding.ts';
+import { gatherOnWebGpu, moveRowsOnWebGpu, sumSegmentsOnWebGpu } from './move_rows/webgpu_binding.ts';
 import { createWebGpu, type WebGpuKernel } from './on_webgpu.ts';
 import { rmsNormOnWebGpu } from './rms_norm/webgpu_binding.ts';
 import { rotaryEmbeddingOnWebGpu } from './rotary_embedding/webgpu_binding.ts';
@@ -31,7 +31,13 @@ export const WEBGPU_KERNELS: WebGpuKernel[] = [
 ];
 
 /** Those that stand in the place of one of the backend's own. */
-const REPLACEMENTS: WebGpuKernel[] = [addOnWebGpu, gatherOnWebGpu, matMulOnWebGpu, multiplyOnWebGpu];
+const REPLACEMENTS: WebGpuKernel[] = [
+  addOnWebGpu,
+  gatherOnWebGpu,
+  matMulOnWebGpu,
+  multiplyOnWebGpu,
+  sumSegmentsOnWebGpu,
+];
 
 /** Registers them with the webgpu backend, which must be the current one. */
 export function registerWebGpuKernels(options: { batch: number }): void {

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs';
 import { onWebGpu, replaceOnWebGpu } from '../on_webgpu.ts';
 import { sizeOf } from '../shapes.ts';
 import { gatherRows } from './move_rows.ts';
-import { gatherRows as kernel } from './webgpu_kernel.ts';
+import { gatherRows as kernel, sumSegments } from './webgpu_kernel.ts';
 
 export const moveRowsOnWebGpu = [
   onWebGpu(gatherRows, ([x, index], { run, output }) => {
@@ -23,3 +23,16 @@ export const gatherOnWebGpu = replaceOnWebGpu(tf.GatherV2, ({ x, indices }, { ru
   run(kernel, { x, index: indices, y, count, width, limit }, Math.ceil(count / kernel.threads));
   return y;
 });
+
+/** The gradient of that. The backend's own adds with atomic operations, in another order every time. */
+export const sumSegmentsOnWebGpu = replaceOnWebGpu(
+  tf.UnsortedSegmentSum,
+  ({ x, segmentIds: segments }, { run, output }, { numSegments }) => {
+    if (x.dtype !== 'float32' || segments.dtype !== 'int32' || segments.shape.length !== 1) return undefined;
+    const [rows, ...row] = x.shape;
+    const y = output([numSegments as number, ...row]);
+    const width = sizeOf(row);
+    run(sumSegments, { x, segments, y, rows, width }, width > 0 ? (numSegments as number) : 0);
+    return y;
+  },
+);
