@@ -35,29 +35,66 @@ export async function chart(specification: object): Promise<void> {
 export type WrittenToken = { text: string; by: 'prompt' | 'policy' | 'tool' };
 
 const COLORS = { prompt: '#eaeef2', policy: '#b6e3ff', tool: '#ffd8b5' };
-const [CHARACTER, LINE, WIDTH] = [7.3, 46, 860]; // of 12-pixel letters of equal width
 
 /** Shows tokens as boxes, coloured by who wrote them, with the mask below: 1 where the policy is trained. */
 export function tokens(written: WrittenToken[]): void {
-  let [x, y] = [0, 24];
-  const boxes = written.map(({ text, by }) => {
-    const shown = text.replaceAll(' ', '␣').replaceAll('\n', '⏎');
-    const width = CHARACTER * [...shown].length + 6;
-    if (x + width > WIDTH) [x, y] = [0, y + LINE];
-    const center = x + width / 2;
-    const box =
-      `<rect x="${x}" y="${y}" width="${width - 2}" height="20" rx="3" fill="${COLORS[by]}"/>` +
-      `<text x="${center - 1}" y="${y + 14}">${inHtml(shown)}</text>` +
-      `<text x="${center - 1}" y="${y + 33}" fill="#57606a">${by === 'policy' ? 1 : 0}</text>`;
-    x += width;
-    return box;
-  });
-  const legend = (Object.keys(COLORS) as WrittenToken['by'][]).map((by, i) => {
+  const legend = Object.entries(COLORS).map(([text, fill]) => ({ text, fill }));
+  const row = written.map(({ text, by }) => ({ text, fill: COLORS[by], below: by === 'policy' ? '1' : '0' }));
+  boxes([row], legend, 46);
+}
+
+/**
+ * Shows the tokens of completions, a row each, shaded by a value: blue above 0 and orange below, the deeper the further from it.
+ * @param most - the value that is as deep as it gets
+ */
+export function shaded(rows: { text: string; value: number }[][], most: number): void {
+  const fill = (value: number) => {
+    const depth = Math.min(1, Math.abs(value) / most);
+    const [red, green, blue] = (value < 0 ? [255, 150, 60] : [70, 160, 255]).map((c) =>
+      Math.round(255 + (c - 255) * depth),
+    );
+    return `rgb(${red},${green},${blue})`;
+  };
+  const ends = rows.flat().some(({ value }) => value < 0) ? [-most, 0, most] : [0, most];
+  const legend = ends.map((value) => ({
+    text: String(Number(value.toPrecision(2))).replace('-', '−'),
+    fill: fill(value),
+  }));
+  boxes(
+    rows.map((row) => row.map(({ text, value }) => ({ text, fill: fill(value), below: '' }))),
+    legend,
+    26,
+  );
+}
+
+type Box = { text: string; fill: string };
+const [CHARACTER, WIDTH] = [7.3, 860]; // of 12-pixel letters of equal width
+
+/** Boxes from left to right, each row on a new line, and in as many lines as it takes. */
+function boxes(rows: (Box & { below: string })[][], legend: Box[], lineHeight: number): void {
+  const drawn: string[] = [];
+  let y = 24 - lineHeight;
+  for (const row of rows) {
+    let x = WIDTH;
+    for (const { text, fill, below } of row) {
+      const shown = text.replaceAll(' ', '␣').replaceAll('\n', '⏎');
+      const width = CHARACTER * [...shown].length + 6;
+      if (x + width > WIDTH) [x, y] = [0, y + lineHeight];
+      const center = x + width / 2 - 1;
+      drawn.push(
+        `<rect x="${x}" y="${y}" width="${width - 2}" height="20" rx="3" fill="${fill}"/>`,
+        `<text x="${center}" y="${y + 14}">${inHtml(shown)}</text>`,
+        below && `<text x="${center}" y="${y + 33}" fill="#57606a">${below}</text>`,
+      );
+      x += width;
+    }
+  }
+  const key = legend.map(({ text, fill }, i) => {
     const left = 110 * i;
-    return `<rect x="${left}" y="0" width="14" height="14" fill="${COLORS[by]}"/><text x="${left + 20}" y="11" text-anchor="start">${by}</text>`;
+    return `<rect x="${left}" y="0" width="14" height="14" fill="${fill}" stroke="#d0d7de"/><text x="${left + 20}" y="11" text-anchor="start">${text}</text>`;
   });
-  const size = `width="${WIDTH}" height="${y + LINE}"`;
+  const size = `width="${WIDTH}" height="${y + lineHeight}"`;
   display.svg(
-    `<svg xmlns="http://www.w3.org/2000/svg" ${size} viewBox="0 0 ${WIDTH} ${y + LINE}" font-family="monospace" font-size="12" text-anchor="middle"><rect ${size} fill="white"/>${legend.join('')}${boxes.join('')}</svg>`,
+    `<svg xmlns="http://www.w3.org/2000/svg" ${size} viewBox="0 0 ${WIDTH} ${y + lineHeight}" font-family="monospace" font-size="12" text-anchor="middle"><rect ${size} fill="white"/>${key.join('')}${drawn.join('')}</svg>`,
   );
 }
