@@ -1,5 +1,3 @@
-/** What the rewards of this folder look at: the answer of a completion, and the lines of its working. */
-
 /** What stands in the answer's tags, if anything does. */
 export const answerIn = (text: string): string | undefined => /<answer>(.+?)<\/answer>/s.exec(text)?.[1].trim();
 
