@@ -21,6 +21,7 @@ const FOLDERS = [
   'bench',
   'trainer',
   'docs/compare_variants',
+  'notebooks',
   ...EXPERIMENTS,
 ];
 const READMES = [...FOLDERS.map((folder) => join(folder, 'README.md')), 'CONTRIBUTING.md'].filter((file) =>
