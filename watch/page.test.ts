@@ -81,6 +81,8 @@ describe.skipIf(why !== '')(`npm run watch in a browser${why}`, () => {
   };
   const both = (use: (url: string) => Promise<void>) => served([at('first'), at('second')], use);
   const stepShown = (page: Page) => page.textContent('output');
+  /** Milliseconds. */
+  const sinceNavigation = (page: Page) => page.evaluate<number>('performance.now()');
   /** Waits until an element shows a text. */
   const shows = (page: Page, selector: string, text: string | RegExp) =>
     expect.poll(() => page.textContent(selector), { timeout: 60_000, interval: 10 }).toMatch(text);
@@ -172,17 +174,7 @@ describe.skipIf(why !== '')(`npm run watch in a browser${why}`, () => {
         );
       }
       expect([...reached].filter((name) => name.startsWith('invisible'))).toEqual([]);
-      for (const name of [
-        '←',
-        '→',
-        'newest',
-        'range',
-        'radio',
-        'select',
-        'article',
-        'tokens one by one',
-        '2drgrposecond',
-      ])
+      for (const name of ['←', '→', 'newest', 'range', 'radio', 'select', 'article', '3 tokens', '2drgrposecond'])
         expect([...reached]).toContain(name);
 
       // A choice has the arrows for itself; a table opens with Enter.
@@ -245,7 +237,6 @@ describe.skipIf(why !== '')(`npm run watch in a browser${why}`, () => {
           await Promise.all([reaches('.title'), reaches('output')]);
           late.push((Date.now() - when) / 1000);
         }
-        console.log(`seconds from a step to the page: ${late.join(', ')}`);
         expect(Math.min(...late)).toBeLessThan(2); // the machine that tests run on may be busy at times
         expect(await page.textContent('.state')).toBe('running');
         child.kill('SIGKILL');
@@ -259,37 +250,28 @@ describe.skipIf(why !== '')(`npm run watch in a browser${why}`, () => {
   });
 
   it('opens a run of 10,000 steps within a second, and goes through it', async () => {
+    let usual = 0;
+    await both(async (url) => {
+      usual = await sinceNavigation((await open(url)).page);
+    });
     writeRun(at('long'), { steps: 10_000 });
     const watched = watchRuns([at('long')]);
-    const began = performance.now();
     await watched.refresh();
-    const read = performance.now();
     await watched.curves();
-    const drawn = performance.now();
     const { url, close } = await serve(watched, parts!, 0);
-    const before = performance.now();
     const { page, problems } = await open(url);
-    const opened = performance.now();
+    const opened = await sinceNavigation(page);
     await page.waitForSelector('.panel');
-    const complete = performance.now();
     await page.keyboard.press('Home');
     await shows(page, 'output', /^step 1$/);
-    const turned = performance.now();
     for (let i = 0; i < 50; i++) await page.keyboard.press('ArrowRight');
     await shows(page, 'output', /^step 51$/);
-    const scrolled = performance.now();
-    const times = {
-      ...{ reading: read - began, drawing: drawn - read, opening: opened - before, withCurves: complete - before },
-      ...{ toTheFirst: turned - complete, through50: scrolled - turned },
-    };
-    console.log(
-      'milliseconds:',
-      JSON.stringify(times, (_, value) => (typeof value === 'number' ? Math.round(value) : value)),
-    );
+    await page.fill('input[type="range"]', '7000');
+    await shows(page, 'output', /^step 7001$/);
     expect(await page.textContent('watch-curves')).toContain('each point is the mean of 34 steps');
     expect(problems).toEqual([]);
-    // On a machine that does nothing else a tenth of this; what it must not do is to read 80,000 completions again.
-    expect(opened - before).toBeLessThan(5000);
+    // A second, unless the machine is so busy that no run opens within that.
+    expect(opened).toBeLessThan(Math.max(1000, 2 * usual));
     await page.close();
     await close();
   });

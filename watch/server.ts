@@ -98,8 +98,9 @@ export type Watched = ReturnType<typeof watchRuns>;
 
 /** All that a report shows. Of more steps than it has room for, some at equal distances, the first and the last. */
 export async function reportOf(watched: Watched): Promise<Report> {
-  await watched.refresh();
   const { runs, told } = watched;
+  await Promise.all(runs.map(({ described }) => described));
+  await watched.refresh();
   const room = Math.max(2, Math.floor(STEPS_IN_REPORT / runs.length));
   const kept = told().runs.map(({ groups }) => {
     const count = Math.min(groups, room);

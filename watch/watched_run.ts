@@ -21,6 +21,8 @@ export type WatchedRun = {
   folder: string;
   experiment: string;
   options: JsonObject;
+  /** when it is known which of the options are not the defaults */
+  described: Promise<void>;
   /** one entry a step */
   entries: () => LogEntry[];
   /** Reads what is new, and says whether anything is. */
@@ -45,12 +47,15 @@ type Place = Asked & { begin: number; end: number };
 export function watchRun(folder: string): WatchedRun {
   const config = readConfig(folder);
   const { experiment, options } = config;
-  const defaults = defaultsOf(experiment);
-  const differing = () => describeOptions(options, defaults.found);
+  let defaults: JsonObject | undefined;
+  let isDescribed = false; // whether the defaults, if there are any, have been told
+  const described = defaultsOf(experiment).then((found) => {
+    defaults = found;
+  });
   const steps = new Map<number, LogEntry>();
   const damaged = new Map<string, number>();
   let [notices, answers, places]: [LogEntry[], LogEntry[], Place[]] = [[], [], []];
-  let [sorted, state, wasFound]: [LogEntry[], RunState, boolean] = [[], 'stopped', false];
+  let [sorted, state]: [LogEntry[], RunState] = [[], 'stopped'];
 
   const follow = (name: string, onEntry: (entry: LogEntry) => void, restart: () => void) =>
     followLines(
@@ -114,16 +119,16 @@ export function watchRun(folder: string): WatchedRun {
     folder,
     experiment,
     options,
+    described,
     entries: () => sorted,
     refresh: async () => {
       let isNew = false;
       for (const read of logs) isNew = (await read()) || isNew; // in the order in which a run writes them, nearly
       if (isNew) sorted = [...steps.values()].sort((a, b) => a.step - b.step);
-      const [before, foundNow] = [state, defaults.found !== undefined];
+      const [before, wasDescribed] = [state, isDescribed];
       state = stateNow();
-      const isOther = isNew || before !== state || wasFound !== foundNow;
-      wasFound = foundNow;
-      return isOther;
+      isDescribed = defaults !== undefined;
+      return isNew || before !== state || wasDescribed !== isDescribed;
     },
     told: () => {
       const last = sorted.at(-1)?.step ?? 0;
@@ -142,7 +147,7 @@ export function watchRun(folder: string): WatchedRun {
         step: last,
         maxSteps,
         ...(state === 'running' && seconds > 0 ? { left: seconds * Math.max(0, maxSteps - last) } : {}),
-        options: differing(),
+        options: describeOptions(options, defaults),
         newest: newestOf(sorted),
         notices: [...unread, ...told],
         answers: answersOf(answers, namesOf(sorted)),
@@ -205,23 +210,21 @@ const textOf = (value: unknown): string =>
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** The defaults of an experiment, once they are found: by a process of its own, because the experiment loads TensorFlow.js. */
-function defaultsOf(experiment: string): { found?: JsonObject } {
-  const defaults: { found?: JsonObject } = {};
+const asked = new Map<string, Promise<JsonObject | undefined>>();
+/** The defaults of an experiment, if it has any: from a process of its own, because the experiment loads TensorFlow.js. */
+function defaultsOf(experiment: string): Promise<JsonObject | undefined> {
   const script = join(REPOSITORY, experiment, 'train.ts');
-  if (!/^experiment_[a-z_]+$/.test(experiment) || !existsSync(script)) return defaults;
+  if (!/^experiment_[a-z_]+$/.test(experiment) || !existsSync(script)) return Promise.resolve(undefined);
   const program = `const { createCommand } = await import(${JSON.stringify(pathToFileURL(script).href)});
     console.log(JSON.stringify(createCommand().opts()));`;
-  const child = promisify(execFile)(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', program], {
-    cwd: REPOSITORY,
-  });
-  child.child.unref();
-  child.then(
-    ({ stdout }) => {
-      defaults.found = JSON.parse(stdout.trim().split('\n').at(-1)!);
-    },
-    () => {}, // all options are shown then
-  );
+  const args = ['--import', 'tsx', '--input-type=module', '-e', program];
+  const ask = () =>
+    promisify(execFile)(process.execPath, args, { cwd: REPOSITORY }).then(
+      ({ stdout }) => JSON.parse(stdout.trim().split('\n').at(-1)!),
+      () => undefined, // all options are shown then
+    );
+  const defaults = asked.get(experiment) ?? ask();
+  asked.set(experiment, defaults);
   return defaults;
 }
 

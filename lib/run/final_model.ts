@@ -5,6 +5,7 @@ import type { Pretrained } from '../checkpoint/pretrained.ts';
 import { roundingLoss } from '../checkpoint/rounding.ts';
 import { mistakeIn } from '../errors.ts';
 import { mergeLora } from '../model/lora.ts';
+import { quoted } from '../text.ts';
 import type { TrainingState } from '../training/state.ts';
 import { answerLines } from './evaluation.ts';
 import { briefly, duration } from './progress.ts';
@@ -41,6 +42,8 @@ export async function finishRun(
   for (const line of answerLines(run.answers())) console.log(line);
   if (counters.skipped > 0) console.log(`updates that were skipped: ${counters.skipped}`);
   console.log(`training time: ${duration(counters.seconds ?? 0)}`);
+  if (run.experiment.startsWith('experiment_'))
+    console.log(`to see its groups: npm run watch -- ${quoted(run.folder)}`);
   console.log(`model: ${folder}\ncurves: ${run.folder}/curves.svg`);
   await sayRounding(run, roundingLoss(params, { source, dtype }));
 }

@@ -1,7 +1,7 @@
 /** The page: what of which run is shown, and the keys. */
 import type { Told, ToldRun, ToldStep } from '../told.ts';
 import { button, element, visible } from './dom.ts';
-import { cardOf, rewardsOf, SHADES, type Shade } from './rows.ts';
+import { cardOf, largest, rewardsOf, SHADES, type Shade } from './rows.ts';
 import { WatchAnswers, WatchCurves, WatchNotices, WatchOptions, WatchRuns, WatchSummary } from './run_parts.ts';
 import { findSource } from './source.ts';
 
@@ -146,7 +146,7 @@ class WatchPage extends HTMLElement {
       this.#shown = select.value === '' ? shown : { ...shown, beside: Number(select.value) };
       this.#go(this.#shown.at);
     });
-    this.#besides.replaceChildren(...(others.length > 0 ? ['same question, beside it: ', select] : []));
+    this.#besides.replaceChildren(...(others.length > 0 ? ['beside it, on the same question: ', select] : []));
   }
 
   #choose(run: number): void {
@@ -189,8 +189,9 @@ class WatchPage extends HTMLElement {
     this.#meaning.textContent = MEANINGS[this.#shade];
     const focused = this.#cards.findIndex((card) => card.contains(document.activeElement));
     const { run: first, beside } = this.#shown;
+    const most = largest(this.#steps.flatMap((found) => found?.groups ?? []).flatMap(({ rows }) => rows));
     const columns = this.#steps.map((found, c) =>
-      columnOf(found, this.#told.runs[c === 0 ? first : beside!], this.#shade),
+      columnOf(found, this.#told.runs[c === 0 ? first : beside!], this.#shade, most),
     );
     this.#columns.replaceChildren(...(this.#steps.length > 1 || step ? columns : []));
     if (focused >= 0) this.#focus(focused);
@@ -232,8 +233,8 @@ const MEANINGS: Record<Shade, string> = {
   nothing: '',
 };
 
-/** The groups of a step of a run. */
-function columnOf(step: ToldStep | undefined, run: ToldRun, shade: Shade): HTMLElement {
+/** The groups of a step of a run. `most`: the largest advantage on the page, so that what stands side by side has one scale. */
+function columnOf(step: ToldStep | undefined, run: ToldRun, shade: Shade, most: number): HTMLElement {
   const name = visible(run.experiment.replace('experiment_', ''));
   const title = element('h3', {}, `${name} `, element('small', {}, visible(run.name)));
   const nothing = 'This run was not asked that question in a step that it has logged.';
@@ -250,7 +251,7 @@ function columnOf(step: ToldStep | undefined, run: ToldRun, shade: Shade): HTMLE
         answer !== undefined && element('small', {}, `answer: ${visible(answer)}`),
         element('small', {}, rewardsOf(rows)),
       ),
-      ...rows.map((row, i) => cardOf(row, i, rows, shade)),
+      ...rows.map((row, i) => cardOf(row, i, rows, shade, most)),
     ),
   );
   return element('div', { class: 'column' }, title, ...groups);

@@ -34,9 +34,11 @@ function textOf(row: ToldRow, shade: Shade, most: number): HTMLElement {
   return element('p', { class: 'text' }, ...tokens);
 }
 
-/** Tokens one by one, made when they are asked for. */
-function tableOf({ pieces = [], logProbs = [] }: ToldRow): HTMLElement {
-  const details = element('details', {}, element('summary', {}, 'tokens one by one'));
+/** How many tokens there are, and each of them, made when that is asked for. */
+function tokensOf({ tokens, pieces, logProbs }: ToldRow): HTMLElement {
+  const count = `${tokens ?? pieces?.length ?? '?'} tokens`;
+  if (!pieces || !logProbs) return element('small', {}, count);
+  const details = element('details', {}, element('summary', {}, count));
   details.addEventListener(
     'toggle',
     () => {
@@ -56,7 +58,7 @@ function tableOf({ pieces = [], logProbs = [] }: ToldRow): HTMLElement {
   return details;
 }
 
-/** An advantage as a bar, to the right of zero or to its left. `most`: the largest of its group. */
+/** An advantage as a bar, to the right of zero or to its left. */
 function barOf(advantage: number, most: number): HTMLElement {
   const bar = element(
     'span',
@@ -80,19 +82,19 @@ export function rewardsOf(rows: ToldRow[]): string {
 
 const rewardOf = ({ reward }: ToldRow): string => (reward === null ? 'no number' : brief(reward));
 
-/** Completion `i` of a group. */
-export function cardOf(row: ToldRow, i: number, rows: ToldRow[], shade: Shade): HTMLElement {
-  const most = Math.max(...rows.map(({ advantage = 0 }) => Math.abs(advantage)));
-  const { advantage, tokens } = row;
+/** The largest advantage, whatever its sign. */
+export const largest = (rows: ToldRow[]): number =>
+  Math.max(0, ...rows.map(({ advantage = 0 }) => Math.abs(advantage)));
+
+/** Completion `i` of a group. `most`: the advantage that fills the bar, and has the full shade. */
+export function cardOf(row: ToldRow, i: number, rows: ToldRow[], shade: Shade, most: number): HTMLElement {
+  const { advantage } = row;
   const said = advantage === undefined ? '' : `, advantage ${signed(advantage)}`;
   const parts = row.rewards.map(([name, value]) => `${visible(name)} ${brief(value)}`).join(' · ');
+  const label = `completion ${i + 1} of ${rows.length}, reward ${rewardOf(row)}${said}`;
   return element(
     'article',
-    {
-      class: 'card',
-      tabindex: 0,
-      'aria-label': `completion ${i + 1} of ${rows.length}, reward ${rewardOf(row)}${said}`,
-    },
+    { class: 'card', tabindex: 0, 'aria-label': label },
     element(
       'div',
       { class: 'worth' },
@@ -100,11 +102,10 @@ export function cardOf(row: ToldRow, i: number, rows: ToldRow[], shade: Shade): 
       element('span', { class: 'reward' }, element('small', {}, 'reward '), rewardOf(row)),
       advantage !== undefined && barOf(advantage, most),
       advantage !== undefined && element('span', { class: 'advantage' }, element('small', {}, 'A '), signed(advantage)),
-      tokens !== undefined && element('small', { class: 'tokens' }, `${tokens} tokens`),
     ),
     parts !== '' && element('div', { class: 'parts' }, parts),
     textOf(row, shade, most),
-    row.pieces !== undefined && tableOf(row),
+    tokensOf(row),
   );
 }
 
