@@ -105,6 +105,26 @@ describe.skipIf(!WITH_KERNELS)('sampleTokens by a kernel', () => {
     }
   });
 
+  test('of many draws, only those that lie on a border between two tokens go to the other one', async () => {
+    const [count, vocabulary] = [4000, 300];
+    const logits = random([count, vocabulary]) as tf.Tensor2D;
+    const uniforms = Float64Array.from({ length: count }, (_, i) => uniform(13, i));
+    const drawn = await sampleTokens(logits, uniforms, options);
+    const values = (await logits.data()) as Float32Array;
+    let others = 0;
+    for (const [row, { token }] of drawn.entries()) {
+      const own = values.subarray(row * vocabulary, (row + 1) * vocabulary);
+      const expected = sampleToken(own, uniforms[row], options).token;
+      if (token === expected) continue;
+      others++;
+      const before = logSoftmax(own, 1).subarray(0, Math.max(token, expected));
+      const border = before.reduce((sum, logProb) => sum + Math.exp(logProb), 0);
+      expect(Math.abs(border - uniforms[row])).toBeLessThan(1e-6);
+    }
+    expect(others / count).toBeLessThan(1e-3);
+    logits.dispose();
+  });
+
   test.each([
     ['0 takes the first token that can be drawn', [-Infinity, -200, 0, 1], 0, 2],
     ['almost 1 takes the last one that can', [0, 1, -200, -Infinity], 1 - 2 ** -53, 1],

@@ -23,8 +23,15 @@ fn kernel(row: u32, thread: u32) {
   let length = (u.vocabulary + THREADS - 1) / THREADS;
   let begin = min(thread * length, u.vocabulary);
   let end = min(begin + length, u.vocabulary);
+  // Of logits that are not numbers, or infinite, token 0; asked by their bits, since comparisons and exp need not heed them.
+  var strange = 0.0;
   var highest = -3e38;
-  for (var i = begin; i < end; i++) { highest = max(highest, logits[base + i]); }
+  for (var i = begin; i < end; i++) {
+    let bits = bitcast<u32>(logits[base + i]);
+    if ((bits & 0x7fffffff) > 0x7f800000 || bits == 0x7f800000) { strange = 1; }
+    highest = max(highest, logits[base + i]);
+  }
+  let fine = sumOfGroup(strange, thread) == 0;
   let top = largestOfGroup(highest, thread);
   var sum = 0.0;
   for (var i = begin; i < end; i++) { sum += exp((logits[base + i] - top) / u.temperature); }
@@ -33,10 +40,9 @@ fn kernel(row: u32, thread: u32) {
   if (thread == 0) {
     chosen = 0;
     stretch = THREADS;
-    if (u.greedy == 1) {
-      while (chosen < u.vocabulary && logits[base + chosen] != top) { chosen++; }
-      if (chosen == u.vocabulary) { chosen = 0; } // logits that are not numbers
-    } else {
+    if (fine && u.greedy == 1) {
+      while (chosen < u.vocabulary - 1 && logits[base + chosen] != top) { chosen++; }
+    } else if (fine) {
       var left = uniforms[row] * total;
       // Rounding may leave a rest after the last token: it belongs to the last one that can be drawn at all.
       for (var s = 0u; s < THREADS; s++) {
@@ -62,7 +68,8 @@ fn kernel(row: u32, thread: u32) {
   workgroupBarrier();
   if (thread == 0) {
     tokens[row] = i32(chosen);
-    logProbs[row] = (logits[base + chosen] - top) / u.temperature - log(total);
+    if (fine) { logProbs[row] = (logits[base + chosen] - top) / u.temperature - log(total); }
+    else { logProbs[row] = bitcast<f32>(0x7fc00000 | row); } // not a number
   }
 }`,
 });
