@@ -129,9 +129,9 @@ export function replaceOnWebGpu(
 /** Bytes from one call's numbers to the next one's: what every device can bind. */
 const SLOT = 256;
 /** Calls whose numbers travel together, and bytes for their lists. */
-const [SLOTS, DATA_BYTES] = [1024, 2 ** 20];
+const [SLOTS, DATA_BYTES] = [1024, 2 ** 22];
 /** Numbers in a list. */
-const MOST_DATA = 2 ** 14;
+const MOST_DATA = 2 ** 16;
 
 /** Bind groups that are kept: those of buffers that are there no more go with all others, once there are so many. */
 const MOST_GROUPS = 2 ** 14;

@@ -106,7 +106,7 @@ describe.skipIf(!WITH_KERNELS)('sampleTokens by a kernel', () => {
   });
 
   test('of many draws, only those that lie on a border between two tokens go to the other one', async () => {
-    const [count, vocabulary] = [4000, 300];
+    const [count, vocabulary] = [1000, 300];
     const logits = random([count, vocabulary]) as tf.Tensor2D;
     const uniforms = Float64Array.from({ length: count }, (_, i) => uniform(13, i));
     const drawn = await sampleTokens(logits, uniforms, options);
@@ -121,7 +121,7 @@ describe.skipIf(!WITH_KERNELS)('sampleTokens by a kernel', () => {
       const border = before.reduce((sum, logProb) => sum + Math.exp(logProb), 0);
       expect(Math.abs(border - uniforms[row])).toBeLessThan(1e-6);
     }
-    expect(others / count).toBeLessThan(1e-3);
+    expect(others / count).toBeLessThan(3e-3);
     logits.dispose();
   });
 
