@@ -1,4 +1,13 @@
-import { appendFileSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -196,6 +205,23 @@ describe('the server', () => {
         body: 'this page is for the machine that it runs on',
       });
     }
+  });
+
+  it('leaves the folder as it is', async () => {
+    const contents = () =>
+      readdirSync(at('served')).map((name) => [
+        name,
+        statSync(at('served', name)).mtimeMs,
+        statSync(at('served', name)).size,
+      ]);
+    const before = contents();
+    for (const path of ['/', '/curves', '/step?run=0&at=0']) await ask(path);
+    expect(contents()).toEqual(before);
+  });
+
+  it('says that its port is taken', async () => {
+    const again = serve(watchRuns([at('served')]), { script: '', style: '' }, Number(new URL(server.url).port));
+    await expect(again).rejects.toThrow(/^port \d+ cannot be used \(EADDRINUSE\): name another with --port/);
   });
 
   it('only answers questions, and says what the page may load', async () => {

@@ -74,14 +74,20 @@ export function watchRuns(folders: string[]) {
   const runs = folders.map((folder) => watchRun(folder));
   let version = 0;
   let drawn: { version: number; curves: Promise<ToldCurves> } | undefined;
+  let reading: Promise<unknown> = Promise.resolve();
+  const read = async () => {
+    const news = await Promise.all(runs.map((run) => run.refresh()));
+    if (news.includes(true)) version++;
+    return news.includes(true);
+  };
   const told = (): Told => ({ runs: runs.map((run) => run.told()), version });
   return {
     runs,
     told,
-    refresh: async (): Promise<boolean> => {
-      const news = await Promise.all(runs.map((run) => run.refresh()));
-      if (news.includes(true)) version++;
-      return news.includes(true);
+    /** Reads what is new in all of them, and says whether anything is: one look after the other, whoever wants one. */
+    refresh: (): Promise<boolean> => {
+      reading = reading.catch(() => {}).then(read);
+      return reading as Promise<boolean>;
     },
     /** Drawn once, whoever asks. */
     curves: (): Promise<ToldCurves> => {
@@ -175,7 +181,8 @@ export async function serve(
       const place = asked && run?.placeOf(asked);
       json(response, place === undefined ? undefined : await run?.stepAt(place));
     },
-    '/events': (response) => {
+    '/events': async (response) => {
+      await watched.refresh(); // while nobody listened, nobody looked
       response.writeHead(200, { ...HEADERS, 'Content-Type': 'text/event-stream; charset=utf-8' });
       response.write(event());
       listeners.add(response);
@@ -215,12 +222,16 @@ export async function serve(
   const look = async () => {
     while (isOpen) {
       await setTimeout(GLANCE, undefined, { ref: false });
-      if (listeners.size === 0) continue;
-      if (await watched.refresh()) for (const listener of listeners) listener.write(event());
+      if (listeners.size > 0 && (await watched.refresh())) for (const listener of listeners) listener.write(event());
     }
   };
+  const keepLooking = (): Promise<void> =>
+    look().catch((error) => {
+      console.error(mistakeIn(error) ?? error); // a file that was replaced just now, say
+      return keepLooking();
+    });
   await watched.refresh();
-  look().catch((error) => console.error(mistakeIn(error) ?? error));
+  void keepLooking();
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
     close: () => {

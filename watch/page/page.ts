@@ -186,10 +186,14 @@ class WatchPage extends HTMLElement {
     const some =
       run.groups < run.allGroups ? ` (${run.groups} of ${run.allGroups} logged steps are in this report)` : '';
     this.#place.value = step ? `step ${step.step}${some}` : 'no completions yet';
-    this.#meaning.textContent = MEANINGS[this.#shade];
+    const rows = this.#steps.flatMap((found) => found?.groups ?? []).flatMap((group) => group.rows);
+    const hasTools = rows.some(({ logProbs }) => logProbs?.includes(null));
+    this.#meaning.textContent = [MEANINGS[this.#shade], hasTools ? 'dotted: a tool wrote it' : '']
+      .filter(Boolean)
+      .join('; ');
     const focused = this.#cards.findIndex((card) => card.contains(document.activeElement));
     const { run: first, beside } = this.#shown;
-    const most = largest(this.#steps.flatMap((found) => found?.groups ?? []).flatMap(({ rows }) => rows));
+    const most = largest(rows);
     const columns = this.#steps.map((found, c) =>
       columnOf(found, this.#told.runs[c === 0 ? first : beside!], this.#shade, most),
     );

@@ -66,10 +66,10 @@ export class WatchSummary extends HTMLElement {
           STATES[state],
         ),
         element('span', {}, `step ${step} of ${maxSteps}${left}`),
+        element('span', { class: 'about' }, `${visible(run.name)} · model ${visible(run.model)}`),
       ),
       progress,
       element('dl', {}, ...newest),
-      element('p', { class: 'about' }, `${visible(run.name)} · model ${visible(run.model)}`),
       !isThere &&
         element(
           'p',
