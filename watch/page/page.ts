@@ -5,11 +5,8 @@ import { cardOf, largest, rewardsOf, SHADES, type Shade } from './rows.ts';
 import { WatchAnswers, WatchCurves, WatchNotices, WatchOptions, WatchRuns, WatchSummary } from './run_parts.ts';
 import { findSource } from './source.ts';
 
-/**
- * Milliseconds from one drawing of curves to the next, at least; and how many times as long as the drawing took: it takes
- * time from the run.
- */
-const [REDRAW, REST] = [2000, 20];
+/** Milliseconds from one drawing of curves to the next: so many times as long as it took, for it takes time from the run. */
+const [REDRAW, REST] = [{ least: 2000, most: 10_000 }, 20];
 
 const KEYS = '← → steps · ↑ ↓ completions · Home, End first and newest step · 1 … 9 runs';
 
@@ -108,7 +105,7 @@ class WatchPage extends HTMLElement {
     await new Promise((resolve) => setTimeout(resolve, next - Date.now()));
     const [began, drawn] = [Date.now(), this.#told.version];
     this.#curves.show(await this.#source.curves());
-    const rest = Math.max(REDRAW, REST * (Date.now() - began));
+    const rest = Math.min(REDRAW.most, Math.max(REDRAW.least, REST * (Date.now() - began)));
     this.#drawn = { version: drawn, next: Date.now() + rest, isBusy: false };
     await this.#draw();
   }

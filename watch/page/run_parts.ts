@@ -87,12 +87,16 @@ export class WatchOptions extends HTMLElement {
     const list = options.list.map(([name, value]) =>
       element('code', {}, `${visible(name)} ${visible(value.length > 200 ? `${value.slice(0, 200)}…` : value)}`),
     );
-    const words = options.differing ? 'options that are not the defaults' : 'options';
     const all = element('div', { class: 'options' }, ...list);
     fill(
       this,
       list.length > 0
-        ? element('details', { open: list.length < 9 }, element('summary', {}, `${list.length} ${words}`), all)
+        ? element(
+            'details',
+            { open: list.length < 9 },
+            element('summary', {}, `options${options.differing ? ' that are not the defaults' : ''}: ${list.length}`),
+            all,
+          )
         : element('p', { class: 'about' }, 'all options are the defaults'),
       resume !== undefined &&
         element('p', { class: 'about' }, 'to continue it: ', element('code', {}, visible(resume))),
