@@ -1,11 +1,13 @@
 import {
   appendFileSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { request } from 'node:http';
@@ -16,7 +18,7 @@ import { stepOf, writeRun } from '../testing/logs.ts';
 import { NODE, runProcess } from '../testing/processes.ts';
 import { thinned } from './curves.ts';
 import { followLines } from './follow.ts';
-import { reportOf, serve, watchRuns } from './server.ts';
+import { newestRun, reportOf, serve, watchRuns } from './server.ts';
 import { watchRun } from './watched_run.ts';
 
 const temp = mkdtempSync(join(tmpdir(), 'grpo-watch-'));
@@ -252,6 +254,18 @@ describe('the server', () => {
 });
 
 describe('npm run watch', () => {
+  it('takes the newest run, wherever it is, and leaves aside what is none', () => {
+    expect(() => newestRun(at('runs'))).toThrow(/there is no run below .*runs\/ yet: name the folder of one$/);
+    const runs = ['experiment_base/1', 'compare-1/base/seed-0', 'experiment_base/2'].map((name) => at('runs', name));
+    for (const [i, folder] of runs.entries()) {
+      writeRun(folder, { steps: 1 });
+      utimesSync(join(folder, 'config.json'), 1000 + i, 1000 + (i === 1 ? 9 : i));
+    }
+    mkdirSync(at('runs', 'begun')); // and has written nothing yet
+    writeFileSync(at('runs', 'begun', 'config.json'), '{}');
+    expect(newestRun(at('runs'))).toBe(at('runs', 'compare-1/base/seed-0'));
+  });
+
   const watch = (...args: string[]) => runProcess([...NODE, 'watch/server.ts', ...args]);
 
   it('says what is wrong with what it was given', async () => {

@@ -47,8 +47,8 @@ export const createCommand = () =>
     .option('--export <file>', 'write the page with all that it shows to one file instead, for any browser')
     .helpOption('-h, --help', 'display help for command');
 
-/** The newest run below a folder of runs. */
-function newestRun(root: string): string {
+/** The newest run below a folder of runs, those of comparisons included. */
+export function newestRun(root: string): string {
   const folders = (path: string): string[] =>
     existsSync(path)
       ? readdirSync(path, { withFileTypes: true }).flatMap((entry) => {

@@ -10,6 +10,9 @@ const [REDRAW, REST] = [{ least: 2000, most: 10_000 }, 20];
 
 const KEYS = '← → steps · ↑ ↓ completions · Home, End first and newest step · 1 … 9 runs';
 
+const EXPLANATION =
+  'Completions of one prompt. The advantage A: how much better one is than the group. Better ones become more likely, worse ones less.';
+
 class WatchPage extends HTMLElement {
   readonly #source = findSource();
   #told: Told = { runs: [], version: 0 };
@@ -58,6 +61,7 @@ class WatchPage extends HTMLElement {
       'section',
       { class: 'groups' },
       element('h2', {}, 'Groups'),
+      element('p', { class: 'about' }, EXPLANATION),
       steps,
       element('div', { class: 'choices' }, this.#shades, this.#meaning, this.#besides),
       this.#columns,
