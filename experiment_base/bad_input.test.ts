@@ -69,7 +69,7 @@ const BAD: [name: string, flags: () => string[], message: RegExp][] = [
     /null\.jsonl:2: "answer".*found null/,
   ],
   ['no question', () => dataset('blank.jsonl', '{"answer":1}'), /blank\.jsonl:1: "question".*found nothing/],
-  ['too few to hold out', () => dataset('few.jsonl', GOOD_LINE), /few\.jsonl has 1 items, too few/],
+  ['too few to hold out', () => dataset('few.jsonl', GOOD_LINE), /few\.jsonl has 1 item, too few/],
   [
     'prompt longer than the context',
     () => dataset('long.jsonl', GOOD_LINE.repeat(4) + JSON.stringify({ question: '1+'.repeat(30), answer: 1 })),
