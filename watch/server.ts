@@ -10,8 +10,7 @@
  */
 
 import { existsSync, readdirSync, statSync } from 'node:fs';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { Command } from '@commander-js/extra-typings';
@@ -21,6 +20,7 @@ import { mistakeIn, UserError } from '../lib/errors.ts';
 import { writeFileAtomically } from '../lib/folders.ts';
 import { drawRuns } from './curves.ts';
 import { bundlePage, type Parts, POLICY, reportPage, servedPage } from './document.ts';
+import { LOCAL_HEADERS, listenLocally, refuse } from './local_server.ts';
 import type { Report, Told, ToldCurves } from './told.ts';
 import { watchRun } from './watched_run.ts';
 
@@ -135,15 +135,7 @@ export async function reportOf(watched: Watched): Promise<Report> {
 
 // ─── Server ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const HEADERS = {
-  'Content-Security-Policy': POLICY,
-  'Cross-Origin-Opener-Policy': 'same-origin',
-  'Cross-Origin-Resource-Policy': 'same-origin',
-  'Referrer-Policy': 'no-referrer',
-  'X-Content-Type-Options': 'nosniff',
-  'X-Frame-Options': 'DENY',
-  'Cache-Control': 'no-store',
-};
+const HEADERS = { ...LOCAL_HEADERS, 'Content-Security-Policy': POLICY };
 
 /** A whole number that a query names; NaN if it does not. */
 const numberIn = (text: string | null): number => (/^\d{1,9}$/.test(text ?? '') ? Number(text) : Number.NaN);
@@ -164,7 +156,6 @@ export async function serve(
   const answer = (response: ServerResponse, status: number, type: string, body: string) => {
     response.writeHead(status, { ...HEADERS, 'Content-Type': `${type}; charset=utf-8` }).end(body);
   };
-  const refuse = (response: ServerResponse, status: number, why: string) => answer(response, status, 'text/plain', why);
   const json = (response: ServerResponse, value: unknown) =>
     answer(response, 200, 'application/json', JSON.stringify(value ?? null));
 
@@ -192,16 +183,7 @@ export async function serve(
   const runIn = (query: URLSearchParams, name = 'run') => watched.runs[numberIn(query.get(name))];
   const event = () => `data: ${JSON.stringify(watched.told())}\n\n`;
 
-  /** Whether a request is from the page itself, or from whoever typed its address: another page's has another Origin or Host. */
-  const isOwn = ({ headers: { host, origin } }: IncomingMessage, port: number): boolean => {
-    const own = [`127.0.0.1:${port}`, `localhost:${port}`];
-    return own.includes(host ?? '') && (origin === undefined || own.includes(origin.replace(/^http:\/\//, '')));
-  };
-
-  const server: Server = createServer((request, response) => {
-    const { port } = server.address() as AddressInfo;
-    if (!isOwn(request, port)) return refuse(response, 403, 'this page is for the machine that it runs on');
-    if (request.method !== 'GET') return refuse(response, 405, 'this page is only read');
+  const { url, close } = await listenLocally(port, (request, response) => {
     const [path, query] = (request.url ?? '').split('?', 2);
     const place = Object.hasOwn(PLACES, path) ? PLACES[path] : undefined;
     if (!place) return refuse(response, 404, 'there is nothing here');
@@ -210,13 +192,6 @@ export async function serve(
       if (response.headersSent) response.end();
       else refuse(response, 500, 'this could not be read: see the terminal');
     });
-  });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => {
-      const advice = `port ${port} cannot be used (${error.code}): name another with --port, or --port 0 for any`;
-      reject(new UserError(advice));
-    });
-    server.listen(port, '127.0.0.1', resolve);
   });
 
   const look = async () => {
@@ -233,11 +208,11 @@ export async function serve(
   await watched.refresh();
   void keepLooking();
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
+    url,
     close: () => {
       isOpen = false;
       for (const listener of listeners) listener.end();
-      return new Promise((resolve) => server.close(() => resolve()));
+      return close();
     },
   };
 }

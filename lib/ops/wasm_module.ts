@@ -30,8 +30,8 @@ export async function compile(shared: boolean): Promise<object | undefined> {
   const file = files.find((file) => existsSync(file));
   if (!file) return undefined;
   const bytes = await readFile(file);
-  // Node 20 has it behind a flag. Later ones do not know the flag, and say nothing.
-  if (shared && process.versions.node.startsWith('20.')) setFlagsFromString('--experimental-wasm-relaxed-simd');
+  // Node 20 has it behind a flag. Later ones do not know the flag, and say nothing; a browser has no version of Node.
+  if (shared && process.versions.node?.startsWith('20.')) setFlagsFromString('--experimental-wasm-relaxed-simd');
   const module = await WebAssembly.compile(bytes);
   const [written] = WebAssembly.Module.customSections(module, 'interface');
   return new TextDecoder().decode(written) === JSON.stringify({ FUNCTIONS, RECORDS }) ? module : undefined;

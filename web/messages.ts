@@ -1,0 +1,51 @@
+/** What the page and the worker that trains say to each other. */
+import type { ToldGroup, ToldRow } from '../watch/told.ts';
+
+/** What may change from step to step, by the names of the options of experiment_base. */
+export type Settings = {
+  batchSize: number;
+  numGenerations: number;
+  learningRate: number;
+  clipRange: number;
+  klCoef: number;
+};
+
+/** What a run starts with, and keeps. */
+export type Start = {
+  backend: 'wasm' | 'webgpu';
+  algorithm: Algorithm;
+  threads: number;
+  seed: number;
+  maxSteps: number;
+};
+
+export const ALGORITHMS = { experiment_base: 'GRPO', experiment_drgrpo: 'Dr. GRPO' } as const;
+export type Algorithm = keyof typeof ALGORITHMS;
+
+/** From the page. What needs the model waits for the step under way. */
+export type Order =
+  | ({ order: 'start' } & Start & Settings)
+  | ({ order: 'change' } & Settings)
+  | { order: 'step' }
+  | { order: 'go' }
+  | { order: 'pause' }
+  | { order: 'ask'; question: string }
+  | { order: 'save' }
+  | { order: 'load'; weights: Uint8Array };
+
+/** To the page. `mistake`: a sentence for the user; whatever was going on is paused. */
+export type News =
+  | { news: 'ready'; backend: string }
+  | { news: 'evaluated'; step: number; accuracy: number; answers: ToldAnswered[] }
+  | { news: 'step'; step: number; metrics: Record<string, number>; group: ToldGroup }
+  | { news: 'paused'; finished: boolean }
+  | { news: 'answer'; question: string; row: ToldRow }
+  | { news: 'saved'; weights: Uint8Array }
+  | { news: 'loaded' }
+  | { news: 'mistake'; text: string };
+
+export type ToldAnswered = { question: string; answer: string; completion: string };
+
+/** To the worker that has the user's reward, and from it: a number a completion, or what is wrong. */
+export type Graded = { question: string; answer: string; text: string };
+export type Rewards = { rewards: number[] } | { mistake: string };

@@ -1,0 +1,62 @@
+/** Curves over steps, drawn as SVG. */
+import { brief, element } from '../../watch/page/dom.ts';
+
+/** Values by their steps, and how they are drawn. `dots`: asked from time to time. */
+export type Curve = { name: string; kind: string; points: [step: number, value: number][]; dots?: boolean };
+
+const [WIDTH, HEIGHT] = [480, 180];
+const MARGIN = { left: 36, right: 8, top: 8, bottom: 22 };
+
+function svg(name: string, attributes: Record<string, string | number>, ...children: (Node | string)[]): SVGElement {
+  const made = document.createElementNS('http://www.w3.org/2000/svg', name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
+  made.append(...children);
+  return made;
+}
+
+/**
+ * A chart of some curves.
+ * @param title - what the values are
+ */
+export function chart(title: string, curves: Curve[]): HTMLElement {
+  const all = curves.flatMap(({ points }) => points).filter(([, value]) => Number.isFinite(value));
+  const [low, high] = [Math.min(0, ...all.map(([, y]) => y)), Math.max(1, ...all.map(([, y]) => y))];
+  const last = Math.max(10, ...all.map(([step]) => step));
+  const x = (step: number) => MARGIN.left + (step / last) * (WIDTH - MARGIN.left - MARGIN.right);
+  const y = (value: number) =>
+    HEIGHT - MARGIN.bottom - ((value - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
+  const grid = [low, (low + high) / 2, high].flatMap((value) => [
+    svg('line', { class: 'grid', x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: y(value), y2: y(value) }),
+    svg('text', { x: MARGIN.left - 6, y: y(value) + 4, 'text-anchor': 'end' }, brief(value)),
+  ]);
+  const steps = [0, last].map((step) =>
+    svg(
+      'text',
+      { x: x(step), y: HEIGHT - 5, 'text-anchor': step === 0 ? 'start' : 'end' },
+      step === 0 ? 'step 0' : String(step),
+    ),
+  );
+  const drawn = curves.flatMap(({ kind, points, dots }) => {
+    const shown = points.filter(([, value]) => Number.isFinite(value)).map(([step, value]) => [x(step), y(value)]);
+    const line = svg('polyline', { class: `curve ${kind}`, points: shown.map((point) => point.join()).join(' ') });
+    return [line, ...(dots ? shown.map(([cx, cy]) => svg('circle', { class: `dots ${kind}`, cx, cy, r: 3.5 })) : [])];
+  });
+  const newest = curves
+    .map(({ name, points }) => `${name} ${points.length > 0 ? brief(points.at(-1)![1]) : '–'}`)
+    .join(', ');
+  const picture = svg(
+    'svg',
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': `${title}: ${newest}` },
+    ...[...grid, ...steps, ...drawn],
+  );
+  const key = curves.map(({ name, kind, points }) =>
+    element(
+      'li',
+      {},
+      element('i', { class: `line ${kind}` }),
+      `${name} `,
+      element('b', {}, points.length > 0 ? brief(points.at(-1)![1]) : ''),
+    ),
+  );
+  return element('figure', {}, element('figcaption', {}, title), picture, element('ul', { class: 'key' }, ...key));
+}

@@ -1,0 +1,434 @@
+/** The page: what it says, its buttons, and what it shows of the training in its workers. */
+import { button, duration, element, fill, visible } from '../../watch/page/dom.ts';
+import { cardOf, rewardsOf, SHADES, type Shade } from '../../watch/page/rows.ts';
+import type { ToldGroup } from '../../watch/told.ts';
+import { ALGORITHMS, type Algorithm, type News, type Order, type Settings, type Start } from '../messages.ts';
+import { type Curve, chart } from './curves.ts';
+import { EXAMPLE, REWARD } from './example.ts';
+import { createGrader, type Grader } from './grader.ts';
+
+/** What `build.ts` puts in: the defaults of experiment_base. */
+declare const DEFAULTS: Settings & Pick<Start, 'seed' | 'maxSteps'>;
+
+/** One algorithm in training, in a worker of its own. */
+type Training = {
+  algorithm: Algorithm;
+  order(order: Order, ports?: MessagePort[]): void;
+  end(): void;
+  isGoing: boolean;
+  isFinished: boolean;
+  step: number;
+  curves: Record<'reward' | 'accuracy' | 'held out', Curve['points']>;
+  group?: ToldGroup;
+  said: string;
+};
+
+const state = { trainings: [] as Training[], shade: 'advantage' as Shade, grader: undefined as Grader | undefined };
+
+// ─── What the page says ──────────────────────────────────────────────────────────────────────────────────────────────
+
+const paragraphs = (...texts: string[]) => texts.map((text) => element('p', {}, text));
+
+const EXPLANATION = [
+  'A small language model, of 0.8 million numbers, is in this page. It was shown sums, and makes mistakes when it has to carry. Here it learns to do better, from nothing but a number for each answer that says how good it was: reinforcement learning. All of it happens in this tab; nothing is sent anywhere.',
+  'The method is GRPO, Group Relative Policy Optimization, by which the large models that reason are trained as well. A step of it: the model answers each of some questions several times, with chance in the choice of each token (a piece of text). That is a group. A rule, the reward, gives each answer a number. The advantage of an answer says how much better it was than its own group: its reward, minus the mean of the group’s rewards, divided by their standard deviation. Then the model is changed a little, such that all tokens of answers with a positive advantage become more likely, and those of answers with a negative one less.',
+  'A group of four. The mean of the rewards is 0.3, the standard deviation 0.47: the first answer, right and in its tags, is (1 − 0.3) ∕ 0.47 = 1.49 standard deviations above it. The last one is right, too, but has forgotten the tags in which it was to stand, and that counts for nothing. If all four were equally good, or equally bad, all advantages would be 0: from such a group nothing is learnt.',
+];
+
+const explained = element(
+  'details',
+  { class: 'explained', open: true },
+  element('summary', {}, 'What happens here'),
+  ...paragraphs(...EXPLANATION.slice(0, 2)),
+  groupOf(EXAMPLE, 'an example', 'advantage'),
+  ...paragraphs(EXPLANATION[2]),
+);
+
+// ─── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+type Field = { label: string; min: number; max: number; step: number | 'any' };
+
+/** While it runs, too. */
+const SETTINGS: Record<keyof Settings, Field> = {
+  batchSize: { label: 'questions a step', min: 1, max: 64, step: 1 },
+  numGenerations: { label: 'G, answers to each', min: 2, max: 32, step: 1 },
+  learningRate: { label: 'learning rate', min: 0, max: 0.1, step: 'any' },
+  clipRange: { label: 'ε, how far a token’s probability may move', min: 0, max: 1, step: 'any' },
+  klCoef: { label: 'β, pull back to the model of the start', min: 0, max: 10, step: 'any' },
+};
+const AT_START: Record<'seed' | 'maxSteps', Field> = {
+  seed: { label: 'seed of chance', min: 0, max: 2 ** 31, step: 1 },
+  maxSteps: { label: 'steps', min: 1, max: 10_000, step: 1 },
+};
+
+const inputs = new Map<string, HTMLInputElement>();
+
+const fieldsOf = (fields: Record<string, Field>) =>
+  Object.entries(fields).map(([name, { label, ...limits }]) => {
+    const value = DEFAULTS[name as keyof typeof DEFAULTS];
+    const input = element('input', { type: 'number', name, value, required: true, ...limits });
+    input.addEventListener('change', () => {
+      if (!isGood(input)) return;
+      for (const { order } of state.trainings) if (name in SETTINGS) order({ order: 'change', ...settings() });
+    });
+    inputs.set(name, input);
+    return element('label', {}, label, input);
+  });
+
+/** Whether a number can be used; if not, says so. */
+function isGood(input: HTMLInputElement): boolean {
+  const { label, min, max, step } = { ...SETTINGS, ...AT_START }[input.name as keyof typeof SETTINGS];
+  const kind = step === 1 ? 'an integer' : 'a number';
+  const isValid = input.checkValidity();
+  complain(
+    isValid ? '' : `${label}: expected ${kind} from ${min} to ${max}, found ${input.value || 'nothing that is one'}`,
+  );
+  return isValid;
+}
+
+const numbersIn = <Name extends string>(fields: Record<Name, Field>) =>
+  Object.fromEntries(Object.keys(fields).map((name) => [name, inputs.get(name)!.valueAsNumber])) as Record<
+    Name,
+    number
+  >;
+const settings = (): Settings => numbersIn(SETTINGS);
+
+const backend = element(
+  'select',
+  { 'aria-label': 'computed by' },
+  element('option', { value: 'wasm' }, 'the processor (wasm)'),
+  'gpu' in navigator && element('option', { value: 'webgpu' }, 'the graphics card (WebGPU)'),
+);
+const isBeside = element('input', { type: 'checkbox' });
+const atStart = element(
+  'fieldset',
+  { class: 'fields' },
+  element('legend', {}, 'From the start'),
+  ...fieldsOf(AT_START),
+  element('label', {}, 'computed by', backend),
+  element('label', { class: 'check' }, isBeside, 'beside it Dr. GRPO, from the same start'),
+);
+const whileItRuns = element(
+  'fieldset',
+  { class: 'fields' },
+  element('legend', {}, 'Also while it runs'),
+  ...fieldsOf(SETTINGS),
+);
+
+// ─── Reward ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const code = element('textarea', {
+  ...{
+    rows: 10,
+    spellcheck: 'false',
+    autocapitalize: 'off',
+    autocomplete: 'off',
+    'aria-label': 'the reward, in JavaScript',
+  },
+});
+code.value = REWARD;
+const used = element('small', { role: 'status' }, 'in use');
+code.addEventListener('input', () => {
+  used.textContent = 'changed, not yet in use';
+});
+function useReward(): void {
+  state.grader?.use(code.value);
+  used.textContent = 'in use';
+  complain('');
+}
+const rewardPart = element(
+  'section',
+  { class: 'reward-part' },
+  element('h2', {}, 'The reward'),
+  element(
+    'p',
+    { class: 'about' },
+    'A function of the answer’s text. It runs apart from everything, without network, two seconds at most for a step.',
+  ),
+  code,
+  element(
+    'div',
+    { class: 'row' },
+    button('Use this reward', useReward),
+    button('The first one again', () => {
+      code.value = REWARD;
+      useReward();
+    }),
+    used,
+  ),
+);
+
+// ─── Training ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const status = element('output', { class: 'status', role: 'status' }, 'not started');
+const mistake = element('p', { class: 'mistake', role: 'alert' });
+const complain = (text: string) => {
+  mistake.textContent = visible(text);
+  mistake.hidden = text === '';
+};
+complain('');
+
+const goes = button('Start', () => void go(), { class: 'first' });
+const steps = button('One step', () => void makeStep());
+const anew = button('From the beginning', restart, { disabled: true });
+
+/** Of what the tab may use. Threads share memory, which a page may do only where its host allows that. */
+const threadsFor = (trainings: number) =>
+  Math.max(1, Math.floor(Math.min(8, navigator.hardwareConcurrency) / trainings));
+
+async function start(): Promise<void> {
+  if (state.trainings.length > 0) return;
+  state.grader ??= await createGrader(code.value);
+  const algorithms: Algorithm[] = ['experiment_base', ...(isBeside.checked ? (['experiment_drgrpo'] as const) : [])];
+  state.trainings = algorithms.map((algorithm) => {
+    const worker = new Worker('worker.js', { type: 'module' });
+    const training: Training = {
+      algorithm,
+      order: (order, ports = []) => worker.postMessage(order, ports),
+      end: () => worker.terminate(),
+      ...{ isGoing: false, isFinished: false, step: 0, said: 'loading' },
+      curves: { reward: [], accuracy: [], 'held out': [] },
+    };
+    worker.addEventListener('message', ({ data }) => hear(training, data));
+    worker.addEventListener('error', ({ message }) =>
+      hear(training, { news: 'mistake', text: `the worker has ended: ${message}` }),
+    );
+    const given = { algorithm, backend: backend.value as Start['backend'], threads: threadsFor(algorithms.length) };
+    training.order({ order: 'start', ...given, ...numbersIn(AT_START), ...settings() }, [state.grader!.connect()]);
+    return training;
+  });
+  atStart.disabled = true;
+  anew.disabled = false;
+}
+
+const areGood = () => [...inputs.values()].every(isGood);
+
+async function go(): Promise<void> {
+  if (state.trainings.some(({ isGoing }) => isGoing)) {
+    for (const { order } of state.trainings) order({ order: 'pause' });
+    status.value = 'pausing after this step';
+    return;
+  }
+  if (!areGood()) return;
+  await start();
+  for (const training of state.trainings) {
+    training.isGoing = !training.isFinished;
+    if (training.isGoing) training.order({ order: 'go' });
+  }
+  show();
+}
+
+async function makeStep(): Promise<void> {
+  if (!areGood()) return;
+  await start();
+  for (const { order } of state.trainings) order({ order: 'step' });
+  show();
+}
+
+function restart(): void {
+  for (const { end } of state.trainings) end();
+  state.trainings = [];
+  atStart.disabled = false;
+  anew.disabled = true;
+  complain('');
+  show();
+}
+
+function hear(training: Training, news: News): void {
+  if (!state.trainings.includes(training)) return;
+  switch (news.news) {
+    case 'ready':
+      training.said = news.backend;
+      break;
+    case 'evaluated':
+      training.curves['held out'].push([news.step, news.accuracy]);
+      break;
+    case 'step': {
+      const { step, metrics, group } = news;
+      Object.assign(training, { step, group, said: `${duration(metrics.step_time)} a step` });
+      training.curves.reward.push([step, metrics.reward]);
+      training.curves.accuracy.push([step, metrics['rewards/accuracy/mean']]);
+      break;
+    }
+    case 'paused':
+      Object.assign(training, { isGoing: false, isFinished: news.finished });
+      break;
+    case 'answer':
+      fill(
+        said,
+        element('small', {}, visible(news.question)),
+        element('p', { class: 'text' }, visible(news.row.completion)),
+      );
+      break;
+    case 'saved':
+      download(news.weights);
+      break;
+    case 'loaded':
+      used.textContent = '';
+      status.value = 'the model of the file is in its place';
+      break;
+    case 'mistake':
+      training.isGoing = false;
+      for (const { order } of state.trainings) order({ order: 'pause' });
+      complain(news.text);
+      break;
+  }
+  if (news.news !== 'loaded' && news.news !== 'answer') show();
+}
+
+// ─── Ask, and take away ──────────────────────────────────────────────────────────────────────────────────────────────
+
+const question = element('input', { type: 'text', value: '47+38-9', maxlength: 40, 'aria-label': 'a question' });
+const said = element('div', { class: 'said', role: 'status' });
+async function ask(): Promise<void> {
+  if (!areGood()) return;
+  await start();
+  state.trainings[0].order({ order: 'ask', question: question.value });
+}
+question.addEventListener('keydown', ({ key }) => {
+  if (key === 'Enter') void ask();
+});
+
+const file = element('input', { type: 'file', accept: '.safetensors', 'aria-label': 'weights to go on with' });
+file.addEventListener('change', async () => {
+  const [chosen] = file.files ?? [];
+  if (!chosen || !areGood()) return;
+  await start();
+  const weights = new Uint8Array(await chosen.arrayBuffer());
+  for (const { order } of state.trainings) order({ order: 'load', weights });
+  file.value = '';
+});
+
+function download(weights: Uint8Array): void {
+  const url = URL.createObjectURL(new Blob([weights as Uint8Array<ArrayBuffer>]));
+  element('a', { href: url, download: 'model.safetensors' }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+const talk = element(
+  'section',
+  {},
+  element('h2', {}, 'Ask the model'),
+  element(
+    'div',
+    { class: 'row' },
+    question,
+    button('Ask', () => void ask()),
+  ),
+  said,
+  element('h2', {}, 'Take it with you'),
+  element(
+    'p',
+    { class: 'about' },
+    'The weights are a safetensors file: in the place of models/tiny/model.safetensors it is a checkpoint, for this repository and for Python’s transformers.',
+  ),
+  element(
+    'div',
+    { class: 'row' },
+    button('Download the weights', async () => {
+      if (!areGood()) return;
+      await start();
+      state.trainings[0].order({ order: 'save' });
+    }),
+    element('label', { class: 'file' }, 'go on with others: ', file),
+  ),
+);
+
+// ─── What is shown ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+function groupOf({ question, answer, rows }: ToldGroup, when: string, shade: Shade): HTMLElement {
+  return element(
+    'section',
+    { class: 'group' },
+    element(
+      'div',
+      { class: 'prompt' },
+      element('small', {}, `${when}, question`),
+      element('p', {}, visible(question)),
+      element('small', {}, `right answer: ${visible(answer ?? '')}`),
+      element('small', {}, rewardsOf(rows)),
+    ),
+    ...rows.map((row, i) => cardOf(row, i, rows, shade)),
+  );
+}
+
+const shades = element('fieldset', { class: 'shades' }, element('legend', {}, 'tokens shaded by'));
+for (const shade of SHADES) {
+  const radio = element('input', { type: 'radio', name: 'shade', value: shade, checked: shade === state.shade });
+  radio.addEventListener('change', () => {
+    state.shade = shade;
+    show();
+  });
+  shades.append(element('label', {}, radio, shade));
+}
+const columns = element('div', { class: 'columns' });
+const groups = element(
+  'section',
+  { class: 'groups' },
+  element('h2', {}, 'The newest group'),
+  element('div', { class: 'choices' }, shades),
+  columns,
+);
+const curves = element('section', { class: 'curves', 'aria-label': 'curves' });
+
+function show(): void {
+  const { trainings } = state;
+  const isGoing = trainings.some((training) => training.isGoing);
+  const [first] = trainings;
+  goes.textContent = isGoing ? 'Pause' : first?.step ? 'Go on' : 'Start';
+  const isFinished = trainings.length > 0 && trainings.every((training) => training.isFinished);
+  goes.disabled = isFinished && !isGoing;
+  steps.disabled = isGoing || isFinished;
+  const places = trainings.map(({ algorithm, step, said }) => {
+    const name = trainings.length > 1 ? `${ALGORITHMS[algorithm]}: ` : '';
+    return `${name}step ${step} of ${inputs.get('maxSteps')!.value}, ${said}`;
+  });
+  status.value = first ? `${isFinished ? 'finished: ' : ''}${places.join(' · ')}` : 'not started';
+  const curvesOf = (name: keyof Training['curves'], words: string, dots = false): Curve[] =>
+    (trainings.length > 0 ? trainings : [undefined]).map((training, i) => ({
+      name: `${words}${trainings.length > 1 ? `, ${ALGORITHMS[training!.algorithm]}` : ''}`,
+      ...{ kind: `kind${i}${dots ? ' asked' : ''}`, dots, points: training?.curves[name] ?? [] },
+    }));
+  fill(
+    curves,
+    chart('Reward, mean of a step', curvesOf('reward', 'reward')),
+    chart('Right answers, share', [
+      ...curvesOf('accuracy', 'in training'),
+      ...curvesOf('held out', 'of 50 held-out questions', true),
+    ]),
+  );
+  const shown = trainings.map(({ algorithm, group, step }) =>
+    element(
+      'div',
+      { class: 'column' },
+      element('h3', {}, ALGORITHMS[algorithm]),
+      group
+        ? groupOf(group, `step ${step}`, state.shade)
+        : element('p', { class: 'about' }, 'comes with the first step'),
+    ),
+  );
+  const focused = [...columns.querySelectorAll('.card')].indexOf(document.activeElement!);
+  fill(columns, ...(shown.length > 0 ? shown : [element('p', { class: 'about' }, 'None yet: press Start.')]));
+  if (focused >= 0) columns.querySelectorAll<HTMLElement>('.card')[focused]?.focus({ preventScroll: true });
+}
+
+const page = document.querySelector<HTMLElement>('main')!;
+fill(
+  page,
+  element('header', {}, element('h1', {}, 'A model learns in this tab'), explained),
+  element('div', { class: 'bar-of-buttons' }, goes, steps, anew, status),
+  mistake,
+  element(
+    'div',
+    { class: 'parts' },
+    element('div', { class: 'left' }, curves, groups),
+    element(
+      'div',
+      { class: 'right' },
+      element('section', {}, element('h2', {}, 'Settings'), whileItRuns, atStart),
+      rewardPart,
+      talk,
+    ),
+  ),
+);
+show();

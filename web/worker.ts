@@ -1,0 +1,196 @@
+/**
+ * Trains models/tiny in a worker of a browser's tab, with the functions of experiment_base/train.ts and
+ * experiment_drgrpo/train.ts as they are. What stands here is their `main()`, which waits for the page between two steps;
+ * and rewards come from another worker, which has the user's own function.
+ */
+import { setWasmPaths } from '@tensorflow/tfjs-backend-wasm';
+import * as base from '../experiment_base/train.ts';
+import * as drgrpo from '../experiment_drgrpo/train.ts';
+import { initBackend } from '../lib/backend/index.ts';
+import { loadCheckpoint, saveCheckpoint } from '../lib/checkpoint/checkpoint.ts';
+import { loadWithTokenizer } from '../lib/checkpoint/pretrained.ts';
+import { itemsOfStep, loadProblems, loadSplits, type Problem } from '../lib/environments/dataset.ts';
+import { finiteReward } from '../lib/environments/reward.ts';
+import { mistakeIn, UserError } from '../lib/errors.ts';
+import { disposeModel, trainable, withTrainable } from '../lib/model/model.ts';
+import { uniform } from '../lib/random.ts';
+import { piecesOf } from '../lib/run/pieces.ts';
+import { measureSpeed } from '../lib/run/speed.ts';
+import { createTrainingState } from '../lib/run/training_state.ts';
+import { createAdamW } from '../lib/training/adamw.ts';
+import type { ToldRow } from '../watch/told.ts';
+import type { Graded, News, Order, Rewards, Settings, Start } from './messages.ts';
+import { readFileSync, writeFileSync } from './stand_ins/files.ts';
+
+/** What `build.ts` puts in: the options of both experiments as they are by default, and the files to fetch. */
+declare const DEFAULTS: { experiment_base: base.Options; experiment_drgrpo: drgrpo.Options };
+declare const FILES: string[];
+
+const MODEL = 'models/tiny';
+const SUMS = { train: 'tasks/sums/train.jsonl', test: 'tasks/sums/test.jsonl' };
+/** Held-out questions, and the steps from one asking of them to the next. */
+const [HELD_OUT, EVALUATION] = [50, 25];
+
+type Scope = {
+  postMessage(message: News): void;
+  onmessage: (event: { data: Order; ports: MessagePort[] }) => void;
+  location: { href: string };
+};
+const page = globalThis as unknown as Scope;
+
+const run = { isGoing: false, step: 0 };
+let work: ReturnType<typeof start> | undefined;
+
+/** Fetches what Node would read from the disk. */
+async function fetchFiles(): Promise<void> {
+  const fetched = FILES.map(async (name) => {
+    const response = await fetch(new URL(`files/${name}`, page.location.href));
+    if (!response.ok) throw new UserError(`files/${name} is missing where this page comes from: build the page again`);
+    writeFileSync(name, new Uint8Array(await response.arrayBuffer()));
+  });
+  await Promise.all(fetched);
+}
+
+async function start({ algorithm, backend, threads, ...given }: Start & Settings, rewards: MessagePort) {
+  await fetchFiles();
+  setWasmPaths(new URL('.', page.location.href).href);
+  const chosen = await initBackend(backend, { blas: 'off', threads });
+  const { rollout, toExperience, update, evaluate, rolloutMetrics } = (
+    algorithm === 'experiment_base' ? base : drgrpo
+  ) as typeof base;
+  const options: base.Options = { ...DEFAULTS[algorithm], ...given, evalSize: HELD_OUT };
+  const { train, test } = loadSplits(loadProblems, options, SUMS);
+  const { model: reference, tokenizer } = await loadWithTokenizer(MODEL, options);
+  const state = await createTrainingState(reference, { tokens: 0, skipped: 0 }, options);
+
+  const toRow = ({ text, completion, oldLogProbs, reward, ...rest }: base.Rollout | base.Experience): ToldRow => ({
+    ...{ completion: text, reward, rewards: [], tokens: completion.length, logProbs: oldLogProbs },
+    pieces: piecesOf(completion, tokenizer),
+    ...('advantage' in rest ? { advantage: rest.advantage } : {}),
+  });
+
+  /** The rollouts with the rewards that the user's function gives. */
+  const graded = (rollouts: base.Rollout[]) =>
+    new Promise<base.Rollout[]>((resolve, reject) => {
+      rewards.onmessage = ({ data }: { data: Rewards }) => {
+        if ('mistake' in data) return reject(new UserError(data.mistake));
+        resolve(rollouts.map((row, i) => ({ ...row, reward: finiteReward(data.rewards[i], row.problem) })));
+      };
+      const texts = rollouts.map(({ text, problem: { question, answer } }): Graded => ({ question, answer, text }));
+      rewards.postMessage(texts);
+    });
+
+  /** One step, as in train.ts. Where it fails, nothing has changed. */
+  async function makeStep(): Promise<void> {
+    const began = performance.now();
+    const number = run.step + 1;
+    const now = { ...options };
+    const problems = itemsOfStep(train, number, now);
+    const draw: base.Draw = (...token) => uniform(now.seed, number, ...token);
+    const rollouts = await graded(await rollout(state.model, tokenizer, problems, draw, now)); // sample, and reward
+    const experience = await toExperience(rollouts, now.klCoef > 0 ? reference : undefined, now); // advantage
+    const sampled = performance.now();
+    const updated = await update(state, experience, number, now); // update
+    const speeds = measureSpeed(state, rollouts, { began, sampled });
+    run.step = number;
+    const [{ problem }] = experience;
+    const rows = experience.slice(0, now.numGenerations).map(toRow);
+    page.postMessage({
+      ...{ news: 'step', step: number, metrics: { ...rolloutMetrics(rollouts, now), ...updated, ...speeds } },
+      group: { question: problem.question, answer: problem.answer, rows },
+    });
+    if (number % EVALUATION === 0 || number === now.maxSteps) await askHeldOut();
+  }
+
+  /** The accuracy on held-out questions. What is right there, the experiment says, whatever is rewarded. */
+  async function askHeldOut(): Promise<void> {
+    const { metrics, answers } = await evaluate(state.model, tokenizer, test, { samples: 0 }, options);
+    const told = answers.map(({ question, answer, completion }) => ({ question, answer, completion }));
+    const accuracy = metrics['eval/accuracy'];
+    page.postMessage({
+      news: 'evaluated',
+      step: run.step,
+      accuracy,
+      answers: told as Record<string, string>[] as never,
+    });
+  }
+
+  async function ask(question: string): Promise<void> {
+    const problem: Problem = { question, answer: '', columns: {}, source: 'the question' };
+    const greedy = { ...options, numGenerations: 1, temperature: 0 };
+    const [row] = await rollout(state.model, tokenizer, [problem], () => 0, greedy);
+    page.postMessage({ news: 'answer', question, row: { ...toRow(row), reward: null } });
+  }
+
+  async function save(): Promise<void> {
+    await saveCheckpoint('final_model', { source: MODEL, params: state.model.params }, { dtype: reference.dtypes });
+    page.postMessage({ news: 'saved', weights: readFileSync('final_model/model.safetensors') });
+  }
+
+  /** Goes on with other weights; what the optimizer remembers of the old ones is forgotten. */
+  async function load(weights: Uint8Array): Promise<void> {
+    for (const name of FILES.filter((name) => name.startsWith(MODEL))) {
+      writeFileSync(name.replace(MODEL, 'yours'), readFileSync(name));
+    }
+    writeFileSync('yours/model.safetensors', weights);
+    const { params } = await loadCheckpoint('yours');
+    const before = { ...state.model };
+    state.model = withTrainable(state.model, params);
+    state.optimizer = createAdamW(trainable(state.model));
+    disposeModel(before);
+    page.postMessage({ news: 'loaded' });
+  }
+
+  page.postMessage({ news: 'ready', backend: chosen });
+  return { options, makeStep, askHeldOut, ask, save, load };
+}
+
+/** Whatever needs the model has it for itself. */
+let turn: Promise<void> = Promise.resolve();
+function inTurn(act: () => Promise<void>): void {
+  turn = turn.then(act).catch((error) => {
+    run.isGoing = false;
+    page.postMessage({ news: 'mistake', text: mistakeIn(error) ?? `this is a mistake of the page: ${error}` });
+    if (mistakeIn(error) === undefined) console.error(error);
+  });
+}
+
+async function step(): Promise<void> {
+  const { options, makeStep, askHeldOut } = work!;
+  const isLeft = () => run.step < options.maxSteps;
+  if (run.step === 0) await askHeldOut();
+  if (isLeft()) await makeStep();
+  if (!isLeft()) run.isGoing = false;
+  if (run.isGoing) inTurn(step);
+  else page.postMessage({ news: 'paused', finished: !isLeft() });
+}
+
+page.onmessage = ({ data, ports: [rewards] }) => {
+  switch (data.order) {
+    case 'start': {
+      const { order, ...given } = data;
+      return inTurn(async () => {
+        work = await start(given, rewards);
+      });
+    }
+    case 'change': {
+      const { order, ...settings } = data;
+      return void Object.assign(work!.options, settings);
+    }
+    case 'go':
+      if (run.isGoing) return;
+      run.isGoing = true;
+      return inTurn(step);
+    case 'step':
+      return inTurn(step);
+    case 'pause':
+      run.isGoing = false;
+      return;
+    case 'ask':
+      return inTurn(() => work!.ask(data.question));
+    case 'save':
+      return inTurn(() => work!.save());
+    case 'load':
+      return inTurn(() => work!.load(data.weights));
+  }
+};
