@@ -37,7 +37,7 @@ export default {
       comment: 'lib/ stands below the experiments.',
       severity: 'error',
       from: { path: '^lib/', pathNot: TESTS },
-      to: { path: '^(experiment_|trainer|tasks|tools|watch|bench|models|notebooks|testing)' },
+      to: { path: '^(experiment_|trainer|tasks|tools|watch|web|bench|models|notebooks|testing)' },
     },
   ],
   options: {

@@ -1,20 +1,18 @@
 /** The page in a real browser. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
-import { type Browser, chromium, type Page } from 'playwright-core';
+import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { look, noBrowser, type Opening, openPage, startBrowser } from '../testing/browser.ts';
 import { writeRun } from '../testing/logs.ts';
 import { NODE, REPOSITORY } from '../testing/processes.ts';
 import { bundlePage, type Parts, reportPage } from './document.ts';
 import { reportOf, serve, watchRuns } from './server.ts';
-
-const CHROME = process.env.CHROME_PATH ?? '/usr/bin/chromium';
-const why = existsSync(CHROME) ? '' : ` (skipped: there is no ${CHROME}; CHROME_PATH names another browser)`;
 
 const temp = mkdtempSync(join(tmpdir(), 'grpo-page-'));
 const at = (...names: string[]) => join(temp, ...names);
@@ -32,11 +30,10 @@ const HOSTILE = [
   })),
 ];
 
-describe.skipIf(why !== '')(`npm run watch in a browser${why}`, () => {
+describe.skipIf(noBrowser !== '')(`npm run watch in a browser${noBrowser}`, () => {
   let [browser, parts]: [Browser?, Parts?] = [];
   beforeAll(async () => {
-    const args = process.getuid?.() === 0 ? ['--no-sandbox'] : [];
-    [browser, parts] = await Promise.all([chromium.launch({ executablePath: CHROME, args }), bundlePage()]);
+    [browser, parts] = await Promise.all([startBrowser(), bundlePage()]);
     const answer = (reward: number) => ({ question: `1+1 ${MARKUP}`, answer: '2', completion: ANSI, reward });
     writeRun(at('first'), {
       steps: 60,
@@ -48,23 +45,11 @@ describe.skipIf(why !== '')(`npm run watch in a browser${why}`, () => {
   });
   afterAll(() => browser?.close());
 
-  /** Opens an address; `problems` are what the browser complains of, and whatever it asks of other places. */
-  async function open(
-    url: string,
-    { width = 1440, colorScheme = 'light' as 'light' | 'dark' } = {},
-  ): Promise<{ page: Page; problems: string[] }> {
-    const page = await browser!.newPage({ viewport: { width, height: 900 }, colorScheme });
-    const problems: string[] = [];
-    page.on('console', (message) => problems.push(message.text()));
-    page.on('pageerror', (error) => problems.push(String(error)));
-    page.on('dialog', (dialog) => problems.push(dialog.message()));
-    page.on('request', (request) => {
-      const isOwn = request.url().startsWith(new URL('.', url).href) || request.url().startsWith('data:');
-      if (!isOwn) problems.push(request.url());
-    });
-    await page.goto(url);
-    await page.waitForSelector('.card');
-    return { page, problems };
+  /** Opens an address, and waits until there is something to see. */
+  async function open(url: string, how: Opening = {}): Promise<{ page: Page; problems: string[] }> {
+    const opened = await openPage(browser!, url, how);
+    await opened.page.waitForSelector('.card');
+    return opened;
   }
 
   const served = async (folders: string[], use: (url: string) => Promise<void>) => {
@@ -291,41 +276,3 @@ describe.skipIf(why !== '')(`npm run watch in a browser${why}`, () => {
     await page.close();
   });
 });
-
-/** What is wider than the page, and text with too little contrast (WCAG AA), whatever is behind it. */
-const look = (page: Page) =>
-  page.evaluate<{ overflow: string[]; faint: string[]; background: string }>(`(() => {
-    const channels = (color) => {
-      const numbers = color.match(/-?[\\d.]+(e-?\\d+)?/g).map(Number);
-      const [r, g, b, alpha = 1] = color.startsWith('color(') ? [...numbers.slice(0, 3).map((x) => 255 * x), numbers[3]] : numbers;
-      return [r, g, b, alpha];
-    };
-    const over = ([r, g, b, alpha], below) => [r, g, b].map((x, i) => alpha * x + (1 - alpha) * below[i]);
-    const behind = (node) => {
-      const below = node.parentElement ? behind(node.parentElement) : [255, 255, 255];
-      return over(channels(getComputedStyle(node).backgroundColor), below);
-    };
-    const luminance = (color) => {
-      const [r, g, b] = color.map((x) => (x / 255 <= 0.04045 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4));
-      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const contrast = (a, b) => {
-      const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
-      return (high + 0.05) / (low + 0.05);
-    };
-    const faint = [];
-    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    for (let text = walker.nextNode(); text; text = walker.nextNode()) {
-      const node = text.parentElement;
-      if (text.data.trim() === '' || node.getClientRects().length === 0 || node.closest('script, noscript')) continue;
-      const ground = behind(node);
-      const ratio = contrast(over(channels(getComputedStyle(node).color), ground), ground);
-      if (!(ratio >= 4.5)) faint.push(ratio.toFixed(2) + ' ' + node.className + ' ' + text.data.slice(0, 20));
-    }
-    const wide = [...document.querySelectorAll('body *')].filter((node) => {
-      const { right, left } = node.getBoundingClientRect();
-      return (right > innerWidth + 0.5 || left < -0.5) && node.getClientRects().length > 0;
-    });
-    const overflow = document.documentElement.scrollWidth > innerWidth ? wide.map((node) => node.outerHTML.slice(0, 80)) : [];
-    return { overflow, faint, background: getComputedStyle(document.body).backgroundColor };
-  })()`);

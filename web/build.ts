@@ -27,7 +27,7 @@ const at = (name: string) => join(HERE, 'stand_ins', name);
 
 /** What a module of Node's is in a browser. */
 const NODE: Record<string, string> = {
-  'node:path': 'pathe',
+  'node:path': at('path.ts'),
   'node:buffer': at('buffer.ts'),
   'node:fs': at('files.ts'),
   'node:fs/promises': at('files.ts'),
@@ -47,11 +47,8 @@ const NOTHING = `module.exports = Object.create(new Proxy({}, {
 /** Bundles what was written for Node. */
 const forBrowsers = (node: Record<string, string>): Plugin => ({
   name: 'for browsers',
-  setup({ onResolve, onLoad, resolve }) {
-    onResolve({ filter: /^node:/ }, ({ path, resolveDir, kind }) => {
-      const found = node[path] ?? at('node.ts');
-      return found.startsWith('/') ? { path: found } : resolve(found, { resolveDir, kind });
-    });
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^node:/ }, ({ path }) => ({ path: node[path] ?? at('node.ts') }));
     onResolve({ filter: /^\.\.?\// }, ({ path, resolveDir }) => {
       const file = relative(ROOT, join(resolveDir, path));
       if (REPLACED.test(file)) return { path: at('lib.ts') };

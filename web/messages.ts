@@ -36,15 +36,13 @@ export type Order =
 /** To the page. `mistake`: a sentence for the user; whatever was going on is paused. */
 export type News =
   | { news: 'ready'; backend: string }
-  | { news: 'evaluated'; step: number; accuracy: number; answers: ToldAnswered[] }
+  | { news: 'evaluated'; step: number; accuracy: number }
   | { news: 'step'; step: number; metrics: Record<string, number>; group: ToldGroup }
   | { news: 'paused'; finished: boolean }
   | { news: 'answer'; question: string; row: ToldRow }
   | { news: 'saved'; weights: Uint8Array }
   | { news: 'loaded' }
   | { news: 'mistake'; text: string };
-
-export type ToldAnswered = { question: string; answer: string; completion: string };
 
 /** To the worker that has the user's reward, and from it: a number a completion, or what is wrong. */
 export type Graded = { question: string; answer: string; text: string };

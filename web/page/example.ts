@@ -10,10 +10,10 @@ export const EXAMPLE: ToldGroup = {
   question: '47+38-9',
   answer: '76',
   rows: [
-    row('<think>47+38=85 85-9=76</think><answer>76</answer>', 1, 1.489),
-    row('<think>47+38=75 75-9=66</think><answer>66</answer>', 0.1, -0.4253),
-    row('<think>47+38=85 85-9=74</think><answer>74</answer>', 0.1, -0.4253),
-    row('<think>47+38=85 85-9=76</think>', 0, -0.638),
+    row('<think>47+38=85 85-9=76</think><answer>76</answer>', 1, 1.4924),
+    row('<think>47+38=75 75-9=66</think><answer>66</answer>', 0.1, -0.4264),
+    row('<think>47+38=85 85-9=74</think><answer>74</answer>', 0.1, -0.4264),
+    row('<think>47+38=85 85-9=76</think>', 0, -0.6396),
   ],
 };
 

@@ -43,9 +43,9 @@ function grade(completions: Graded[], port: MessagePort): void {
   worker.addEventListener('message', ({ data }) => end(data), { once: true });
   worker.addEventListener('error', (event) => {
     event.preventDefault();
-    end({
-      mistake: `the reward is no JavaScript (${event.message.replace(/^Uncaught /, '')}, line ${event.lineno - 1})`,
-    });
+    const line = event.lineno - 1; // behind the user's code stands ours
+    const where = line <= code.split('\n').length ? `line ${line}` : 'at its end';
+    end({ mistake: `the reward is no JavaScript (${event.message.replace(/^Uncaught /, '')}, ${where})` });
   });
   worker.postMessage(completions);
 }

@@ -1,5 +1,5 @@
 /** The page: what it says, its buttons, and what it shows of the training in its workers. */
-import { button, duration, element, fill, visible } from '../../watch/page/dom.ts';
+import { button, element, fill, visible } from '../../watch/page/dom.ts';
 import { cardOf, rewardsOf, SHADES, type Shade } from '../../watch/page/rows.ts';
 import type { ToldGroup } from '../../watch/told.ts';
 import { ALGORITHMS, type Algorithm, type News, type Order, type Settings, type Start } from '../messages.ts';
@@ -32,16 +32,19 @@ const paragraphs = (...texts: string[]) => texts.map((text) => element('p', {}, 
 const EXPLANATION = [
   'A small language model, of 0.8 million numbers, is in this page. It was shown sums, and makes mistakes when it has to carry. Here it learns to do better, from nothing but a number for each answer that says how good it was: reinforcement learning. All of it happens in this tab; nothing is sent anywhere.',
   'The method is GRPO, Group Relative Policy Optimization, by which the large models that reason are trained as well. A step of it: the model answers each of some questions several times, with chance in the choice of each token (a piece of text). That is a group. A rule, the reward, gives each answer a number. The advantage of an answer says how much better it was than its own group: its reward, minus the mean of the group’s rewards, divided by their standard deviation. Then the model is changed a little, such that all tokens of answers with a positive advantage become more likely, and those of answers with a negative one less.',
-  'A group of four. The mean of the rewards is 0.3, the standard deviation 0.47: the first answer, right and in its tags, is (1 − 0.3) ∕ 0.47 = 1.49 standard deviations above it. The last one is right, too, but has forgotten the tags in which it was to stand, and that counts for nothing. If all four were equally good, or equally bad, all advantages would be 0: from such a group nothing is learnt.',
+  'An example is beside this: a group of four. The mean of the rewards is 0.3, the standard deviation 0.47: the first answer, right and in its tags, is (1 − 0.3) ∕ 0.47 = 1.49 standard deviations above it. The last one is right, too, but has forgotten the tags in which it was to stand, and that counts for nothing. If all four were equally good, or equally bad, all advantages would be 0: from such a group nothing is learnt.',
 ];
 
 const explained = element(
   'details',
   { class: 'explained', open: true },
   element('summary', {}, 'What happens here'),
-  ...paragraphs(...EXPLANATION.slice(0, 2)),
-  groupOf(EXAMPLE, 'an example', 'advantage'),
-  ...paragraphs(EXPLANATION[2]),
+  element(
+    'div',
+    { class: 'two' },
+    element('div', {}, ...paragraphs(...EXPLANATION)),
+    groupOf(EXAMPLE, 'an example', 'advantage'),
+  ),
 );
 
 // ─── Settings ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -245,7 +248,7 @@ function hear(training: Training, news: News): void {
       break;
     case 'step': {
       const { step, metrics, group } = news;
-      Object.assign(training, { step, group, said: `${duration(metrics.step_time)} a step` });
+      Object.assign(training, { step, group, said: `${metrics.step_time.toFixed(1)} s a step` });
       training.curves.reward.push([step, metrics.reward]);
       training.curves.accuracy.push([step, metrics['rewards/accuracy/mean']]);
       break;

@@ -6,9 +6,8 @@ import { UserError } from '../../lib/errors.ts';
 export const resolveModel = async (name: string): Promise<string> => name;
 
 // lib/backend/gpus.ts: a browser chooses the GPU.
-const { gpu } = globalThis.navigator as unknown as {
-  gpu?: { requestAdapter(options: object): Promise<object | null> };
-};
+type Browser = { navigator: { gpu?: { requestAdapter(options: object): Promise<object | null> } } };
+const { gpu } = (globalThis as unknown as Browser).navigator;
 
 export const listGpus = async (): Promise<Gpu[]> => [];
 export const chooseGpu = (): Gpu => ({ api: 'as the browser has it', name: 'WebGPU' });

@@ -3,15 +3,18 @@ import isDeepEqual from 'fast-deep-equal';
 
 /** Browsers' own, which Node's types do not have. */
 type BrowserWorker = {
-  onmessage: unknown;
   postMessage(message: unknown): void;
   addEventListener(type: string, hear: (event: { data?: unknown; message?: string }) => void, options: object): void;
   terminate(): void;
 };
-const browser = globalThis as unknown as { Worker: new (url: string, options: object) => BrowserWorker };
+type Port = { onmessage: () => void; postMessage(message: unknown): void };
+const browser = globalThis as unknown as {
+  Worker: new (url: string, options: object) => BrowserWorker;
+  MessageChannel: new () => { port1: Port; port2: Port };
+};
 
 // node:timers/promises. Timers would wait 4 ms each time, and a whole second in a tab that nobody looks at.
-const { port1, port2 } = new MessageChannel();
+const { port1, port2 } = new browser.MessageChannel();
 const waiting: (() => void)[] = [];
 port1.onmessage = () => waiting.shift()?.();
 export const setImmediate = (): Promise<void> =>

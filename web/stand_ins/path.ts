@@ -1,0 +1,2 @@
+/** In place of `node:path` in a browser. */
+export * from 'pathe';

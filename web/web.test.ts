@@ -1,0 +1,270 @@
+/** The page that trains, in a real browser. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Browser, Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { groupAdvantages, type Options, reward } from '../experiment_base/train.ts';
+import { openSafetensors } from '../lib/checkpoint/safetensors.ts';
+import { look, noBrowser, type Opening, openPage, startBrowser } from '../testing/browser.ts';
+import { NODE, REPOSITORY, runProcess } from '../testing/processes.ts';
+import { buildPage } from './build.ts';
+import type { News, Order } from './messages.ts';
+import { EXAMPLE, REWARD } from './page/example.ts';
+import { serve } from './server.ts';
+
+const temp = mkdtempSync(join(tmpdir(), 'grpo-web-'));
+afterAll(() => rmSync(temp, { recursive: true, force: true }));
+
+const SMALL = {
+  batchSize: 4,
+  numGenerations: 4,
+  learningRate: 2.5e-4,
+  clipRange: 0.2,
+  klCoef: 0.01,
+  seed: 3,
+  maxSteps: 3,
+};
+
+describe('what the page explains itself by', () => {
+  const rewards = EXAMPLE.rows.map((row) => row.reward!);
+
+  it('has the advantages of experiment_base', () => {
+    const [advantages] = groupAdvantages([rewards]);
+    for (const [i, { advantage }] of EXAMPLE.rows.entries()) expect(advantage).toBeCloseTo(advantages[i], 3);
+  });
+
+  it('has its rewards, by the function that stands on the page', () => {
+    const onPage = new Function(`${REWARD}; return reward;`)() as (text: string, answer: string) => number;
+    const texts = [
+      ...EXAMPLE.rows.map(({ completion }) => completion),
+      '',
+      '<answer></answer>',
+      '<answer>1</answer><answer>76</answer>',
+    ];
+    const problem = { answer: EXAMPLE.answer! };
+    for (const text of texts)
+      expect(onPage(text, problem.answer)).toBe(reward(text, problem, { formatReward: 0.1 } as Options));
+    expect(texts.slice(0, 4).map((text) => onPage(text, '76'))).toEqual(rewards);
+  });
+});
+
+describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => {
+  let browser: Browser;
+  let page: { url: string; close: () => Promise<void> };
+  beforeAll(async () => {
+    [browser, page] = await Promise.all([startBrowser(), buildPage().then((files) => serve(files, 0))]);
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await page?.close();
+  });
+
+  const open = (how?: Opening) => openPage(browser, page.url, how);
+  const press = (page: Page, name: string) => page.getByRole('button', { name, exact: true }).click();
+  const status = (page: Page) => page.textContent('.status');
+  const mistake = (page: Page) => page.textContent('.mistake');
+  const shows = (page: Page, selector: string, text: RegExp) =>
+    expect.poll(() => page.textContent(selector), { timeout: 120_000 }).toMatch(text);
+
+  /** Few and short answers, by the page's own fields. */
+  async function set(page: Page, settings: Partial<typeof SMALL> = {}): Promise<void> {
+    for (const [name, value] of Object.entries({ ...SMALL, ...settings }))
+      await page.fill(`[name=${name}]`, String(value));
+    await page.locator('h1').click(); // what was typed counts when the field is left
+  }
+
+  it.each(['experiment_base', 'experiment_drgrpo'] as const)('gives the numbers of %s in Node', async (algorithm) => {
+    const folder = join(temp, algorithm);
+    const options = Object.entries(SMALL).flatMap(([name, value]) => [
+      `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`,
+      String(value),
+    ]);
+    const others = ['--eval-size', '0', '--output-dir', folder, '--backend', 'wasm', '--blas', 'off'];
+    const { code, stderr } = await runProcess([...NODE, `${algorithm}/train.ts`, ...options, ...others]);
+    expect([code, stderr]).toEqual([0, '']);
+    const lines = readFileSync(join(folder, 'metrics.jsonl'), 'utf8').trim().split('\n');
+    const inNode: Record<string, number>[] = lines.map((line) => JSON.parse(line));
+
+    const { page, problems } = await open();
+    const start: Order = { order: 'start', algorithm, backend: 'wasm', threads: 2, ...SMALL };
+    const news = await page.evaluate<News[]>(`new Promise((resolve) => {
+      const worker = new Worker('worker.js', { type: 'module' });
+      const { port1, port2 } = new MessageChannel();
+      ${REWARD}
+      port1.onmessage = ({ data }) => port1.postMessage({ rewards: data.map((row) => reward(row.text, row.answer)) });
+      const all = [];
+      worker.onmessage = ({ data }) => {
+        all.push(data);
+        if (data.news === 'mistake' || data.news === 'paused') resolve(all);
+      };
+      worker.postMessage(${JSON.stringify(start)}, [port2]);
+      worker.postMessage({ order: 'go' });
+    })`);
+    const steps = news.flatMap((it) => (it.news === 'step' ? [it.metrics] : []));
+    expect(news[0]).toEqual({ news: 'ready', backend: 'wasm, 2 threads (--blas off)' });
+    expect(steps).toHaveLength(3);
+    for (const [i, metrics] of steps.entries()) {
+      for (const name of ['reward', 'reward_std', 'rewards/accuracy/mean', 'completions/mean_length'])
+        expect([name, metrics[name]]).toEqual([name, inNode[i][name]]);
+      for (const name of ['loss', 'grad_norm', 'entropy', 'kl']) expect(metrics[name]).toBeCloseTo(inNode[i][name], 5);
+    }
+    expect(problems).toEqual([]);
+    await page.close();
+  });
+
+  it('trains, is legible and fits, from 360 to 1440 px, light and dark', async () => {
+    for (const [width, colorScheme] of [
+      [360, 'light'],
+      [360, 'dark'],
+      [768, 'light'],
+      [1440, 'light'],
+      [1440, 'dark'],
+    ] as const) {
+      const { page, problems } = await open({ width, colorScheme });
+      await set(page, { maxSteps: width === 1440 ? 3 : 1 });
+      if (width === 1440) await page.check('.check input'); // Dr. GRPO beside it
+      await page.click('.first');
+      await shows(page, '.status', /^finished/);
+      const columns = await page.$$eval('.columns .column', (all) => all.length);
+      expect(columns).toBe(width === 1440 ? 2 : 1);
+      const { overflow, faint } = await look(page);
+      expect([width, colorScheme, overflow, faint, problems]).toEqual([width, colorScheme, [], [], []]);
+      await page.close();
+    }
+  });
+
+  it('ends a reward that throws, loops, returns text, is no JavaScript or asks the network, and goes on', async () => {
+    const { page } = await open();
+    await set(page, { maxSteps: 2 });
+    const asked: string[] = [];
+    const cases: [code: string, sentence: RegExp][] = [
+      [
+        'function reward() { throw new Error("no"); }',
+        /^the reward throws “Error: no” for the completion ".*: mend it/,
+      ],
+      ['function reward() { for (;;); }', /^the reward took longer than 2 seconds: mend it/],
+      ['function reward(text) { return text; }', /^the reward must return a finite number, found ".*: mend it/],
+      ['function reward() { return 1 / 0; }', /found Infinity/],
+      ['function reward( {', /^the reward is no JavaScript \(SyntaxError: .*, at its end\)/],
+      ['function reward() {\n  return 1 1;\n}', /^the reward is no JavaScript \(SyntaxError: .*, line 2\)/],
+      ['const other = 1;', /^the reward throws “ReferenceError: reward is not defined”/],
+      [
+        `function reward() { const r = new XMLHttpRequest(); r.open('GET', '${page.url()}?secret', false); r.send(); return 1; }`,
+        /^the reward throws “NetworkError/,
+      ],
+      ['function reward() { importScripts("data:text/javascript,1"); return 1; }', /^the reward throws “NetworkError/],
+      ['function reward() { return new Function("return 1")(); }', /^the reward throws “EvalError/],
+    ];
+    page.on('request', (request) => asked.push(request.url()));
+    for (const [code, sentence] of cases) {
+      await page.fill('textarea', code);
+      await press(page, 'Use this reward');
+      await press(page, 'One step');
+      await shows(page, '.mistake', sentence);
+      expect(await status(page)).toMatch(/^step 0 of 2/);
+    }
+    expect(asked.filter((url) => url.includes('secret'))).toEqual([]);
+    await page.fill('textarea', 'function reward(text) { return -text.length; }');
+    await press(page, 'Use this reward');
+    await press(page, 'One step');
+    await shows(page, '.status', /^step 1 of 2/);
+    expect(await mistake(page)).toBe('');
+    expect(await page.textContent('.curves')).toMatch(/reward −\d/);
+    await page.close();
+  });
+
+  it('refuses numbers that cannot be, with a sentence', async () => {
+    const { page } = await open();
+    await page.fill('[name=numGenerations]', '1');
+    await page.click('.first');
+    expect(await mistake(page)).toBe('G, answers to each: expected an integer from 2 to 32, found 1');
+    expect(await status(page)).toBe('not started');
+    await page.close();
+  });
+
+  it('needs no mouse: starts, pauses, goes on, is asked', async () => {
+    const { page, problems } = await open();
+    await set(page, { maxSteps: 50 });
+    await page.evaluate('document.activeElement.blur(); scrollTo(0, 0)');
+    const focused = () =>
+      page.evaluate<string>(`(() => {
+        const it = document.activeElement;
+        const name = it.matches('button, summary') ? it.textContent : it.name || it.getAttribute('aria-label') || it.type || it.localName;
+        return it !== document.body && getComputedStyle(it).outlineStyle === 'none' ? 'invisible ' + it.outerHTML : name;
+      })()`);
+    const tabTo = async (name: string) => {
+      for (let i = 0; i < 60; i++) {
+        if ((await focused()) === name) return;
+        await page.keyboard.press('Tab');
+        expect(await focused()).not.toMatch(/^invisible/);
+      }
+      throw new Error(`${name} is not reached by Tab`);
+    };
+    await tabTo('Start');
+    await page.keyboard.press('Enter');
+    await shows(page, '.status', /^step [1-9]/);
+    await tabTo('Pause');
+    await page.keyboard.press('Enter');
+    await shows(page, '.first', /Go on/);
+    const paused = await status(page);
+    await tabTo('numGenerations');
+    await page.keyboard.press('ArrowUp');
+    await tabTo('a question');
+    await page.keyboard.press('Control+A');
+    await page.keyboard.type('10+12');
+    await page.keyboard.press('Enter');
+    await shows(page, '.said', /^10\+12.*answer/);
+    expect(await status(page)).toBe(paused);
+    await tabTo('One step');
+    await page.keyboard.press('Space');
+    await expect.poll(() => status(page), { timeout: 60_000 }).not.toBe(paused);
+    await expect.poll(() => page.$$eval('.columns .card', (all) => all.length)).toBe(5); // G is another
+    expect(problems).toEqual([]);
+    await page.close();
+  });
+
+  it('takes weights away and back', async () => {
+    const { page, problems } = await open();
+    await set(page);
+    const take = async () => {
+      const [download] = await Promise.all([page.waitForEvent('download'), press(page, 'Download the weights')]);
+      return readFileSync(await download.path());
+    };
+    /** The tensors in a file, by their names. */
+    const tensorsIn = async (bytes: Buffer) => {
+      const file = join(temp, 'any.safetensors');
+      writeFileSync(file, bytes);
+      const { tensors, read, close } = await openSafetensors(file);
+      const values = await Promise.all(
+        [...tensors.keys()].sort().map(async (name) => [name, await read(name)] as const),
+      );
+      await close();
+      return Object.fromEntries(values);
+    };
+    const own = readFileSync(join(REPOSITORY, 'models/tiny/model.safetensors'));
+    const first = await take();
+    expect(await tensorsIn(first)).toEqual(await tensorsIn(own));
+    await press(page, 'One step');
+    await shows(page, '.status', /^step 1/);
+    const trained = await take();
+    expect([trained.length, trained.equals(first)]).toEqual([first.length, false]);
+    const give = (buffer: Buffer) =>
+      page.setInputFiles('[type=file]', { name: 'any.safetensors', mimeType: 'application/octet-stream', buffer });
+    await give(own);
+    await shows(page, '.status', /the model of the file/);
+    expect((await take()).equals(first)).toBe(true);
+    await give(Buffer.from('no weights at all'));
+    await shows(page, '.mistake', /^yours\/model\.safetensors: .*not a safetensors file/);
+    expect((await take()).equals(first)).toBe(true);
+    expect(problems).toEqual([]);
+    await page.close();
+  });
+
+  it('serves what it has built, and nothing else', async () => {
+    for (const path of ['package.json', '..%2fpackage.json', 'files/../package.json', '/etc/passwd', 'worker.ts'])
+      expect((await fetch(page.url + path)).status).toBe(404);
+    expect((await fetch(page.url, { method: 'POST' })).status).toBe(405);
+    expect((await fetch(page.url, { headers: { origin: 'http://other.example' } })).status).toBe(403);
+  });
+});
