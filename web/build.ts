@@ -149,7 +149,7 @@ export async function buildPage(): Promise<PageFiles> {
   const { code: style } = await transform(css, { loader: 'css', minify: true });
   const text = (content: string) => new TextEncoder().encode(content);
   const wasm = ['tfjs-backend-wasm-simd.wasm', 'tfjs-backend-wasm-threaded-simd.wasm'];
-  return new Map<string, Uint8Array>([
+  const files: PageFiles = new Map<string, Uint8Array>([
     ['index.html', text(shell(policyOf(frame)))],
     ['page.js', text(page)],
     ['page.css', text(style)],
@@ -161,6 +161,15 @@ export async function buildPage(): Promise<PageFiles> {
     ...(await Promise.all(wasm.map(async (name) => [name, await read(join(WASM, name))] as const))),
     ...(await Promise.all(data.map(async (name) => [`files/${name}`, await read(join(ROOT, name))] as const))),
   ]);
+  const hash = createHash('sha256');
+  for (const [name, content] of files) hash.update(name).update(content);
+  // The page is kept under the name by which it is asked for.
+  const names = [...files.keys()].map((name) => (name === 'index.html' ? './' : name));
+  const offline = await bundleForPage('web/page/offline.ts', {
+    NAMES: JSON.stringify(names),
+    VERSION: JSON.stringify(`grpo-${hash.digest('hex').slice(0, 16)}`),
+  });
+  return files.set('offline.js', text(offline));
 }
 
 export const createCommand = () =>

@@ -17,6 +17,8 @@ export type Start = {
   threads: number;
   seed: number;
   maxSteps: number;
+  /** held-out questions that are asked from time to time */
+  evalSize: number;
 };
 
 export const ALGORITHMS = { experiment_base: 'GRPO', experiment_drgrpo: 'Dr. GRPO' } as const;

@@ -89,7 +89,7 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
     const inNode: Record<string, number>[] = lines.map((line) => JSON.parse(line));
 
     const { page, problems } = await open();
-    const start: Order = { order: 'start', algorithm, backend: 'wasm', threads: 2, ...SMALL };
+    const start: Order = { order: 'start', algorithm, backend: 'wasm', threads: 2, evalSize: 2, ...SMALL };
     const news = await page.evaluate<News[]>(`new Promise((resolve) => {
       const worker = new Worker('worker.js', { type: 'module' });
       const { port1, port2 } = new MessageChannel();
@@ -268,6 +268,40 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
     expect((await take()).equals(first)).toBe(true);
     expect(problems).toEqual([]);
     await page.close();
+  });
+
+  it('has threads on a host of static files from the second visit on, and opens without a network', async () => {
+    const files = await buildPage();
+    const server = createServer(({ url = '' }, response) => {
+      const name = url === '/tab/' ? 'index.html' : url.replace('/tab/', '');
+      const type = { js: 'text/javascript', html: 'text/html', css: 'text/css', wasm: 'application/wasm' }[
+        name.split('.').at(-1)!
+      ];
+      response.writeHead(files.has(name) ? 200 : 404, type ? { 'Content-Type': type } : {}).end(files.get(name));
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const context = await browser.newContext();
+    const { page, problems } = await openPage(
+      context,
+      `http://127.0.0.1:${(server.address() as AddressInfo).port}/tab/`,
+    );
+    const makeStep = async () => {
+      await set(page);
+      await press(page, 'One step');
+      await shows(page, '.status', /^step 1 of 3/);
+      return status(page);
+    };
+    expect(await makeStep()).toMatch(/wasm, 1 thread$/);
+    await page.evaluate('navigator.serviceWorker.ready');
+    await page.reload();
+    expect(await makeStep()).toMatch(/wasm, \d+ threads$/);
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+    await page.reload();
+    expect(await makeStep()).toMatch(/wasm, \d+ threads$/);
+    // What is answered from the cache, the browser has first asked for in vain.
+    expect(problems.filter((text) => !/ERR_CONNECTION_REFUSED/.test(text))).toEqual([]);
+    await context.close();
   });
 
   it('serves what it has built, and nothing else', async () => {

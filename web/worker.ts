@@ -28,8 +28,8 @@ declare const FILES: string[];
 
 const MODEL = 'models/tiny';
 const SUMS = { train: 'tasks/sums/train.jsonl', test: 'tasks/sums/test.jsonl' };
-/** Held-out questions, and the steps from one asking of them to the next. */
-const [HELD_OUT, EVALUATION] = [50, 25];
+/** Steps from one asking of held-out questions to the next. */
+const EVALUATION = 25;
 
 /** Browsers' own, which Node's types do not have. */
 type Port = { postMessage(message: unknown): void; onmessage: (event: { data: Rewards }) => void };
@@ -60,7 +60,7 @@ async function start({ algorithm, backend, threads, ...given }: Start & Settings
   const { rollout, toExperience, update, evaluate, rolloutMetrics } = (
     algorithm === 'experiment_base' ? base : drgrpo
   ) as typeof base;
-  const options: base.Options = { ...DEFAULTS[algorithm], ...given, evalSize: HELD_OUT };
+  const options: base.Options = { ...DEFAULTS[algorithm], ...given };
   const { train, test } = loadSplits(loadProblems, options, SUMS);
   const { model: reference, tokenizer } = await loadWithTokenizer(MODEL, options);
   const state = await createTrainingState(reference, { tokens: 0, skipped: 0 }, options);
@@ -106,6 +106,7 @@ async function start({ algorithm, backend, threads, ...given }: Start & Settings
 
   /** The accuracy on held-out questions. What is right there, the experiment says, whatever is rewarded. */
   async function askHeldOut(): Promise<void> {
+    if (test.length === 0) return;
     const { metrics } = await evaluate(state.model, tokenizer, test, { samples: 0 }, options);
     page.postMessage({ news: 'evaluated', step: run.step, accuracy: metrics['eval/accuracy'] });
   }

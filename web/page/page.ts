@@ -10,6 +10,9 @@ import { createGrader, type Grader } from './grader.ts';
 /** What `build.ts` puts in: the defaults of experiment_base. */
 declare const DEFAULTS: Settings & Pick<Start, 'seed' | 'maxSteps'>;
 
+/** Questions that are never trained on, asked from time to time. */
+const HELD_OUT = 50;
+
 /** One algorithm in training, in a worker of its own. */
 type Training = {
   algorithm: Algorithm;
@@ -20,6 +23,8 @@ type Training = {
   step: number;
   curves: Record<'reward' | 'accuracy' | 'held out', Curve['points']>;
   group?: ToldGroup;
+  /** what computes it, and how fast */
+  backend: string;
   said: string;
 };
 
@@ -189,14 +194,19 @@ async function start(): Promise<void> {
       algorithm,
       order: (order, ports = []) => worker.postMessage(order, ports),
       end: () => worker.terminate(),
-      ...{ isGoing: false, isFinished: false, step: 0, said: 'loading' },
+      ...{ isGoing: false, isFinished: false, step: 0, backend: '', said: 'loading' },
       curves: { reward: [], accuracy: [], 'held out': [] },
     };
     worker.addEventListener('message', ({ data }) => hear(training, data));
     worker.addEventListener('error', ({ message }) =>
       hear(training, { news: 'mistake', text: `the worker has ended: ${message}` }),
     );
-    const given = { algorithm, backend: backend.value as Start['backend'], threads: threadsFor(algorithms.length) };
+    const given = {
+      algorithm,
+      backend: backend.value as Start['backend'],
+      threads: threadsFor(algorithms.length),
+      evalSize: HELD_OUT,
+    };
     training.order({ order: 'start', ...given, ...numbersIn(AT_START), ...settings() }, [state.grader!.connect()]);
     return training;
   });
@@ -241,14 +251,15 @@ function hear(training: Training, news: News): void {
   if (!state.trainings.includes(training)) return;
   switch (news.news) {
     case 'ready':
-      training.said = news.backend;
+      training.backend = news.backend.replace(/ \(.*/, '');
+      training.said = training.backend;
       break;
     case 'evaluated':
       training.curves['held out'].push([news.step, news.accuracy]);
       break;
     case 'step': {
       const { step, metrics, group } = news;
-      Object.assign(training, { step, group, said: `${metrics.step_time.toFixed(1)} s a step` });
+      Object.assign(training, { step, group, said: `${metrics.step_time.toFixed(1)} s a step, ${training.backend}` });
       training.curves.reward.push([step, metrics.reward]);
       training.curves.accuracy.push([step, metrics['rewards/accuracy/mean']]);
       break;
@@ -397,7 +408,7 @@ function show(): void {
     chart('Reward, mean of a step', curvesOf('reward', 'reward')),
     chart('Right answers, share', [
       ...curvesOf('accuracy', 'in training'),
-      ...curvesOf('held out', 'of 50 held-out questions', true),
+      ...curvesOf('held out', `of ${HELD_OUT} held-out questions`, true),
     ]),
   );
   const shown = trainings.map(({ algorithm, group, step }) =>
@@ -435,3 +446,6 @@ fill(
   ),
 );
 show();
+
+// Where a browser keeps nothing (a private window, say), the page is as good as before, as long as there is a network.
+void navigator.serviceWorker?.register('offline.js').catch(() => {});
