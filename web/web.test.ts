@@ -11,7 +11,7 @@ import { openSafetensors } from '../lib/checkpoint/safetensors.ts';
 import { look, noBrowser, type Opening, openPage, startBrowser } from '../testing/browser.ts';
 import { NODE, REPOSITORY, runProcess } from '../testing/processes.ts';
 import { buildPage } from './build.ts';
-import type { News, Order } from './messages.ts';
+import type { Algorithm, News, Order } from './messages.ts';
 import { EXAMPLE, REWARD } from './page/example.ts';
 import { serve } from './server.ts';
 
@@ -76,9 +76,10 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
     await page.locator('h1').click(); // what was typed counts when the field is left
   }
 
-  it.each(['experiment_base', 'experiment_drgrpo'] as const)('gives the numbers of %s in Node', async (algorithm) => {
-    const folder = join(temp, algorithm);
-    const options = Object.entries(SMALL).flatMap(([name, value]) => [
+  /** Metrics of each step: of an experiment in Node, on wasm. */
+  async function stepsInNode(algorithm: Algorithm, given: typeof SMALL): Promise<Record<string, number>[]> {
+    const folder = join(temp, `${algorithm}-${given.maxSteps}`);
+    const options = Object.entries(given).flatMap(([name, value]) => [
       `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`,
       String(value),
     ]);
@@ -86,11 +87,13 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
     const { code, stderr } = await runProcess([...NODE, `${algorithm}/train.ts`, ...options, ...others]);
     expect([code, stderr]).toEqual([0, '']);
     const lines = readFileSync(join(folder, 'metrics.jsonl'), 'utf8').trim().split('\n');
-    const inNode: Record<string, number>[] = lines.map((line) => JSON.parse(line));
+    return lines.map((line) => JSON.parse(line));
+  }
 
-    const { page, problems } = await open();
-    const start: Order = { order: 'start', algorithm, backend: 'wasm', threads: 2, evalSize: 2, ...SMALL };
-    const news = await page.evaluate<News[]>(`new Promise((resolve) => {
+  /** The same in a tab. */
+  async function stepsInTab(browser: Browser, start: Order) {
+    const { page: tab, problems } = await openPage(browser, page.url);
+    const news = await tab.evaluate<News[]>(`new Promise((resolve) => {
       const worker = new Worker('worker.js', { type: 'module' });
       const { port1, port2 } = new MessageChannel();
       ${REWARD}
@@ -103,16 +106,47 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
       worker.postMessage(${JSON.stringify(start)}, [port2]);
       worker.postMessage({ order: 'go' });
     })`);
-    const steps = news.flatMap((it) => (it.news === 'step' ? [it.metrics] : []));
-    expect(news[0]).toEqual({ news: 'ready', backend: 'wasm, 2 threads (--blas off)' });
-    expect(steps).toHaveLength(3);
+    await tab.close();
+    expect(problems).toEqual([]);
+    return { ready: news[0], steps: news.flatMap((it) => (it.news === 'step' ? [it.metrics] : [])) };
+  }
+
+  /** Whether metrics are the same: what counts completions exactly, what is computed of tokens within rounding. */
+  function expectSame(steps: Record<string, number>[], others: Record<string, number>[], digits: number): void {
+    expect(steps).toHaveLength(others.length);
     for (const [i, metrics] of steps.entries()) {
       for (const name of ['reward', 'reward_std', 'rewards/accuracy/mean', 'completions/mean_length'])
-        expect([name, metrics[name]]).toEqual([name, inNode[i][name]]);
-      for (const name of ['loss', 'grad_norm', 'entropy', 'kl']) expect(metrics[name]).toBeCloseTo(inNode[i][name], 5);
+        expect([name, metrics[name]]).toEqual([name, others[i][name]]);
+      for (const name of ['loss', 'grad_norm', 'entropy', 'kl'])
+        expect(metrics[name]).toBeCloseTo(others[i][name], digits);
     }
-    expect(problems).toEqual([]);
-    await page.close();
+  }
+
+  it.each(['experiment_base', 'experiment_drgrpo'] as const)('gives the numbers of %s in Node', async (algorithm) => {
+    const start: Order = { order: 'start', algorithm, backend: 'wasm', threads: 2, evalSize: 2, ...SMALL };
+    const { ready, steps } = await stepsInTab(browser, start);
+    expect(ready).toEqual({ news: 'ready', backend: 'wasm, 2 threads (--blas off)' });
+    expectSame(steps, await stepsInNode(algorithm, SMALL), 5);
+  });
+
+  it('gives them on WebGPU, too', async () => {
+    // In software, where compiling zeros into every shader would take minutes; no kernel reads what it has not written.
+    const software = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'];
+    const browser = await startBrowser([...software, '--enable-dawn-features=disable_workgroup_init'], {
+      VK_ICD_FILENAMES: process.env.VK_ICD_FILENAMES ?? '/usr/lib/chromium/vk_swiftshader_icd.json',
+    });
+    try {
+      const few = { ...SMALL, batchSize: 2, numGenerations: 2, maxSteps: 1 };
+      const start: Order = {
+        ...{ order: 'start', algorithm: 'experiment_base', backend: 'webgpu', threads: 1, evalSize: 0 },
+        ...few,
+      };
+      const { ready, steps } = await stepsInTab(browser, start);
+      expect(ready).toMatchObject({ news: 'ready', backend: expect.stringMatching(/^webgpu/) });
+      expectSame(steps, await stepsInNode('experiment_base', few), 4);
+    } finally {
+      await browser.close();
+    }
   });
 
   it('trains, is legible and fits, from 360 to 1440 px, light and dark', async () => {

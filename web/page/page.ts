@@ -1,6 +1,6 @@
 /** The page: what it says, its buttons, and what it shows of the training in its workers. */
 import { button, element, fill, visible } from '../../watch/page/dom.ts';
-import { cardOf, rewardsOf, SHADES, type Shade } from '../../watch/page/rows.ts';
+import { cardOf, largest, rewardsOf, SHADES, type Shade } from '../../watch/page/rows.ts';
 import type { ToldGroup } from '../../watch/told.ts';
 import { ALGORITHMS, type Algorithm, type News, type Order, type Settings, type Start } from '../messages.ts';
 import { type Curve, chart } from './curves.ts';
@@ -362,7 +362,7 @@ function groupOf({ question, answer, rows }: ToldGroup, when: string, shade: Sha
       element('small', {}, `right answer: ${visible(answer ?? '')}`),
       element('small', {}, rewardsOf(rows)),
     ),
-    ...rows.map((row, i) => cardOf(row, i, rows, shade)),
+    ...rows.map((row, i) => cardOf(row, i, rows, shade, largest(rows))),
   );
 }
 
