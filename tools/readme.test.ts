@@ -7,6 +7,8 @@ import { createCommand as createRewardModel } from '../experiment_reward_model/t
 import { command as pretrain } from '../models/tiny/pretrain.ts';
 import { createCommand as createTrainer } from '../trainer/train.ts';
 import { createCommand as createWatch } from '../watch/server.ts';
+import { createCommand as createWebBuild } from '../web/build.ts';
+import { createCommand as createWeb } from '../web/server.ts';
 import { createCommand as createAsk } from './ask.ts';
 import { createCommand as createCompare } from './compare.ts';
 import { createCommand as createEvaluate } from './evaluate.ts';
@@ -39,6 +41,8 @@ const commands = [
     createNotebooks(),
     createTrainer(),
     createWatch(),
+    createWeb(),
+    createWebBuild(),
     createRewardModel(),
     allReduce,
     bench,
@@ -114,7 +118,7 @@ describe.each([...READMES, ...NOTEBOOKS.map((name) => join('notebooks', name))])
     const names = [...text.matchAll(/`([a-z]+[A-Z]\w*)`/g)].map(([, name]) => name);
     const isReadme = file.endsWith('.md'); // a notebook may name what its own cells declare
     expect(names.filter((name) => isReadme && !words.has(name))).toEqual([]);
-    const folders = 'lib|tasks|models|bench|testing|docs|notebooks|watch|experiment_[a-z]+';
+    const folders = 'lib|tasks|models|bench|testing|docs|notebooks|watch|web|experiment_[a-z]+';
     const paths = [...text.matchAll(RegExp(`(?<![\\w./-])(?:${folders})/[\\w./-]+`, 'g'))].map(([path]) => path);
     const lost = paths.filter((path) => !existsSync(path.replace(/\.$/, '')) && !NOT_HERE.test(path));
     expect(lost).toEqual([]);

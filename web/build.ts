@@ -138,8 +138,9 @@ export async function buildPage(): Promise<PageFiles> {
       throw new UserError(`${relative(ROOT, file)} is missing: run \`npm install\` and \`npm run build\``);
     });
   const frame = await bundleForPage('web/page/frame.ts');
-  const { batchSize, numGenerations, learningRate, clipRange, klCoef, seed, maxSteps } = defaults.experiment_base;
-  const shown = { batchSize, numGenerations, learningRate, clipRange, klCoef, seed, maxSteps };
+  const { batchSize, numGenerations, numIterations, learningRate, ...others } = defaults.experiment_base;
+  const { clipRange, klCoef, seed, maxSteps } = others;
+  const shown = { batchSize, numGenerations, numIterations, learningRate, clipRange, klCoef, seed, maxSteps };
   const page = await bundleForPage('web/page/page.ts', {
     FRAME: JSON.stringify(frame),
     DEFAULTS: JSON.stringify(shown),

@@ -5,6 +5,7 @@ import type { ToldGroup, ToldRow } from '../watch/told.ts';
 export type Settings = {
   batchSize: number;
   numGenerations: number;
+  numIterations: number;
   learningRate: number;
   clipRange: number;
   klCoef: number;

@@ -8,6 +8,7 @@ import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { groupAdvantages, type Options, reward } from '../experiment_base/train.ts';
 import { openSafetensors } from '../lib/checkpoint/safetensors.ts';
+import { loadTokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { look, noBrowser, type Opening, openPage, startBrowser } from '../testing/browser.ts';
 import { NODE, REPOSITORY, runProcess } from '../testing/processes.ts';
 import { buildPage } from './build.ts';
@@ -21,6 +22,7 @@ afterAll(() => rmSync(temp, { recursive: true, force: true }));
 const SMALL = {
   batchSize: 4,
   numGenerations: 4,
+  numIterations: 2,
   learningRate: 2.5e-4,
   clipRange: 0.2,
   klCoef: 0.01,
@@ -34,6 +36,11 @@ describe('what the page explains itself by', () => {
   it('has the advantages of experiment_base', () => {
     const [advantages] = groupAdvantages([rewards]);
     for (const [i, { advantage }] of EXAMPLE.rows.entries()) expect(advantage).toBeCloseTo(advantages[i], 3);
+  });
+
+  it('counts the tokens of models/tiny, with the one that ends an answer', async () => {
+    const { encode } = await loadTokenizer('models/tiny');
+    for (const { completion, tokens } of EXAMPLE.rows) expect(tokens).toBe(encode(completion).length + 1);
   });
 
   it('has its rewards, by the function that stands on the page', () => {

@@ -1,8 +1,8 @@
 /** What the page explains itself by: a group of four, with the advantages that experiment_base would give it. */
 import type { ToldGroup } from '../../watch/told.ts';
 
-const row = (completion: string, reward: number, advantage: number) => ({
-  ...{ completion, reward, advantage },
+const row = (completion: string, reward: number, advantage: number, tokens: number) => ({
+  ...{ completion, reward, advantage, tokens },
   rewards: [],
 });
 
@@ -10,10 +10,10 @@ export const EXAMPLE: ToldGroup = {
   question: '47+38-9',
   answer: '76',
   rows: [
-    row('<think>47+38=85 85-9=76</think><answer>76</answer>', 1, 1.4924),
-    row('<think>47+38=75 75-9=66</think><answer>66</answer>', 0.1, -0.4264),
-    row('<think>47+38=85 85-9=74</think><answer>74</answer>', 0.1, -0.4264),
-    row('<think>47+38=85 85-9=76</think>', 0, -0.6396),
+    row('<think>47+38=85 85-9=76</think><answer>76</answer>', 1, 1.4924, 23),
+    row('<think>47+38=75 75-9=66</think><answer>66</answer>', 0.1, -0.4264, 23),
+    row('<think>47+38=85 85-9=74</think><answer>74</answer>', 0.1, -0.4264, 23),
+    row('<think>47+38=85 85-9=76</think>', 0, -0.6396, 19),
   ],
 };
 

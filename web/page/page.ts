@@ -61,7 +61,8 @@ const SETTINGS: Record<keyof Settings, Field> = {
   batchSize: { label: 'questions a step', min: 1, max: 64, step: 1 },
   numGenerations: { label: 'G, answers to each', min: 2, max: 32, step: 1 },
   learningRate: { label: 'learning rate', min: 0, max: 0.1, step: 'any' },
-  clipRange: { label: 'ε, how far a token’s probability may move', min: 0, max: 1, step: 'any' },
+  numIterations: { label: 'μ, updates from the same answers', min: 1, max: 8, step: 1 },
+  clipRange: { label: 'ε, how far they may move a token (counts if μ > 1)', min: 0, max: 1, step: 'any' },
   klCoef: { label: 'β, pull back to the model of the start', min: 0, max: 10, step: 'any' },
 };
 const AT_START: Record<'seed' | 'maxSteps', Field> = {
