@@ -17,6 +17,7 @@ import { uniform } from '../lib/random.ts';
 import { piecesOf } from '../lib/run/pieces.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
 import { createTrainingState } from '../lib/run/training_state.ts';
+import { inGroups } from '../lib/statistics.ts';
 import { createAdamW } from '../lib/training/adamw.ts';
 import type { ToldRow } from '../watch/told.ts';
 import type { Graded, News, Order, Rewards, Settings, Start } from './messages.ts';
@@ -95,8 +96,11 @@ async function start({ algorithm, backend, threads, ...given }: Start & Settings
     const updated = await update(state, experience, number, now); // update
     const speeds = measureSpeed(state, rollouts, { began, sampled });
     run.step = number;
-    const [{ problem }] = experience;
-    const rows = experience.slice(0, now.numGenerations).map(toRow);
+    // Of the groups, the first from which something is learnt.
+    const groups = inGroups(experience, now.numGenerations);
+    const group = groups.find((rows) => rows.some(({ advantage }) => advantage !== 0)) ?? groups[0];
+    const [{ problem }] = group;
+    const rows = group.map(toRow);
     page.postMessage({
       ...{ news: 'step', step: number, metrics: { ...rolloutMetrics(rollouts, now), ...updated, ...speeds } },
       group: { question: problem.question, answer: problem.answer, rows },

@@ -62,7 +62,7 @@ const SETTINGS: Record<keyof Settings, Field> = {
   numGenerations: { label: 'G, answers to each', min: 2, max: 32, step: 1 },
   learningRate: { label: 'learning rate', min: 0, max: 0.1, step: 'any' },
   numIterations: { label: 'μ, updates from the same answers', min: 1, max: 8, step: 1 },
-  clipRange: { label: 'ε, how far they may move a token (counts if μ > 1)', min: 0, max: 1, step: 'any' },
+  clipRange: { label: 'ε, limit of a token’s change (if μ > 1)', min: 0, max: 1, step: 'any' },
   klCoef: { label: 'β, pull back to the model of the start', min: 0, max: 10, step: 'any' },
 };
 const AT_START: Record<'seed' | 'maxSteps', Field> = {
@@ -380,7 +380,8 @@ const columns = element('div', { class: 'columns' });
 const groups = element(
   'section',
   { class: 'groups' },
-  element('h2', {}, 'The newest group'),
+  element('h2', {}, 'A group of the newest step'),
+  element('p', { class: 'about' }, 'The first whose answers are not all worth the same, if there is one.'),
   element('div', { class: 'choices' }, shades),
   columns,
 );
