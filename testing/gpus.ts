@@ -12,3 +12,6 @@ export const WITHOUT_GPU = gpus.length === 0;
 
 /** What the name of a test says where there is none. */
 export const reason = WITHOUT_GPU ? ' (skipped: no GPU that WebGPU can use, nor a software one)' : '';
+
+/** Whether there are no kernels of our own to test: no GPU, or they are switched off. */
+export const WITHOUT_KERNELS = WITHOUT_GPU || process.env.TFJS_KERNELS === 'off';

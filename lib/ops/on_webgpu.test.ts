@@ -1,7 +1,7 @@
 /** How kernels for WebGPU are called; each kernel is tested in the room of its operation. */
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { reason, WITHOUT_GPU } from '../../testing/gpus.ts';
+import { reason, WITHOUT_KERNELS } from '../../testing/gpus.ts';
 import { initBackend } from '../backend/index.ts';
 import { uniform } from '../random.ts';
 import { random } from './comparisons.ts';
@@ -9,7 +9,7 @@ import { counters } from './on_webgpu.ts';
 import { rmsNorm } from './rms_norm/rms_norm.ts';
 import { swiGlu } from './swiglu/swiglu.ts';
 
-describe.skipIf(WITHOUT_GPU)(`kernels on webgpu${reason}`, () => {
+describe.skipIf(WITHOUT_KERNELS)(`kernels on webgpu${reason}`, () => {
   beforeAll(() => initBackend('webgpu'));
 
   /** What f has to do. */

@@ -1,7 +1,7 @@
 /** A layer at once against the model's own, whose operations come one by one. */
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { reason, WITHOUT_GPU } from '../../../testing/gpus.ts';
+import { reason, WITHOUT_KERNELS } from '../../../testing/gpus.ts';
 import { initBackend } from '../../backend/index.ts';
 import { loadCheckpoint } from '../../checkpoint/checkpoint.ts';
 import { type LlamaConfig, parameterShapes } from '../../model/config.ts';
@@ -11,7 +11,7 @@ import { uniform } from '../../random.ts';
 import { random } from '../comparisons.ts';
 import { counters } from '../on_webgpu.ts';
 
-describe.skipIf(WITHOUT_GPU)(`a decoder's layer on webgpu${reason}`, () => {
+describe.skipIf(WITHOUT_KERNELS)(`a decoder's layer on webgpu${reason}`, () => {
   let llama: LlamaConfig;
   beforeAll(async () => {
     await initBackend('webgpu');

@@ -1,7 +1,7 @@
 /** `tf.matMul` on webgpu: by tiles, and split over k. */
 import * as tf from '@tensorflow/tfjs';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { reason, WITHOUT_GPU } from '../../../testing/gpus.ts';
+import { reason, WITHOUT_KERNELS } from '../../../testing/gpus.ts';
 import { initBackend } from '../../backend/index.ts';
 import { normals } from '../../random.ts';
 import { counters } from '../on_webgpu.ts';
@@ -19,7 +19,7 @@ const CASES = [
   [2, 0, 3, 4],
 ];
 
-describe.skipIf(WITHOUT_GPU)(`matMul is the sum over j of a_ij b_jk${reason}`, () => {
+describe.skipIf(WITHOUT_KERNELS)(`matMul is the sum over j of a_ij b_jk${reason}`, () => {
   beforeAll(() => initBackend('webgpu'));
 
   test.each(CASES.map((shape, i) => ({ shape, i })))('$shape', async ({ shape: [batch, m, k, n], i }) => {
