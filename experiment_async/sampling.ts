@@ -2,11 +2,12 @@
  * Who samples which batch, and with which weights: this process, in an order that is known beforehand, or sampler processes
  * that do not wait for it. What is learnt from a batch is in train.ts.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs';
 import { type BackendName, type BackendOptions, initBackend } from '../lib/backend/index.ts';
 import { loadWithTokenizer } from '../lib/checkpoint/pretrained.ts';
+import { openSafetensors, writeSafetensors } from '../lib/checkpoint/safetensors.ts';
 import type { Tokenizer } from '../lib/checkpoint/tokenizer.ts';
 import { type Communicator, fromRankZero, gather, shard } from '../lib/distributed/communicator.ts';
 import { flatten, unflatten } from '../lib/distributed/flatten.ts';
@@ -50,6 +51,8 @@ export type Source<T> = {
   next: (step: number) => Promise<Batch<T>>;
   /** The policy has made a step: those who sample are to know. */
   publish: (step: number) => Promise<void>;
+  /** Weights of earlier steps that batches to come are to be sampled with, by version. */
+  older: () => Map<number, Float32Array>;
   close: () => void | Promise<void>;
 };
 
@@ -84,6 +87,41 @@ export type Plan = (step: number) => { job: number; switches: Switches };
 export const lagging =
   (lag: number, from = 0): Plan =>
   (step) => ({ job: step, switches: [[0, Math.max(from, step - 1 - lag)]] });
+
+/** A plan for the steps after the first `from`, of which the older weights are there that `has` says. */
+type Planning = (from: number, has: (version: number) => boolean) => Plan;
+
+/** Where the older weights of a checkpoint are, beside it: the values of all tensors, one list for each version. */
+const olderOf = (checkpoint: string): string =>
+  join(dirname(checkpoint), basename(checkpoint).replace('checkpoint', 'older_weights').concat('.safetensors'));
+
+/**
+ * Puts older weights beside a checkpoint, so that what is planned can go on from there to the bit. Those of checkpoints that are
+ * gone go, too.
+ */
+export async function writeOlder(checkpoint: string, older: Map<number, Float32Array>): Promise<void> {
+  const folder = dirname(checkpoint);
+  for (const name of readdirSync(folder)) {
+    const [, step] = /^older_weights-(\d+)\./.exec(name) ?? [];
+    if (step !== undefined && !existsSync(join(folder, `checkpoint-${step}`))) rmSync(join(folder, name));
+  }
+  if (older.size === 0) return;
+  const tensors = [...older].map(([version, data]) => ({
+    ...{ name: String(version), dtype: 'F32' as const, shape: [data.length], data },
+  }));
+  const file = olderOf(checkpoint);
+  await writeSafetensors(`${file}.partial`, tensors);
+  renameSync(`${file}.partial`, file);
+}
+
+async function readOlder(checkpoint: string | undefined): Promise<Map<number, Float32Array>> {
+  const older = new Map<number, Float32Array>();
+  if (checkpoint === undefined || !existsSync(olderOf(checkpoint))) return older;
+  const file = await openSafetensors(olderOf(checkpoint));
+  for (const version of file.tensors.keys()) older.set(Number(version), await file.read(version));
+  await file.close();
+  return older;
+}
 
 /**
  * The order that an earlier run had, from the schedule.jsonl in its folder.
@@ -124,18 +162,23 @@ function areSwitches(value: unknown, step: number): value is Switches {
 /** Samples as a plan says, in this process: nothing depends on how long anything takes. */
 function createPlannedSource<T>(
   sample: Sample<T>,
-  { state, tokenizer, from }: { state: TrainingState; tokenizer: Tokenizer; from: number },
+  {
+    state,
+    tokenizer,
+    from,
+    older,
+  }: Pick<Policy<never>, 'state' | 'tokenizer' | 'from'> & { older?: Map<number, Float32Array> },
   plan: Plan,
   { maxSteps }: { maxSteps: number },
 ): Source<T> {
   /** Weights of versions that are needed again; of each version, the last step that needs it. */
-  const kept = new Map<number, Float32Array>();
+  const kept = new Map(older);
   const lastUse = new Map<number, number>();
   for (let step = from + 1; step <= maxSteps; step++) {
     for (const [, version] of plan(step).switches) if (version < step - 1) lastUse.set(version, step);
   }
   const keep = async (version: number) => {
-    for (const old of kept.keys()) if (lastUse.get(old)! <= version) kept.delete(old);
+    for (const old of kept.keys()) if ((lastUse.get(old) ?? 0) <= version) kept.delete(old);
     if (lastUse.has(version)) kept.set(version, await flatten(trainable(state.model)));
   };
   return {
@@ -165,6 +208,7 @@ function createPlannedSource<T>(
       }
     },
     publish: keep,
+    older: () => kept,
     close: () => {},
   };
 }
@@ -339,6 +383,7 @@ async function createSamplerSource<T extends { problem: unknown }>(
       }
       fill();
     },
+    older: () => new Map(),
     close: samplers.close,
   };
 }
@@ -421,6 +466,7 @@ async function createRankSource<T extends { problem: unknown }>(
       return { job, rollouts, refLogProbs, switches, sampler: 0, began, ended, dropped: [], waiting: 0 };
     },
     publish: async () => {},
+    older: () => new Map(),
     close: async () => {
       if (under) await collect();
       await fromRankZero<Round>(communicator, () => ({ job: 0, version: 0 }));
@@ -435,6 +481,7 @@ export type Policy<T extends { problem: unknown }> = {
   state: TrainingState;
   tokenizer: Tokenizer;
   from: number;
+  checkpoint?: string | undefined; // that these steps were resumed from
   used: number[];
   problemsOf: (job: number) => T['problem'][];
 };
@@ -460,16 +507,20 @@ export function planOf(options: {
   lag?: number | undefined;
   schedule?: string | undefined;
   maxSteps: number;
-}): ((from: number) => Plan) | undefined {
+}): Planning | undefined {
   const { mode, schedule, lag = mode === 'sync' ? 0 : undefined, maxSteps } = options;
-  if (schedule !== undefined) {
-    const plan = readSchedule(schedule, maxSteps);
-    return (from) => {
-      if (from === 0) return plan;
-      throw new UserError('--schedule repeats a run from its first step: start a new one, without --resume');
-    };
-  }
-  return lag === undefined ? undefined : (from) => lagging(lag, from);
+  if (schedule === undefined && lag === undefined) return undefined;
+  const exact = schedule === undefined ? lagging(lag!) : readSchedule(schedule, maxSteps);
+  return (from, has) => {
+    const steps = Array.from({ length: Math.max(0, maxSteps - from) }, (_, i) => from + 1 + i);
+    const older = steps.flatMap((step) => exact(step).switches.map(([, version]) => version));
+    const missing = older.find((version) => version < from && !has(version));
+    if (missing === undefined) return exact;
+    if (schedule === undefined) return lagging(lag!, from); // what comes first is fresher
+    throw new UserError(
+      `--schedule needs the weights after step ${missing}, which the checkpoint of step ${from} has not kept: resume an earlier one that repeated the schedule, or start a new run`,
+    );
+  };
 }
 
 /**
@@ -486,7 +537,11 @@ export async function createSource<T extends { problem: unknown }>(
     ...options
   }: SourceOptions & { plan: ReturnType<typeof planOf>; setup: Setup; communicator: Communicator },
 ): Promise<Source<T>> {
-  if (plan) return createPlannedSource(sample, policy, plan(policy.from), options);
+  if (plan) {
+    const older = await readOlder(policy.checkpoint);
+    const exact = plan(policy.from, (version) => older.has(version));
+    return createPlannedSource(sample, { ...policy, older }, exact, options);
+  }
   if (communicator.size > 1) return createRankSource(communicator, policy, { ...options, setup });
   const say = (line: string) => console.log(line);
   const begin = (bytes: number, onFree: () => void) =>

@@ -1,4 +1,4 @@
-import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
 import { refusal } from '../testing/mains.ts';
@@ -126,6 +126,28 @@ describe('a run', () => {
     const { code, stderr } = await run([...model, ...flags], { script });
     expect([code, stderr]).toEqual([0, '']);
     expect(jsonLines(join(folder, 'metrics.jsonl')).at(-1)).toMatchObject({ step: 4, 'rewards/accuracy/mean': 0 });
+  });
+
+  it('with a lag, or a schedule, is resumed to the bit', async () => {
+    const [whole, cut, replayed] = [at('whole'), at('cut'), at('replayed')];
+    const flags = ['--lag', '2', '--lr-scheduler', 'constant', '--warmup-steps', '0', '--save-steps', '3'];
+    expect((await async(whole, flags)).code).toBe(0);
+    expect((await async(cut, [...flags, '--max-steps', '5'])).code).toBe(0);
+    const more = await async(cut, ['--resume', join(cut, 'checkpoint-3'), '--max-steps', '8']);
+    expect([more.code, more.stderr]).toEqual([0, '']);
+    expect(comparable(cut)).toEqual(comparable(whole));
+    const schedule = ['--schedule', join(whole, 'schedule.jsonl')];
+    expect((await async(replayed, [...schedule, '--max-steps', '5'])).code).toBe(0);
+    expect((await async(replayed, ['--resume', join(replayed, 'checkpoint-3'), '--max-steps', '8'])).code).toBe(0);
+    expect(comparable(replayed)).toEqual(comparable(whole));
+    rmSync(join(cut, 'older_weights-6.safetensors'));
+    const lost = await async(cut, ['--resume', join(cut, 'checkpoint-6'), ...schedule]);
+    expect([lost.code, lost.stderr]).toEqual([
+      2,
+      expect.stringMatching(
+        /^error: --schedule needs the weights after step 4, which the checkpoint of step 6 has not kept/,
+      ),
+    ]);
   });
 
   it('with a lag is the same each time, and as stale as it is said to be', async () => {

@@ -40,6 +40,7 @@ import {
   serveRanks,
   serveSamples,
   versionsOf,
+  writeOlder,
 } from './sampling.ts';
 import { createTimeline, stalenessMetrics } from './timeline.ts';
 
@@ -463,6 +464,7 @@ async function main(communicator: Communicator): Promise<void> {
   await checkAsync(options, communicator.size);
   const plan = planOf(options);
   const { train, test } = await loadData(options, SUMS);
+  let older = () => new Map<number, Float32Array>(); // of the source, once it is there
   const {
     run,
     state,
@@ -472,6 +474,7 @@ async function main(communicator: Communicator): Promise<void> {
   } = await startRun(options, {
     ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt },
     reference: options.klCoef > 0 && (plan !== undefined || options.reference === 'trainer'),
+    onSave: ({ folder }) => writeOlder(folder, older()),
   });
   console.log(`${train.length} problems to train on, ${test.length} held out`);
   if (communicator.size > 1) console.log(`ranks: ${communicator.size}, of which all but one sample`);
@@ -481,8 +484,10 @@ async function main(communicator: Communicator): Promise<void> {
   const timeline = createTimeline(run.folder);
   const setup = { ...options, modelName: initial.folder, hubName: options.modelName }; // the same files, whatever a name stands for by now
   const problemsOf = (job: number) => itemsOfStep(train, job, options);
-  const policy = { state, tokenizer, from: run.folder.step, used: timeline.used, problemsOf };
+  const { step: from, checkpoint } = run.folder;
+  const policy = { state, tokenizer, from, checkpoint, used: timeline.used, problemsOf };
   const source = await createSource(sampleFrom(train, options), policy, { ...options, plan, setup, communicator });
+  ({ older } = source);
   try {
     for await (const step of run.steps()) {
       const batch = await source.next(step.number); // sampled, and rewarded
