@@ -18,6 +18,53 @@ fn keysOf(query: u32, size: u32, first: u32, divisor: u32, modulus: u32, slope: 
   return u32(counts[first + i]);
 }`;
 
+/** Arrays of the keys and values of a segment. */
+type Segment = { keys: string; values: string };
+
+/** The workgroup's memory that {@link attendInTurn} needs. */
+export const OF_QUERY = `
+var<workgroup> query: array<f32, ${MOST_DIM}>;
+var<workgroup> weights: array<f32, THREADS>;`;
+
+/**
+ * Attention of `query` over two segments of keys, one after the other, into `out[i]`: a thread a key, then a dimension. The
+ * softmax runs along: `top` is the largest score so far, `total` the sum of the exponentials.
+ * @param segment - declares, for segment `s`, how many keys are `seen` and where they `begin`
+ */
+export const attendInTurn = (segment: string, [first, second]: [Segment, Segment]): string => `
+  var top = -3e38;
+  var total = 0.0;
+  var sums = array<f32, ${MOST_DIM / 64}>();
+  for (var s = 0; s < 2; s++) {
+${segment}    for (var first = 0u; first < seen; first += THREADS) {
+      let at = begin + (first + thread) * u.dim;
+      let sees = first + thread < seen;
+      var score = -3e38;
+      if (sees) {
+        score = 0;
+        if (s == 0) { for (var d = 0u; d < u.dim; d++) { score += query[d] * ${first.keys}[at + d]; } }
+        else { for (var d = 0u; d < u.dim; d++) { score += query[d] * ${second.keys}[at + d]; } }
+      }
+      let newTop = max(top, largestOfGroup(score, thread));
+      let weight = select(0.0, exp(score - newTop), sees);
+      weights[thread] = weight;
+      let fade = exp(top - newTop);
+      total = total * fade + sumOfGroup(weight, thread);
+      let count = min(THREADS, seen - first);
+      for (var d = thread; d < u.dim; d += THREADS) {
+        let column = begin + first * u.dim + d;
+        var sum = sums[d / THREADS] * fade;
+        if (s == 0) { for (var j = 0u; j < count; j++) { sum += weights[j] * ${first.values}[column + j * u.dim]; } }
+        else { for (var j = 0u; j < count; j++) { sum += weights[j] * ${second.values}[column + j * u.dim]; } }
+        sums[d / THREADS] = sum;
+      }
+      top = newTop;
+      workgroupBarrier();
+    }
+  }
+  for (var d = thread; d < u.dim; d += THREADS) { out[i * u.dim + d] = sums[d / THREADS] / total; }
+`;
+
 /** `out = softmax(scale · q [K₁ | K₂]ᵀ) [V₁ ; V₂]`: a workgroup a query, a thread a key, then a dimension. */
 export const attention = wgsl({
   name: 'attention',
@@ -31,16 +78,12 @@ export const attention = wgsl({
   },
   data: { counts: 'i32' },
   threads: 64,
-  source: `${KEYS_OF}
-var<workgroup> query: array<f32, ${MOST_DIM}>;
-var<workgroup> weights: array<f32, THREADS>;
+  source: `${KEYS_OF}${OF_QUERY}
 fn kernel(i: u32, thread: u32) {
   for (var d = thread; d < u.dim; d += THREADS) { query[d] = q[i * u.dim + d] * u.scale; }
   workgroupBarrier();
-  var top = -3e38;
-  var total = 0.0;
-  var sums = array<f32, ${MOST_DIM / 64}>();
-  for (var s = 0; s < 2; s++) {
+  ${attendInTurn(
+    `
     var seen: u32;
     var begin: u32;
     if (s == 0) {
@@ -50,33 +93,12 @@ fn kernel(i: u32, thread: u32) {
       seen = keysOf(i, u.size2, u.first2, u.divisor2, u.modulus2, u.slope2);
       begin = i / u.share2 * u.size2 * u.dim;
     }
-    for (var first = 0u; first < seen; first += THREADS) {
-      let at = begin + (first + thread) * u.dim;
-      let sees = first + thread < seen;
-      var score = -3e38;
-      if (sees) {
-        score = 0;
-        if (s == 0) { for (var d = 0u; d < u.dim; d++) { score += query[d] * k1[at + d]; } }
-        else { for (var d = 0u; d < u.dim; d++) { score += query[d] * k2[at + d]; } }
-      }
-      let newTop = max(top, largestOfGroup(score, thread));
-      let weight = select(0.0, exp(score - newTop), sees);
-      weights[thread] = weight;
-      let fade = exp(top - newTop);
-      total = total * fade + sumOfGroup(weight, thread);
-      let count = min(THREADS, seen - first);
-      for (var d = thread; d < u.dim; d += THREADS) {
-        let column = begin + first * u.dim + d;
-        var sum = sums[d / THREADS] * fade;
-        if (s == 0) { for (var j = 0u; j < count; j++) { sum += weights[j] * v1[column + j * u.dim]; } }
-        else { for (var j = 0u; j < count; j++) { sum += weights[j] * v2[column + j * u.dim]; } }
-        sums[d / THREADS] = sum;
-      }
-      top = newTop;
-      workgroupBarrier();
-    }
-  }
-  for (var d = thread; d < u.dim; d += THREADS) { out[i * u.dim + d] = sums[d / THREADS] / total; }
+`,
+    [
+      { keys: 'k1', values: 'v1' },
+      { keys: 'k2', values: 'v2' },
+    ],
+  )}
   if (thread == 0) {
     normalisers[2 * i] = top;
     normalisers[2 * i + 1] = 1 / total;

@@ -1,5 +1,5 @@
 /** What a layer of a decoder needs, where a few rows bring one token each, beside the kernels of other operations. */
-import { MOST_DIM } from '../attention/webgpu_kernel.ts';
+import { attendInTurn, OF_QUERY } from '../attention/webgpu_kernel.ts';
 import { PARTIAL, SMALL_TILE, splitOverK } from '../mat_mul/webgpu_kernel.ts';
 import { wgsl } from '../on_webgpu.ts';
 
@@ -131,9 +131,7 @@ export const attendOnce = wgsl({
   },
   data: { lists: 'u32' },
   threads: 64,
-  source: `
-var<workgroup> query: array<f32, ${MOST_DIM}>;
-var<workgroup> weights: array<f32, THREADS>;
+  source: `${OF_QUERY}
 fn kernel(i: u32, thread: u32) {
   let row = i / u.heads;
   let head = i % u.heads;
@@ -143,10 +141,8 @@ fn kernel(i: u32, thread: u32) {
   let kvHead = head / (u.heads / u.kvHeads);
   let slot = lists[row];
   let prompt = slot / u.group;
-  var top = -3e38;
-  var total = 0.0;
-  var sums = array<f32, ${MOST_DIM / 64}>();
-  for (var s = 0; s < 2; s++) {
+  ${attendInTurn(
+    `
     var seen = u.length;
     var begin = (kvHead * u.slotCount + slot) * u.room * u.dim;
     if (s == 0) {
@@ -154,33 +150,12 @@ fn kernel(i: u32, thread: u32) {
       if (u.padded == 1) { seen = lists[u.rows + prompt]; }
       begin = (kvHead * (u.slotCount / u.group) + prompt) * u.prefixLength * u.dim;
     }
-    for (var first = 0u; first < seen; first += THREADS) {
-      let at = begin + (first + thread) * u.dim;
-      let sees = first + thread < seen;
-      var score = -3e38;
-      if (sees) {
-        score = 0;
-        if (s == 0) { for (var d = 0u; d < u.dim; d++) { score += query[d] * prefixKeys[at + d]; } }
-        else { for (var d = 0u; d < u.dim; d++) { score += query[d] * keys[at + d]; } }
-      }
-      let newTop = max(top, largestOfGroup(score, thread));
-      let weight = select(0.0, exp(score - newTop), sees);
-      weights[thread] = weight;
-      let fade = exp(top - newTop);
-      total = total * fade + sumOfGroup(weight, thread);
-      let count = min(THREADS, seen - first);
-      for (var d = thread; d < u.dim; d += THREADS) {
-        let column = begin + first * u.dim + d;
-        var sum = sums[d / THREADS] * fade;
-        if (s == 0) { for (var j = 0u; j < count; j++) { sum += weights[j] * prefixValues[column + j * u.dim]; } }
-        else { for (var j = 0u; j < count; j++) { sum += weights[j] * values[column + j * u.dim]; } }
-        sums[d / THREADS] = sum;
-      }
-      top = newTop;
-      workgroupBarrier();
-    }
-  }
-  for (var d = thread; d < u.dim; d += THREADS) { out[i * u.dim + d] = sums[d / THREADS] / total; }
+`,
+    [
+      { keys: 'prefixKeys', values: 'prefixValues' },
+      { keys: 'keys', values: 'values' },
+    ],
+  )}
 }`,
 });
 
