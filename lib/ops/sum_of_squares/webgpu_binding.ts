@@ -16,7 +16,7 @@ export const sumOfSquaresOnWebGpu = [
     } else {
       const sums = scratch([groups]);
       run(sumOfSquares, { x, sums, count }, groups);
-      run(sumUp, { x: sums, y, count: groups }, 1);
+      run(sumUp, { x: sums, sums: y, count: groups }, 1);
     }
     return [y];
   }),

@@ -2,33 +2,21 @@
 import { wgsl } from '../on_webgpu.ts';
 
 /** `sums` receives what each workgroup has found in its share of x. */
-export const sumOfSquares = wgsl({
-  name: 'sumOfSquares',
-  inputs: { x: 'f32' },
-  outputs: { sums: 'f32' },
-  numbers: { count: 'u32' },
-  threads: 256,
-  source: `
+const sumOf = (name: string, term: string) =>
+  wgsl({
+    name,
+    inputs: { x: 'f32' },
+    outputs: { sums: 'f32' },
+    numbers: { count: 'u32' },
+    threads: 256,
+    source: `
 fn kernel(group: u32, thread: u32) {
   var sum = 0.0;
-  for (var i = group * THREADS + thread; i < u.count; i += u.groups * THREADS) { sum += x[i] * x[i]; }
+  for (var i = group * THREADS + thread; i < u.count; i += u.groups * THREADS) { sum += ${term}; }
   let total = sumOfGroup(sum, thread);
   if (thread == 0) { sums[group] = total; }
 }`,
-});
+  });
 
-/** `y = Σ x` */
-export const sumUp = wgsl({
-  name: 'sumUp',
-  inputs: { x: 'f32' },
-  outputs: { y: 'f32' },
-  numbers: { count: 'u32' },
-  threads: 256,
-  source: `
-fn kernel(group: u32, thread: u32) {
-  var sum = 0.0;
-  for (var i = thread; i < u.count; i += THREADS) { sum += x[i]; }
-  let total = sumOfGroup(sum, thread);
-  if (thread == 0) { y[0] = total; }
-}`,
-});
+export const sumOfSquares = sumOf('sumOfSquares', 'x[i] * x[i]');
+export const sumUp = sumOf('sumUp', 'x[i]');
