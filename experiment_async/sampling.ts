@@ -105,11 +105,12 @@ export async function writeOlder(checkpoint: string, older: Map<number, Float32A
     const [, step] = /^older_weights-(\d+)\./.exec(name) ?? [];
     if (step !== undefined && !existsSync(join(folder, `checkpoint-${step}`))) rmSync(join(folder, name));
   }
+  const file = olderOf(checkpoint);
+  rmSync(file, { force: true }); // of a checkpoint that this one replaces
   if (older.size === 0) return;
   const tensors = [...older].map(([version, data]) => ({
     ...{ name: String(version), dtype: 'F32' as const, shape: [data.length], data },
   }));
-  const file = olderOf(checkpoint);
   await writeSafetensors(`${file}.partial`, tensors);
   renameSync(`${file}.partial`, file);
 }
