@@ -168,7 +168,7 @@ function createPlannedSource<T>(
     tokenizer,
     from,
     older,
-  }: Pick<Policy<never>, 'state' | 'tokenizer' | 'from'> & { older?: Map<number, Float32Array> },
+  }: { state: TrainingState; tokenizer: Tokenizer; from: number; older?: Map<number, Float32Array> },
   plan: Plan,
   { maxSteps }: { maxSteps: number },
 ): Source<T> {
