@@ -7,6 +7,7 @@ import { gpus, reason, WITHOUT_GPU } from '../../testing/gpus.ts';
 import { writeTestData, writeTestModel } from '../../testing/model.ts';
 import { jsonLines, NODE, runProcess } from '../../testing/processes.ts';
 import { UserError } from '../errors.ts';
+import { counters } from '../ops/on_webgpu.ts';
 import { chooseGpu, type Gpu } from './gpus.ts';
 import { initBackend } from './index.ts';
 
@@ -108,6 +109,27 @@ describe.skipIf(WITHOUT_GPU)(`webgpu${reason}`, () => {
   test('reading at once is refused, not answered with nonsense', async () => {
     const x = tf.add(tf.ones([2000]), 1);
     expect(() => x.dataSync()).toThrow(/await tensor.data\(\)/);
+  });
+
+  test('what is asked for in one turn is read together, whatever its type and size', async () => {
+    const x = tf.range(0, 30_000);
+    await x.data();
+    const made = [
+      ...[tf.mul(x, 2), tf.add(tf.slice(x, 0, 5), 0.5), tf.cast(tf.slice(x, 7, 3), 'int32')],
+      ...[tf.greater(tf.slice(x, 0, 4000), 1999), tf.add(tf.slice(x, 0, 9000), 1), tf.add(tf.slice(x, 0, 9000), 2)],
+    ];
+    const before = counters.submits;
+    const read = await Promise.all(made.map((tensor) => tensor.data()));
+    const [large, floats, integers, booleans, ...others] = read;
+    expect(counters.submits - before).toBeLessThanOrEqual(3); // `large` and one of `others` do not fit in
+    expect(large[29_999]).toBe(59_998);
+    expect(floats).toEqual(Float32Array.of(0.5, 1.5, 2.5, 3.5, 4.5));
+    expect(integers).toEqual(Int32Array.of(7, 8, 9));
+    expect(Array.from(booleans)).toEqual(Array.from({ length: 4000 }, (_, i) => Number(i > 1999)));
+    expect(others.map((values) => [values[0], values[8999]])).toEqual([
+      [1, 9000],
+      [2, 9001],
+    ]);
   });
 
   test('a GPU that is lost ends the run in one sentence', async () => {

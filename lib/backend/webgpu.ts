@@ -5,7 +5,7 @@
 import { setImmediate } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
-import { numberOf, type WebGpuBackend } from '../ops/webgpu_backend.ts';
+import { type GpuBuffer, MAP_READ, numberOf, USAGE, type WebGpuBackend } from '../ops/webgpu_backend.ts';
 import { registerWebGpuKernels } from '../ops/webgpu_kernels.ts';
 import { chooseGpu, type Device, type Gpu, isSoftware, listGpus, loadDawn } from './gpus.ts';
 
@@ -62,6 +62,7 @@ export async function startWebGpu(chosen: Gpu, { kernels }: { kernels: boolean }
   if (navigator) Object.defineProperty(globalThis, 'navigator', navigator);
   else delete (globalThis as { navigator?: unknown }).navigator;
 
+  readTogether(backend);
   refuseFailures(backend, device, requiredLimits);
   reuseAtOnce(backend);
   mendSoftmax(requiredLimits.maxComputeWorkgroupsPerDimension);
@@ -78,6 +79,51 @@ export async function startWebGpu(chosen: Gpu, { kernels }: { kernels: boolean }
 
 /** Dawn ends, and the process with it, when the garbage collector finds what `create` returned, device or no device. */
 const kept: object[] = [];
+
+/** Bytes that are read together at most: more have a buffer of their own. */
+const READ_BYTES = 2 ** 16;
+
+/**
+ * Reads all that is asked for in one turn with one submission, through a buffer that is kept. The backend makes a buffer and
+ * submits for each tensor, which costs more than all the rest of a small model's token position.
+ */
+function readTogether(backend: WebGpuBackend): void {
+  const readAlone = backend.read.bind(backend);
+  const spare: GpuBuffer[] = [];
+  let open: { buffer: GpuBuffer; used: number; content: Promise<ArrayBuffer> } | undefined;
+  const begin = () => {
+    const usage = USAGE.mapRead | USAGE.copyDestination;
+    const buffer = spare.pop() ?? backend.device.createBuffer({ size: READ_BYTES, usage });
+    const read = async () => {
+      await Promise.resolve(); // others of this turn come in here
+      if (open === reading) open = undefined;
+      if (backend.commandEncoder) backend.submitQueue();
+      await buffer.mapAsync(MAP_READ, 0, reading.used);
+      const content = buffer.getMappedRange(0, reading.used).slice(0);
+      buffer.unmap();
+      spare.push(buffer);
+      return content;
+    };
+    const reading = { buffer, used: 0, content: undefined as unknown as Promise<ArrayBuffer> };
+    reading.content = read();
+    return reading;
+  };
+  backend.read = async (dataId) => {
+    const data = backend.tensorMap.get(dataId);
+    const { resource, dtype, values } = data;
+    if (values || !resource || resource.size > READ_BYTES || dtype === 'complex64') return readAlone(dataId);
+    if (open && open.used + resource.size > READ_BYTES) open = undefined;
+    open ??= begin();
+    const { buffer, used, content } = open;
+    open.used += resource.size;
+    backend.ensureCommandEncoderReady();
+    backend.endComputePassEncoder();
+    backend.commandEncoder!.copyBufferToBuffer(resource, 0, buffer, used, resource.size);
+    const bytes = (await content).slice(used, used + resource.size);
+    data.values = tf.util.convertBackendValuesAndArrayBuffer(bytes, dtype);
+    return data.values as tf.backend_util.BackendValues;
+  };
+}
 
 /**
  * WebGPU reports errors to whoever listens and goes on with nonsense. Here the first one is kept, and thrown when

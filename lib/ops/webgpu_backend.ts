@@ -1,7 +1,14 @@
 /** TensorFlow.js's webgpu backend as its kernels see it: those parts that are used here, some of which it calls private. */
 import type * as tf from '@tensorflow/tfjs';
 
-export type GpuBuffer = { size: number; destroy(): void; number?: number };
+export type GpuBuffer = {
+  size: number;
+  destroy(): void;
+  mapAsync(mode: number, from: number, bytes: number): Promise<void>;
+  getMappedRange(from: number, bytes: number): ArrayBuffer;
+  unmap(): void;
+  number?: number;
+};
 
 let buffers = 0;
 
@@ -65,5 +72,6 @@ export type WebGpuBackend = tf.KernelBackend & {
 };
 
 /** WebGPU's constants, which a browser has as globals. */
-export const USAGE = { copySource: 4, copyDestination: 8, uniform: 64, storage: 128 };
+export const USAGE = { mapRead: 1, copySource: 4, copyDestination: 8, uniform: 64, storage: 128 };
 export const COMPUTE_STAGE = 4;
+export const MAP_READ = 1;
