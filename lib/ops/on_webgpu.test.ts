@@ -4,6 +4,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { reason, WITHOUT_KERNELS } from '../../testing/gpus.ts';
 import { initBackend } from '../backend/index.ts';
 import { uniform } from '../random.ts';
+import { adamW, createAdamW } from '../training/adamw.ts';
 import { random } from './comparisons.ts';
 import { counters } from './on_webgpu.ts';
 import { rmsNorm } from './rms_norm/rms_norm.ts';
@@ -25,6 +26,16 @@ describe.skipIf(WITHOUT_KERNELS)(`kernels on webgpu${reason}`, () => {
     const call = () => tf.tidy(() => void rmsNorm(rmsNorm(x, w, 0), w, 0));
     call();
     expect(counted(call)).toEqual({ dispatches: 2, bindGroups: 0 });
+  });
+
+  test('a step of AdamW leaves parameters and moments where they are, so that the next one makes nothing anew', async () => {
+    const params = { w: tf.tensor1d([1, -2, 3]) };
+    const shared = tf.clone(params.w);
+    const gradient = { w: tf.ones([3]) };
+    const options = { learningRate: 0.5, weightDecay: 0 };
+    const { params: next, state } = adamW(params, gradient, createAdamW(params), options);
+    expect(counted(() => void adamW(next, gradient, state, options))).toEqual({ dispatches: 1, bindGroups: 0 });
+    expect(Array.from(await shared.data())).toEqual([1, -2, 3]);
   });
 
   test("calls and TensorFlow.js's own operations take their turns in order, also where memory changes hands", async () => {

@@ -53,6 +53,8 @@ export type WebGpu = {
   freeScratch(): void;
   /** An input that the kernel has written over, as an output. */
   overwritten(input: tf.TensorInfo): tf.TensorInfo;
+  /** An input that the kernel is to write over, as an output; a copy of it, where others hold its memory, too. */
+  writable(input: tf.TensorInfo): tf.TensorInfo;
   /** Whether a tensor has memory on the GPU: one that this process has made from numbers gets it when it is first used. */
   isOnGpu(input: tf.TensorInfo): boolean;
 };
@@ -291,6 +293,11 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     taken.push(tensor);
     return tensor;
   };
+  const overwritten: WebGpu['overwritten'] = ({ dataId, shape, dtype }) => {
+    backend.incRef(dataId);
+    backend.tensorMap.get(dataId).values = null; // what may have been read of it is outdated
+    return { dataId, shape, dtype };
+  };
   return {
     run: run as WebGpu['run'],
     output,
@@ -298,10 +305,16 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     freeScratch() {
       for (const { dataId } of taken.splice(0)) backend.disposeData(dataId);
     },
-    overwritten({ dataId, shape, dtype }) {
-      backend.incRef(dataId);
-      backend.tensorMap.get(dataId).values = null; // what may have been read of it is outdated
-      return { dataId, shape, dtype };
+    overwritten,
+    writable(input) {
+      const buffer = bufferOf(input);
+      if (backend.refCount(input.dataId) === 1) return overwritten(input);
+      const copy = output(input.shape);
+      if (buffer === nothing) return copy;
+      backend.ensureCommandEncoderReady();
+      backend.endComputePassEncoder();
+      backend.commandEncoder!.copyBufferToBuffer(buffer, 0, bufferOf(copy), 0, buffer.size);
+      return copy;
     },
     isOnGpu: ({ dataId }) => Boolean(backend.tensorMap.get(dataId).resource),
   };

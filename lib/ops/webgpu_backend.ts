@@ -69,6 +69,7 @@ export type WebGpuBackend = tf.KernelBackend & {
   uploadToGPU(dataId: object): void;
   makeTensorInfo(shape: number[], dtype: tf.DataType, values?: unknown): tf.TensorInfo;
   incRef(dataId: object): void;
+  refCount(dataId: object): number;
 };
 
 /** WebGPU's constants, which a browser has as globals. */

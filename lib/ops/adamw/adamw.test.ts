@@ -12,8 +12,9 @@ test.skipIf(!WITH_KERNELS)('kernel and plain definition agree', async () => {
     const shape = [[size(1, key)], [size(1, key), size(2, key)], [], [0, 3]][key % 4];
     const [param, gradient, m, v] = [random(shape), random(shape), random(shape), tf.square(random(shape))];
     const [beta1, beta2, epsilon] = [0.9, 0.999, 1e-8];
+    // Of clones, which share their memory: a kernel that writes over it is to see that.
     const update = () =>
-      adamWUpdate([param, gradient, m, v], {
+      adamWUpdate([tf.clone(param), gradient, tf.clone(m), tf.clone(v)], {
         ...{ beta1, beta2, epsilon },
         decay: key % 3 ? 0.99 : 1,
         stepSize: 0.1 / (1 - beta1 ** (key + 1)),

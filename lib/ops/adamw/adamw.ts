@@ -3,7 +3,7 @@ import { fusible } from '../fusible.ts';
 
 type Factors = Record<'beta1' | 'beta2' | 'epsilon' | 'decay' | 'stepSize' | 'rootOfCorrection', number>;
 
-/** Parameter, gradient and moments → the next parameter and moments. */
+/** Parameter, gradient and moments → the next parameter and moments. A kernel may write over those that it replaces. */
 export const adamWUpdate = fusible(
   'AdamW',
   (

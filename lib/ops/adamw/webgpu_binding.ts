@@ -4,15 +4,11 @@ import { adamWUpdate } from './adamw.ts';
 import { adamW } from './webgpu_kernel.ts';
 
 export const adamWOnWebGpu = [
-  onWebGpu(adamWUpdate, ([param, gradient, m, v], { run, output }, factors) => {
-    const { shape } = param;
-    const [nextParam, nextM, nextV, count] = [output(shape), output(shape), output(shape), sizeOf(shape)];
+  onWebGpu(adamWUpdate, ([oldParam, gradient, oldM, oldV], { run, writable }, factors) => {
+    const count = sizeOf(oldParam.shape);
     const [rest1, rest2] = [1 - factors.beta1, 1 - factors.beta2];
-    run(
-      adamW,
-      { param, gradient, m, v, nextParam, nextM, nextV, count, rest1, rest2, ...factors },
-      Math.ceil(count / adamW.threads),
-    );
-    return [nextParam, nextM, nextV];
+    const [param, m, v] = [oldParam, oldM, oldV].map(writable);
+    run(adamW, { gradient, param, m, v, count, rest1, rest2, ...factors }, Math.ceil(count / adamW.threads));
+    return [param, m, v];
   }),
 ];
