@@ -20,7 +20,7 @@ export async function optimizerStep(
   options: AdamWOptions & { maxGradNorm: number },
 ): Promise<{ loss: number; norm: number; finite: boolean }> {
   const clipped = clipByGlobalNorm(gradient.gradients, options.maxGradNorm);
-  const [loss, norm] = [(await gradient.loss.data())[0], (await clipped.norm.data())[0]];
+  const [[loss], [norm]] = await Promise.all([gradient.loss.data(), clipped.norm.data()]); // read together
   const finite = Number.isFinite(loss) && Number.isFinite(norm);
   if (finite) {
     const { params, state: optimizer } = adamW(trainable(state.model), clipped.gradients, state.optimizer, options);
