@@ -40,6 +40,21 @@ describe.each(files)('notebooks/%s', (file) => {
     expect(hidden).toEqual([]);
   });
 
+  it('knows every name that it uses', () => {
+    const text = code.map(({ source = [] }) => [source].flat().join('')).join('\n');
+    const options = { target: LATEST, lib: ['lib.esnext.d.ts', 'lib.dom.d.ts'], noResolve: true, types: [] };
+    const host = ts.createCompilerHost(options);
+    const fromDisk = host.getSourceFile;
+    host.getSourceFile = (name, ...rest) =>
+      name === 'cells.ts'
+        ? ts.createSourceFile(name, `${text}\nexport {}; declare let process, Buffer;`, LATEST)
+        : fromDisk(name, ...rest);
+    const program = ts.createProgram(['cells.ts'], options, host);
+    const found = program.getSemanticDiagnostics(program.getSourceFile('cells.ts'));
+    const unknown = found.filter(({ messageText }) => /^Cannot find name/.test(`${messageText}`));
+    expect(unknown.map(({ messageText }) => messageText)).toEqual([]);
+  });
+
   it('shows tables and pictures', () => {
     const kinds = code.flatMap(({ outputs = [] }) => outputs.flatMap(({ data = {} }) => Object.keys(data)));
     expect(kinds).toContain('text/html');
