@@ -80,6 +80,7 @@ export const STYLE = {
       titleFontSize: 11,
       labelFontSize: 10,
     },
+    legend: { labelLimit: 0 }, // names are not cut short
     axisX: { grid: false, tickColor: '#d0d7de', domainColor: '#d0d7de' },
     axisY: { gridColor: '#eaeef2', domain: false, ticks: false, labelPadding: 6, tickCount: 5, labelFlush: true },
   },
