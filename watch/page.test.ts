@@ -79,7 +79,7 @@ describe.skipIf(noBrowser !== '')(`npm run watch in a browser${noBrowser}`, () =
           const { page, problems } = await open(url, { width, colorScheme });
           await page.waitForSelector('.panel', { timeout: 120_000 });
           await page.selectOption('select', '1');
-          for (const shade of ['log-prob', 'advantage']) {
+          for (const shade of ['log-prob', 'advantage', 'weight']) {
             await page.check(`[value="${shade}"]`);
             // The step with hostile text, and one beside another run's.
             for (const key of ['End', 'ArrowLeft']) {
@@ -172,6 +172,28 @@ describe.skipIf(noBrowser !== '')(`npm run watch in a browser${noBrowser}`, () =
       await page.focus('.card summary');
       await press('Enter');
       expect(await page.textContent('.card table')).toMatch(/^tokenlog-probprobability<think>/);
+    }));
+
+  it('shades tokens by what they weigh in the loss of each run', () =>
+    both(async (url) => {
+      const { page, problems } = await open(url);
+      await page.keyboard.press('Home');
+      await page.selectOption('select', '1');
+      await page.check('[value="weight"]');
+      await page.waitForSelector('.column:nth-child(2) .token[title*="weight"]', { timeout: 60_000 });
+      expect(await page.textContent('.meaning')).toContain('in the loss of');
+      // An advantage of 1 or −1, of a completion of 12 tokens, in a group of 8: over 12 · 8, and over 32 · 8.
+      for (const [column, weight] of [
+        [1, '0.0104'],
+        [2, '0.00391'],
+      ]) {
+        const card = page.locator(`.column:nth-child(${column}) .card`).first();
+        await card.locator('summary').click();
+        expect(await card.locator('table').textContent()).toMatch(/^tokenlog-probprobabilityweight<think>/);
+        expect(await card.locator('td').nth(3).textContent()).toMatch(new RegExp(`^[+−]${weight}$`));
+        expect(await card.locator('.token').first().getAttribute('style')).toContain('--share: 100%');
+      }
+      expect(problems).toEqual([]);
     }));
 
   it('puts the same question of another run beside', () =>

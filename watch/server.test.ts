@@ -86,6 +86,36 @@ describe('watchRun', () => {
     expect(run.placeOf({ question: 'another', step: 50 })).toBeUndefined();
   });
 
+  it('asks the train.ts of the run what each token weighs in its loss', async () => {
+    const G = 8;
+    const pushes = async (experiment: string, samples: object[] = []) => {
+      writeRun(at(experiment), { steps: 1, experiment, samples: samples as never });
+      const run = watchRun(at(experiment));
+      await run.refresh();
+      const step = await run.stepAt(samples.length > 0 ? 1 : 0, { weighed: true });
+      return step!.groups[0].rows.map(({ advantage, weights, logProbs }) => ({
+        ...{ advantage: advantage!, weights, length: logProbs!.length },
+      }));
+    };
+    const expectEach = async (experiment: string, weight: (advantage: number, length: number) => number) => {
+      for (const { advantage, weights, length } of await pushes(experiment)) {
+        expect(weights).toHaveLength(length);
+        for (const found of weights!) expect(found).toBeCloseTo(weight(advantage, length), 6);
+      }
+    };
+    await expectEach('experiment_base', (advantage, length) => advantage / length / G);
+    await expectEach('experiment_drgrpo', (advantage) => advantage / 32 / G); // L, the default of --max-new-tokens
+    await expectEach('experiment_rloo', (advantage) => advantage / G); // a completion is one action
+    const [first, second] = [
+      { pieces: ['a', 'b', 'c'], log_probs: [-1, null, -2] },
+      { pieces: ['d'], log_probs: [-1] },
+    ].map((tokens, i) => ({ step: 2, question: 'q', completion: '', reward: i, advantage: 2 * i - 1, ...tokens }));
+    const found = await pushes('experiment_multiturn_tool', [first, second]);
+    expect(found.map(({ weights }) => weights?.map((weight) => weight + 0))).toEqual([[-0.25, 0, -0.25], [0.5]]);
+    expect((await pushes('experiment_of_yesterday'))[0].weights).toBeUndefined();
+    expect((await pushes('experiment_base', [{ ...first, advantage: undefined }, second]))[0].weights).toBeUndefined();
+  }, 120_000);
+
   it('says which lines it cannot read, and shows the rest', async () => {
     writeRun(at('damaged'), { steps: 3, finished: false });
     appendFileSync(

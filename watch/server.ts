@@ -114,7 +114,7 @@ export async function reportOf(watched: Watched): Promise<Report> {
   });
   const steps = await Promise.all(
     runs.map(async (run, r) => {
-      const found = await Promise.all(kept[r].map((at) => run.stepAt(at)));
+      const found = await Promise.all(kept[r].map((at) => run.stepAt(at, { weighed: true })));
       return found.flatMap((step, at) => (step ? [{ ...step, at }] : []));
     }),
   );
@@ -165,12 +165,13 @@ export async function serve(
     '/page.js': (response) => answer(response, 200, 'text/javascript', script),
     '/page.css': (response) => answer(response, 200, 'text/css', style),
     '/curves': async (response) => json(response, await watched.curves()),
-    '/step': async (response, query) => json(response, await runIn(query)?.stepAt(numberIn(query.get('at')))),
+    '/step': async (response, query) =>
+      json(response, await runIn(query)?.stepAt(numberIn(query.get('at')), weighedIn(query))),
     '/like': async (response, query) => {
       const run = runIn(query);
       const asked = runIn(query, 'other')?.questionAt(numberIn(query.get('at')));
       const place = asked && run?.placeOf(asked);
-      json(response, place === undefined ? undefined : await run?.stepAt(place));
+      json(response, place === undefined ? undefined : await run?.stepAt(place, weighedIn(query)));
     },
     '/events': async (response) => {
       await watched.refresh(); // while nobody listened, nobody looked
@@ -181,6 +182,7 @@ export async function serve(
     },
   };
   const runIn = (query: URLSearchParams, name = 'run') => watched.runs[numberIn(query.get(name))];
+  const weighedIn = (query: URLSearchParams) => ({ weighed: query.has('weighed') });
   const event = () => `data: ${JSON.stringify(watched.told())}\n\n`;
 
   const { url, close } = await listenLocally(port, (request, response) => {

@@ -42,6 +42,8 @@ export type ToldRow = {
   /** the text of each token, and its log-prob (nats): null where the policy did not choose it */
   pieces?: string[];
   logProbs?: (number | null)[];
+  /** what each token weighs in the loss of the run's train.ts, where that was asked: −∂L/∂log π */
+  weights?: number[];
 };
 
 /** Completions of one prompt. */

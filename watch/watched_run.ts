@@ -1,9 +1,7 @@
 /** A run's folder, read while it may still be written: nothing in it is ever changed. */
-import { execFile } from 'node:child_process';
 import { existsSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
-import { pathToFileURL } from 'node:url';
-import { isDeepStrictEqual, promisify } from 'node:util';
+import { isDeepStrictEqual } from 'node:util';
 import { UserError } from '../lib/errors.ts';
 import { isObject, type JsonObject } from '../lib/json.ts';
 import { readJson } from '../lib/run/find_run.ts';
@@ -12,10 +10,10 @@ import type { LogEntry } from '../lib/run/metrics.ts';
 import { howToResume, NOTICES } from '../lib/run/run_folder.ts';
 import { asText, kebab, NOT_TAKEN_OVER } from '../lib/run/saved_options.ts';
 import { mean } from '../lib/statistics.ts';
+import { type Experiment, experimentOf } from './experiment.ts';
+import type { Weighable } from './experiment_process.ts';
 import { followLines, readPart } from './follow.ts';
 import type { RunState, ToldAnswer, ToldGroup, ToldRow, ToldRun, ToldStep } from './told.ts';
-
-const REPOSITORY = join(import.meta.dirname, '..');
 
 export type WatchedRun = {
   folder: string;
@@ -28,8 +26,8 @@ export type WatchedRun = {
   /** Reads what is new, and says whether anything is. */
   refresh: () => Promise<boolean>;
   told: () => ToldRun;
-  /** What was sampled in the step at place `at`. */
-  stepAt: (at: number) => Promise<ToldStep | undefined>;
+  /** What was sampled in the step at place `at`; `weighed`: with what each token weighs in the loss. */
+  stepAt: (at: number, how?: { weighed: boolean }) => Promise<ToldStep | undefined>;
   /** The question of the step at place `at`, and that step. */
   questionAt: (at: number) => Asked | undefined;
   /** The place of the step that has this question; of several, of the one that is nearest to `asked.step`. */
@@ -47,10 +45,11 @@ type Place = Asked & { begin: number; end: number };
 export function watchRun(folder: string): WatchedRun {
   const config = readConfig(folder);
   const { experiment, options } = config;
+  const { defaults: found, weigh } = experimentOf(experiment);
   let defaults: JsonObject | undefined;
   let isDescribed = false; // whether the defaults, if there are any, have been told
-  const described = defaultsOf(experiment).then((found) => {
-    defaults = found;
+  const described = found.then((all) => {
+    defaults = all;
   });
   const steps = new Map<number, LogEntry>();
   const damaged = new Map<string, number>();
@@ -156,12 +155,14 @@ export function watchRun(folder: string): WatchedRun {
         ...(state === 'stopped' || state === 'killed' ? { resume: howToResume({ experiment, folder }) } : {}),
       };
     },
-    stepAt: async (at) => {
+    stepAt: async (at, { weighed } = { weighed: false }) => {
       const place = places[at];
       if (!place) return undefined;
       const text = await readPart(completions, place.begin, place.end);
       const entries = text.split('\n').flatMap((line) => entryIn(line) ?? []);
-      return { at, step: place.step, groups: groupsOf(entries, namesOf(sorted)) };
+      const groups = groupsOf(entries, namesOf(sorted));
+      if (weighed) for (const { rows } of groups) await addWeights(rows, (known) => weigh(known, options));
+      return { at, step: place.step, groups };
     },
     questionAt: (at) => places[at],
     placeOf: ({ question, step }) => {
@@ -209,24 +210,6 @@ const textOf = (value: unknown): string =>
   typeof value === 'string' ? value : value === undefined ? '' : JSON.stringify(value);
 
 // ─── Options ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-const asked = new Map<string, Promise<JsonObject | undefined>>();
-/** The defaults of an experiment, if it has any: from a process of its own, because the experiment loads TensorFlow.js. */
-function defaultsOf(experiment: string): Promise<JsonObject | undefined> {
-  const script = join(REPOSITORY, experiment, 'train.ts');
-  if (!/^experiment_[a-z_]+$/.test(experiment) || !existsSync(script)) return Promise.resolve(undefined);
-  const program = `const { createCommand } = await import(${JSON.stringify(pathToFileURL(script).href)});
-    console.log(JSON.stringify(createCommand().opts()));`;
-  const args = ['--import', 'tsx', '--input-type=module', '-e', program];
-  const ask = () =>
-    promisify(execFile)(process.execPath, args, { cwd: REPOSITORY }).then(
-      ({ stdout }) => JSON.parse(stdout.trim().split('\n').at(-1)!),
-      () => undefined, // all options are shown then
-    );
-  const defaults = asked.get(experiment) ?? ask();
-  asked.set(experiment, defaults);
-  return defaults;
-}
 
 /** Options that say nothing of what a run does. */
 const ASIDE = [...NOT_TAKEN_OVER, 'templateDate'];
@@ -278,6 +261,20 @@ function rowOf(sample: JsonObject, names: string[]): ToldRow {
     ...(isNumber(sample.tokens) ? { tokens: sample.tokens } : {}),
     ...(hasTokens ? { pieces: pieces.map(textOf), logProbs: logProbs.map((value) => numberOr(value, null)) } : {}),
   };
+}
+
+/** Tells of each token of a group what it weighs in the loss, where all that this depends on is known. */
+async function addWeights(
+  rows: ToldRow[],
+  weigh: (rows: Weighable[]) => ReturnType<Experiment['weigh']>,
+): Promise<void> {
+  const known = rows.flatMap(({ logProbs, advantage }) =>
+    logProbs?.length && advantage !== undefined ? [{ logProbs, advantage }] : [],
+  );
+  const weights = known.length > 0 && known.length === rows.length ? await weigh(known) : undefined;
+  weights?.forEach((ofRow, i) => {
+    rows[i].weights = ofRow;
+  });
 }
 
 const answerOf = ({ answer }: JsonObject) => (answer === undefined ? {} : { answer: textOf(answer) });

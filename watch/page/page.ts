@@ -1,7 +1,7 @@
 /** The page: what of which run is shown, and the keys. */
 import type { Told, ToldRun, ToldStep } from '../told.ts';
 import { button, element, visible } from './dom.ts';
-import { cardOf, largest, rewardsOf, SHADES, type Shade } from './rows.ts';
+import { cardOf, mostOf, rewardsOf, SHADES, type Shade } from './rows.ts';
 import { WatchAnswers, WatchCurves, WatchNotices, WatchOptions, WatchRuns, WatchSummary } from './run_parts.ts';
 import { findSource } from './source.ts';
 
@@ -43,7 +43,9 @@ class WatchPage extends HTMLElement {
       const radio = element('input', { type: 'radio', name: 'shade', value: shade, checked: shade === this.#shade });
       radio.addEventListener('change', () => {
         this.#shade = shade;
-        this.#showSteps();
+        if (shade === 'weight')
+          void this.#load(); // which is asked for only where somebody wants to see it
+        else this.#showSteps();
       });
       this.#shades.append(element('label', {}, radio, shade));
     }
@@ -171,9 +173,10 @@ class WatchPage extends HTMLElement {
   async #load(): Promise<void> {
     const asked = ++this.#asked;
     const { run, beside, at } = this.#shown;
+    const weighed = this.#shade === 'weight';
     const steps = await Promise.all([
-      this.#source.step(run, at),
-      ...(beside === undefined ? [] : [this.#source.like(beside, { run, at })]),
+      this.#source.step(run, at, weighed),
+      ...(beside === undefined ? [] : [this.#source.like(beside, { run, at }, weighed)]),
     ]);
     if (asked !== this.#asked) return; // another one was asked for meanwhile
     this.#steps = steps;
@@ -189,14 +192,14 @@ class WatchPage extends HTMLElement {
     this.#place.value = step ? `step ${step.step}${some}` : 'no completions yet';
     const rows = this.#steps.flatMap((found) => found?.groups ?? []).flatMap((group) => group.rows);
     const hasTools = rows.some(({ logProbs }) => logProbs?.includes(null));
-    this.#meaning.textContent = [MEANINGS[this.#shade], hasTools ? 'dotted: a tool wrote it' : '']
-      .filter(Boolean)
-      .join('; ');
+    const isUnknown = this.#shade === 'weight' && !rows.some(({ weights }) => weights);
+    const meaning = isUnknown ? 'what tokens of this run weigh is not known' : MEANINGS[this.#shade];
+    this.#meaning.textContent = [meaning, hasTools ? 'dotted: a tool wrote it' : ''].filter(Boolean).join('; ');
     const focused = this.#cards.findIndex((card) => card.contains(document.activeElement));
     const { run: first, beside } = this.#shown;
-    const most = largest(rows);
+    const { advantage: largest } = mostOf(rows);
     const columns = this.#steps.map((found, c) =>
-      columnOf(found, this.#told.runs[c === 0 ? first : beside!], this.#shade, most),
+      columnOf(found, this.#told.runs[c === 0 ? first : beside!], this.#shade, largest),
     );
     this.#columns.replaceChildren(...(this.#steps.length > 1 || step ? columns : []));
     if (focused >= 0) this.#focus(focused);
@@ -235,15 +238,18 @@ class WatchPage extends HTMLElement {
 const MEANINGS: Record<Shade, string> = {
   'log-prob': 'stronger: less likely when it was sampled',
   advantage: 'blue: becomes more likely, red: less; stronger: by more',
+  weight: 'what the token weighs in the loss of this train.ts: blue up, red down; the strongest of the step is full',
   nothing: '',
 };
 
-/** The groups of a step of a run. `most`: the largest advantage on the page, so that what stands side by side has one scale. */
-function columnOf(step: ToldStep | undefined, run: ToldRun, shade: Shade, most: number): HTMLElement {
+/** The groups of a step of a run. `largest`: advantage on the page, so that what stands side by side has one scale. */
+function columnOf(step: ToldStep | undefined, run: ToldRun, shade: Shade, largest: number): HTMLElement {
   const name = visible(run.experiment.replace('experiment_', ''));
   const title = element('h3', {}, `${name} `, element('small', {}, visible(run.name)));
   const nothing = 'This run was not asked that question in a step that it has logged.';
   if (!step) return element('div', { class: 'column' }, title, element('p', { class: 'about' }, nothing));
+  const { weight } = mostOf(step.groups.flatMap(({ rows }) => rows)); // each loss has a scale of its own
+  const most = { advantage: largest, weight };
   const groups = step.groups.map(({ question, answer, rows }) =>
     element(
       'section',

@@ -3,30 +3,36 @@ import type { ToldRow } from '../told.ts';
 import { brief, element, signed, visible } from './dom.ts';
 
 /** What the tokens are shaded by. */
-export const SHADES = ['log-prob', 'advantage', 'nothing'] as const;
+export const SHADES = ['log-prob', 'advantage', 'weight', 'nothing'] as const;
 export type Shade = (typeof SHADES)[number];
+
+/** What has the full shade, whatever its sign. */
+export type Most = { advantage: number; weight: number };
 
 const percent = (logProb: number): string => {
   const share = 100 * Math.exp(logProb);
   return `${share < 10 ? share.toPrecision(2) : share.toFixed(0)} %`;
 };
 
-/** How much of its shade a token has, from 0 to 1, and which. */
-function shadeOf(logProb: number | null, { advantage = 0 }: ToldRow, shade: Shade, most: number): [string, number] {
+/** How much of its shade token t has, from 0 to 1, and which. */
+function shadeOf(t: number, { logProbs, advantage = 0, weights }: ToldRow, shade: Shade, most: Most): [string, number] {
+  const logProb = logProbs![t];
   if (logProb === null) return ['tool', 0];
   if (shade === 'log-prob') return ['surprise', 1 - Math.exp(Math.min(0, logProb))];
-  if (shade === 'advantage') return [advantage < 0 ? 'worse' : 'better', most > 0 ? Math.abs(advantage) / most : 0];
-  return ['', 0];
+  if (shade === 'nothing') return ['', 0];
+  const value = shade === 'advantage' ? advantage : (weights?.[t] ?? 0);
+  return [value < 0 ? 'worse' : 'better', most[shade] > 0 ? Math.abs(value) / most[shade] : 0];
 }
 
 /** The text of a completion: its tokens, where they are known. */
-function textOf(row: ToldRow, shade: Shade, most: number): HTMLElement {
-  const { pieces, logProbs } = row;
+function textOf(row: ToldRow, shade: Shade, most: Most = { advantage: 0, weight: 0 }): HTMLElement {
+  const { pieces, logProbs, weights } = row;
   if (!pieces || !logProbs) return element('p', { class: 'text', dir: 'auto' }, visible(row.completion));
   const tokens = pieces.map((piece, t) => {
-    const [kind, share] = shadeOf(logProbs[t], row, shade, most);
+    const [kind, share] = shadeOf(t, row, shade, most);
     const logProb = logProbs[t];
-    const title = logProb === null ? 'a tool wrote it' : `log-prob ${brief(logProb)}, ${percent(logProb)}`;
+    const weight = weights ? `, weight ${signed(weights[t])}` : '';
+    const title = logProb === null ? 'a tool wrote it' : `log-prob ${brief(logProb)}, ${percent(logProb)}${weight}`;
     const token = element('span', { class: `token ${kind}`, title }, visible(piece));
     if (share > 0.005) token.style.setProperty('--share', `${Math.round(100 * share)}%`);
     return token;
@@ -35,7 +41,7 @@ function textOf(row: ToldRow, shade: Shade, most: number): HTMLElement {
 }
 
 /** How many tokens there are, and each of them, made when that is asked for. */
-function tokensOf({ tokens, pieces, logProbs }: ToldRow): HTMLElement {
+function tokensOf({ tokens, pieces, logProbs, weights }: ToldRow): HTMLElement {
   const count = `${tokens ?? pieces?.length ?? '?'} tokens`;
   if (!pieces || !logProbs) return element('small', {}, count);
   const details = element('details', {}, element('summary', {}, count));
@@ -46,9 +52,12 @@ function tokensOf({ tokens, pieces, logProbs }: ToldRow): HTMLElement {
       const rows = pieces.map((piece, t) => {
         const logProb = logProbs[t];
         const numbers = logProb === null ? ['', 'a tool’s'] : [brief(logProb), percent(logProb)];
+        if (weights) numbers.push(signed(weights[t]));
         return element('tr', {}, ...cells(visible(piece).replaceAll('\n', '⏎'), ...numbers));
       });
-      const head = ['token', 'log-prob', 'probability'].map((text) => element('th', { scope: 'col' }, text));
+      const head = ['token', 'log-prob', 'probability', ...(weights ? ['weight'] : [])].map((text) =>
+        element('th', { scope: 'col' }, text),
+      );
       details.append(
         element('table', {}, element('thead', {}, element('tr', {}, ...head)), element('tbody', {}, ...rows)),
       );
@@ -82,12 +91,17 @@ export function rewardsOf(rows: ToldRow[]): string {
 
 const rewardOf = ({ reward }: ToldRow): string => (reward === null ? 'no number' : brief(reward));
 
-/** The largest advantage, whatever its sign. */
-export const largest = (rows: ToldRow[]): number =>
-  Math.max(0, ...rows.map(({ advantage = 0 }) => Math.abs(advantage)));
+/** The largest advantage and the largest weight of these. */
+export function mostOf(rows: ToldRow[]): Most {
+  const largest = (values: number[]) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  return {
+    advantage: largest(rows.map(({ advantage = 0 }) => advantage)),
+    weight: largest(rows.flatMap(({ weights = [] }) => weights)),
+  };
+}
 
-/** Completion `i` of a group. `most`: the advantage that fills the bar, and has the full shade. */
-export function cardOf(row: ToldRow, i: number, rows: ToldRow[], shade: Shade, most: number): HTMLElement {
+/** Completion `i` of a group. `most.advantage` fills the bar, too. */
+export function cardOf(row: ToldRow, i: number, rows: ToldRow[], shade: Shade, most: Most): HTMLElement {
   const { advantage } = row;
   const said = advantage === undefined ? '' : `, advantage ${signed(advantage)}`;
   const parts = row.rewards.map(([name, value]) => `${visible(name)} ${brief(value)}`).join(' · ');
@@ -100,7 +114,7 @@ export function cardOf(row: ToldRow, i: number, rows: ToldRow[], shade: Shade, m
       { class: 'worth' },
       element('span', { class: 'number' }, String(i + 1)),
       element('span', { class: 'reward' }, element('small', {}, 'reward '), rewardOf(row)),
-      advantage !== undefined && barOf(advantage, most),
+      advantage !== undefined && barOf(advantage, most.advantage),
       advantage !== undefined && element('span', { class: 'advantage' }, element('small', {}, 'A '), signed(advantage)),
     ),
     parts !== '' && element('div', { class: 'parts' }, parts),
@@ -115,5 +129,5 @@ export const answerOf = (when: string, row: ToldRow | undefined): HTMLElement =>
     'div',
     { class: 'answer' },
     element('small', {}, row ? `${when}, reward ${rewardOf(row)}` : `${when}: not asked`),
-    row && textOf(row, 'nothing', 0),
+    row && textOf(row, 'nothing'),
   );

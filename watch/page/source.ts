@@ -5,9 +5,9 @@ export type Source = {
   /** Tells of all runs, now and whenever something is new. `isThere`: whether there is still somebody who tells. */
   listen: (hear: (told: Told) => void, isThere: (isThere: boolean) => void) => void;
   curves: () => Promise<ToldCurves>;
-  /** A step by its place; or the one that has the question of another run's. Undefined: there is none. */
-  step: (run: number, at: number) => Promise<ToldStep | undefined>;
-  like: (run: number, other: Like) => Promise<ToldStep | undefined>;
+  /** A step by its place; or the one that has the question of another run's. Undefined: there is none. `weighed`: with weights. */
+  step: (run: number, at: number, weighed: boolean) => Promise<ToldStep | undefined>;
+  like: (run: number, other: Like, weighed: boolean) => Promise<ToldStep | undefined>;
 };
 
 async function fetched<T>(address: string): Promise<T | undefined> {
@@ -25,10 +25,12 @@ const served: Source = {
     events.addEventListener('error', () => isThere(false)); // it tries again by itself
   },
   curves: async () => (await fetched('/curves')) ?? { panels: [], legend: [], note: '' },
-  step: (run, at) => fetched(`/step?run=${run}&at=${at}`),
+  step: (run, at, weighed) => fetched(`/step?run=${run}&at=${at}${weighed ? '&weighed' : ''}`),
   // A step without the question is answered by 404, which a browser would complain of: the server says null.
-  like: async (run, other) =>
-    (await fetched<ToldStep | null>(`/like?run=${run}&other=${other.run}&at=${other.at}`)) ?? undefined,
+  like: async (run, other, weighed) => {
+    const address = `/like?run=${run}&other=${other.run}&at=${other.at}${weighed ? '&weighed' : ''}`;
+    return (await fetched<ToldStep | null>(address)) ?? undefined;
+  },
 };
 
 const inReport = ({ told, curves, steps, like }: Report): Source => ({

@@ -1,6 +1,6 @@
 /** The page: what it says, its buttons, and what it shows of the training in its workers. */
 import { button, element, fill, visible } from '../../watch/page/dom.ts';
-import { cardOf, largest, rewardsOf, SHADES, type Shade } from '../../watch/page/rows.ts';
+import { cardOf, mostOf, rewardsOf, SHADES, type Shade } from '../../watch/page/rows.ts';
 import type { ToldGroup } from '../../watch/told.ts';
 import { ALGORITHMS, type Algorithm, type News, type Order, type Settings, type Start } from '../messages.ts';
 import { type Curve, chart } from './curves.ts';
@@ -363,12 +363,12 @@ function groupOf({ question, answer, rows }: ToldGroup, when: string, shade: Sha
       element('small', {}, `right answer: ${visible(answer ?? '')}`),
       element('small', {}, rewardsOf(rows)),
     ),
-    ...rows.map((row, i) => cardOf(row, i, rows, shade, largest(rows))),
+    ...rows.map((row, i) => cardOf(row, i, rows, shade, mostOf(rows))),
   );
 }
 
 const shades = element('fieldset', { class: 'shades' }, element('legend', {}, 'tokens shaded by'));
-for (const shade of SHADES) {
+for (const shade of SHADES.filter((shade) => shade !== 'weight')) {
   const radio = element('input', { type: 'radio', name: 'shade', value: shade, checked: shade === state.shade });
   radio.addEventListener('change', () => {
     state.shade = shade;

@@ -1,0 +1,48 @@
+/**
+ * The process of its own in which the train.ts of an experiment is asked, because that loads TensorFlow.js. It first tells the
+ * defaults of its options; then, of each group that it is sent, what the tokens weigh.
+ */
+import { pathToFileURL } from 'node:url';
+import * as tf from '@tensorflow/tfjs';
+import { sum } from '../lib/statistics.ts';
+import { padRows } from '../lib/training/log_probs.ts';
+
+/** A completion: the log-prob of each of its tokens when it was sampled, null where the policy did not choose it. */
+export type Weighable = { logProbs: (number | null)[]; advantage: number };
+type Question = { id: number; rows: Weighable[]; options: object };
+export type Answer = { defaults: object } | { id: number; weights: number[][] };
+
+const { lossInputs, createCommand, ...experiment } = await import(pathToFileURL(process.argv[2]).href);
+const [lossName] = Object.keys(experiment).filter((name) => name.endsWith('Loss'));
+
+/** −∂L/∂log π of each token, of the loss in train.ts, before the first update: as if the group were the whole of it. */
+async function weigh(rows: Weighable[], options: object): Promise<number[][]> {
+  const batch = rows.map(({ logProbs, advantage }) => ({
+    completion: logProbs,
+    oldLogProbs: logProbs.map((logProb) => logProb ?? 0),
+    mask: logProbs.map((logProb) => Number(logProb !== null)),
+    weights: logProbs.map(() => 1), // of importance, which are not known
+    advantage,
+  }));
+  const counts = { completions: rows.length, tokens: sum(batch.map(({ mask }) => sum(mask))) };
+  const loss = (logProbs: tf.Tensor2D) =>
+    experiment[lossName](lossInputs(logProbs, batch), { ...options, ...counts }) as tf.Scalar;
+  const length = Math.max(...batch.map(({ completion }) => completion.length));
+  const gradient = tf.tidy(() =>
+    tf.grad(loss as never)(
+      padRows(
+        batch.map((row) => row.oldLogProbs),
+        length,
+      ),
+    ),
+  );
+  const values = (await gradient.array()) as number[][];
+  gradient.dispose();
+  return batch.map(({ completion }, i) => values[i].slice(0, completion.length).map((value) => -value));
+}
+
+await tf.setBackend('cpu');
+const answer = (message: Answer) => void process.send!(message);
+process.on('message', async ({ id, rows, options }: Question) => answer({ id, weights: await weigh(rows, options) }));
+process.on('disconnect', () => process.exit());
+answer({ defaults: createCommand().opts() });
