@@ -23,6 +23,13 @@ const WASM = join(ROOT, 'node_modules/@tensorflow/tfjs-backend-wasm/dist');
 /** The page's files, by their names. */
 export type PageFiles = Map<string, Uint8Array>;
 
+/** What tells files from those of another version. */
+function hashOf(files: PageFiles): string {
+  const hash = createHash('sha256');
+  for (const [name, content] of files) hash.update(name).update(content);
+  return hash.digest('hex').slice(0, 16);
+}
+
 const at = (name: string) => join(HERE, 'stand_ins', name);
 
 /** What a module of Node's is in a browser. */
@@ -33,10 +40,10 @@ const NODE: Record<string, string> = {
   'node:fs/promises': at('files.ts'),
 };
 /** Files of lib/ that have another in their place. */
-const REPLACED = /^lib\/(checkpoint\/hub|backend\/gpus)\.ts$/;
+const REPLACED = /^lib\/(checkpoint\/hub|backend\/gpus|hashes)\.ts$/;
 /** What only a command line or a run's folder needs. */
 const LEFT_OUT =
-  /^lib\/(cli\/.*|run\/(start|run|progress)|environments\/task|user_module|backend\/tensorflow|machine|hashes)\.ts$/;
+  /^lib\/(cli\/.*|run\/(start|run|progress)|environments\/task|user_module|backend\/tensorflow|machine)\.ts$/;
 /** What is taken from these throws, but for `runMain`, with which a train.ts ends: nobody has started it. */
 const NOTHING = `module.exports = Object.create(new Proxy({}, {
   get: (_, name) => () => {
@@ -141,19 +148,9 @@ export async function buildPage(): Promise<PageFiles> {
   const { batchSize, numGenerations, numIterations, learningRate, ...others } = defaults.experiment_base;
   const { clipRange, klCoef, seed, maxSteps } = others;
   const shown = { batchSize, numGenerations, numIterations, learningRate, clipRange, klCoef, seed, maxSteps };
-  const page = await bundleForPage('web/page/page.ts', {
-    FRAME: JSON.stringify(frame),
-    DEFAULTS: JSON.stringify(shown),
-  });
-  const sheets = ['watch/page/page.css', 'web/page/page.css'].map((file) => readFile(join(ROOT, file), 'utf8'));
-  const css = [colourVariables(LIGHT, DARK), ...(await Promise.all(sheets))].join('\n');
-  const { code: style } = await transform(css, { loader: 'css', minify: true });
   const text = (content: string) => new TextEncoder().encode(content);
   const wasm = ['tfjs-backend-wasm-simd.wasm', 'tfjs-backend-wasm-threaded-simd.wasm'];
-  const files: PageFiles = new Map<string, Uint8Array>([
-    ['index.html', text(shell(policyOf(frame)))],
-    ['page.js', text(page)],
-    ['page.css', text(style)],
+  const trainer: PageFiles = new Map<string, Uint8Array>([
     [
       'worker.js',
       await bundle('web/worker.ts', NODE, { DEFAULTS: JSON.stringify(defaults), FILES: JSON.stringify(data) }),
@@ -162,13 +159,25 @@ export async function buildPage(): Promise<PageFiles> {
     ...(await Promise.all(wasm.map(async (name) => [name, await read(join(WASM, name))] as const))),
     ...(await Promise.all(data.map(async (name) => [`files/${name}`, await read(join(ROOT, name))] as const))),
   ]);
-  const hash = createHash('sha256');
-  for (const [name, content] of files) hash.update(name).update(content);
+  const page = await bundleForPage('web/page/page.ts', {
+    FRAME: JSON.stringify(frame),
+    DEFAULTS: JSON.stringify(shown),
+    TRAINER: JSON.stringify(hashOf(trainer)),
+  });
+  const sheets = ['watch/page/page.css', 'web/page/page.css'].map((file) => readFile(join(ROOT, file), 'utf8'));
+  const css = [colourVariables(LIGHT, DARK), ...(await Promise.all(sheets))].join('\n');
+  const { code: style } = await transform(css, { loader: 'css', minify: true });
+  const files: PageFiles = new Map<string, Uint8Array>([
+    ['index.html', text(shell(policyOf(frame)))],
+    ['page.js', text(page)],
+    ['page.css', text(style)],
+    ...trainer,
+  ]);
   // The page is kept under the name by which it is asked for.
   const names = [...files.keys()].map((name) => (name === 'index.html' ? './' : name));
   const offline = await bundleForPage('web/page/offline.ts', {
     NAMES: JSON.stringify(names),
-    VERSION: JSON.stringify(`grpo-${hash.digest('hex').slice(0, 16)}`),
+    VERSION: JSON.stringify(`grpo-${hashOf(files)}`),
   });
   return files.set('offline.js', text(offline));
 }

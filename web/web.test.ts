@@ -311,6 +311,124 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
     await page.close();
   });
 
+  /** Does something with the records that a browser keeps; `act` is the text of a function of all, and of their store. */
+  const inStore = <T>(page: Page, act: string) =>
+    page.evaluate<T>(`new Promise((resolve) => {
+      const opening = indexedDB.open('grpo');
+      opening.onsuccess = () => {
+        const transaction = opening.result.transaction('trainings', 'readwrite');
+        const store = transaction.objectStore('trainings');
+        const asked = store.getAll();
+        let result;
+        asked.onsuccess = () => void (result = (${act})(asked.result, store));
+        transaction.oncomplete = () => {
+          opening.result.close();
+          resolve(result);
+        };
+      };
+    })`);
+  /** What was seen of each training; and of its checkpoint the part that has the hashes of all others. */
+  const kept = async (page: Page) => {
+    const textsOf = `({ text, files }) => [text, new TextDecoder().decode(files.get('training_state.json'))]`;
+    const all = await inStore<[string, string][]>(page, `(all) => all.map(${textsOf})`);
+    return all.map((texts) => texts.map((text) => JSON.parse(text)));
+  };
+  const isKept = (page: Page, step: number, trainings = 1) =>
+    expect
+      .poll(async () => (await kept(page)).map(([{ step }]) => step), { timeout: 120_000 })
+      .toEqual(Array(trainings).fill(step));
+  const reload = async (page: Page, step: number | RegExp) => {
+    await page.reload();
+    const text = typeof step === 'number' ? String(step) : step.source;
+    await shows(page, '.status', new RegExp(`step ${text} of \\d+, kept in this browser`));
+  };
+
+  it('goes on after a reload to the bit, with the settings and the reward of then, Dr. GRPO beside it', async () => {
+    const train = async (isReloaded: boolean) => {
+      const { page, problems } = await open();
+      await set(page, { maxSteps: 13, numIterations: 1 });
+      await page.check('.check input');
+      const step = async (number: number) => {
+        await press(page, 'One step');
+        await isKept(page, number, 2);
+      };
+      await step(1);
+      await step(2);
+      if (isReloaded) await reload(page, 2);
+      await page.fill('[name=numGenerations]', '3');
+      await page.fill('textarea', 'function reward(text) { return text.length % 5; }');
+      await press(page, 'Use this reward');
+      await step(3);
+      if (isReloaded) await reload(page, 3);
+      await press(page, 'Go on');
+      const isFarther = async () => (await kept(page)).every(([{ step }]) => step >= 10);
+      await expect.poll(isFarther, { timeout: 60_000 }).toBe(true);
+      if (isReloaded) {
+        await reload(page, /1\d/); // in the middle of a step
+        if (await page.isEnabled('.first')) await press(page, 'Go on');
+      }
+      await isKept(page, 13, 2);
+      expect(await page.textContent('.curves')).toMatch(/reward, Dr. GRPO \d/);
+      expect(await page.inputValue('[name=numGenerations]')).toBe('3');
+      expect(problems).toEqual([]);
+      const all = await kept(page);
+      await page.close();
+      return all;
+    };
+    const [reloaded, never] = [await train(true), await train(false)];
+    expect(reloaded).toEqual(never);
+    expect(never[0][0].seen.curves.reward).toHaveLength(13);
+  });
+
+  it('refuses what was kept damaged, or by another version, and begins anew', async () => {
+    const { page, problems } = await open();
+    await set(page);
+    await press(page, 'One step');
+    await isKept(page, 1);
+    const spoil = (change: string) =>
+      inStore(page, `([it], store) => void ((${change})(it), store.put(it, 'experiment_base'))`);
+    const beginsAnew = async (sentence: RegExp) => {
+      await shows(page, '.mistake', sentence);
+      expect(await status(page)).toBe('not started');
+      await set(page);
+      await press(page, 'One step');
+      await shows(page, '.status', /^step 1 of/);
+      await isKept(page, 1);
+    };
+    await spoil('(it) => it.files.get("optimizer.safetensors")[5000] ^= 1');
+    await reload(page, 1);
+    await press(page, 'Go on');
+    await beginsAnew(/^what this browser has kept is damaged: Start begins.*optimizer\.safetensors is damaged/);
+    await spoil('(it) => { it.text = it.text.replace(/"seed":3/, \'"seed":4\'); }');
+    await page.reload();
+    await beginsAnew(/^what this browser has kept is damaged: Start begins from the beginning$/);
+    await spoil('(it) => { it.version = "older"; }');
+    await page.reload();
+    await beginsAnew(/^what this browser has kept is of another version of this page: Start begins/);
+    await reload(page, 1);
+    await press(page, 'From the beginning');
+    await expect.poll(() => kept(page)).toEqual([]);
+    await page.reload();
+    expect([await status(page), await mistake(page)]).toEqual(['not started', '']);
+    expect(problems).toEqual([]);
+    await page.close();
+  });
+
+  it('lets one tab of several keep, and says so in the others', async () => {
+    const context = await browser.newContext();
+    const [first, second] = [await openPage(context, page.url), await openPage(context, page.url)];
+    for (const { page } of [first, second]) {
+      await set(page);
+      await press(page, 'One step');
+      await shows(page, '.status', /^step 1 of 3/);
+    }
+    await shows(first.page, '.bar-of-buttons', /step 1 is kept in this browser$/);
+    await shows(second.page, '.bar-of-buttons', /not kept in this browser: another tab of this page is open/);
+    await first.page.close();
+    await reload(second.page, 1);
+    await context.close();
+  });
+
   it('has threads on a host of static files from the second visit on, and opens without a network', async () => {
     const files = await buildPage();
     const server = createServer(({ url = '' }, response) => {
@@ -327,6 +445,7 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
       `http://127.0.0.1:${(server.address() as AddressInfo).port}/tab/`,
     );
     const makeStep = async () => {
+      if (await page.isEnabled('text=From the beginning')) await press(page, 'From the beginning');
       await set(page);
       await press(page, 'One step');
       await shows(page, '.status', /^step 1 of 3/);

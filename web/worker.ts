@@ -16,12 +16,12 @@ import { disposeModel, trainable, withTrainable } from '../lib/model/model.ts';
 import { uniform } from '../lib/random.ts';
 import { piecesOf } from '../lib/run/pieces.ts';
 import { measureSpeed } from '../lib/run/speed.ts';
-import { createTrainingState } from '../lib/run/training_state.ts';
+import { createTrainingState, saveTrainingState } from '../lib/run/training_state.ts';
 import { inGroups } from '../lib/statistics.ts';
 import { createAdamW } from '../lib/training/adamw.ts';
 import type { ToldRow } from '../watch/told.ts';
-import type { Graded, News, Order, Rewards, Settings, Start } from './messages.ts';
-import { readFileSync, writeFileSync } from './stand_ins/files.ts';
+import type { Checkpoint, Graded, News, Order, Rewards, Settings, Start } from './messages.ts';
+import { readdirSync, readFileSync, rm, writeFileSync } from './stand_ins/files.ts';
 
 /** What `build.ts` puts in: the options of both experiments as they are by default, and the files to fetch. */
 declare const DEFAULTS: { experiment_base: base.Options; experiment_drgrpo: drgrpo.Options };
@@ -31,6 +31,8 @@ const MODEL = 'models/tiny';
 const SUMS = { train: 'tasks/sums/train.jsonl', test: 'tasks/sums/test.jsonl' };
 /** Steps from one asking of held-out questions to the next. */
 const EVALUATION = 25;
+/** Steps from one checkpoint to the next, while nobody pauses. */
+const KEEPING = 10;
 
 /** Browsers' own, which Node's types do not have. */
 type Port = { postMessage(message: unknown): void; onmessage: (event: { data: Rewards }) => void };
@@ -54,17 +56,37 @@ async function fetchFiles(): Promise<void> {
   await Promise.all(fetched);
 }
 
-async function start({ algorithm, backend, threads, ...given }: Start & Settings, rewards: Port) {
+/** What a checkpoint is of, and where it is written and read. */
+const placeOf = (algorithm: Start['algorithm'], step: number) => ({
+  ...{ experiment: algorithm, id: 'tab', folder: `kept/checkpoint-${step}`, step },
+});
+
+/** The folder of a checkpoint that the page has kept, as `--resume` finds one on a disk. */
+function resumed(algorithm: Start['algorithm'], { step, files }: Checkpoint) {
+  const { folder, ...place } = placeOf(algorithm, step);
+  for (const [name, content] of files) writeFileSync(`${folder}/${name}`, content);
+  return { ...place, folder: 'kept', checkpoint: folder, file: '', options: {} };
+}
+
+/** @param from - what to go on from, if not from the beginning */
+async function start(given: Start & Settings, from: Checkpoint | undefined, rewards: Port) {
+  const { algorithm, backend, threads, ...chosenOptions } = given;
   await fetchFiles();
   setWasmPaths(new URL('.', page.location.href).href);
   const chosen = await initBackend(backend, { blas: 'off', threads });
   const { rollout, toExperience, update, evaluate, rolloutMetrics } = (
     algorithm === 'experiment_base' ? base : drgrpo
   ) as typeof base;
-  const options: base.Options = { ...DEFAULTS[algorithm], ...given };
+  const options: base.Options = { ...DEFAULTS[algorithm], ...chosenOptions };
   const { train, test } = loadSplits(loadProblems, options, SUMS);
   const { model: reference, tokenizer } = await loadWithTokenizer(MODEL, options);
-  const state = await createTrainingState(reference, { tokens: 0, skipped: 0 }, options);
+  const resume = from && { resumed: resumed(algorithm, from) };
+  const counters = { tokens: 0, skipped: 0 };
+  const state = await createTrainingState(reference, counters, { ...options, ...resume }).catch((error) => {
+    throw Object.assign(error, { isDamaged: from !== undefined });
+  });
+  await rm('kept');
+  run.step = from?.step ?? 0;
 
   const toRow = ({ text, completion, oldLogProbs, reward, ...rest }: base.Rollout | base.Experience): ToldRow => ({
     ...{ completion: text, reward, rewards: [], tokens: completion.length, logProbs: oldLogProbs },
@@ -106,6 +128,7 @@ async function start({ algorithm, backend, threads, ...given }: Start & Settings
       group: { question: problem.question, answer: problem.answer, rows },
     });
     if (number % EVALUATION === 0 || number === now.maxSteps) await askHeldOut();
+    if (number % KEEPING === 0) await keep();
   }
 
   /** The accuracy on held-out questions. What is right there, the experiment says, whatever is rewarded. */
@@ -122,6 +145,23 @@ async function start({ algorithm, backend, threads, ...given }: Start & Settings
     page.postMessage({ news: 'answer', question, row: { ...toRow(row), reward: null } });
   }
 
+  /** Takes other settings from the next step on. */
+  async function change(settings: Settings): Promise<void> {
+    Object.assign(options, settings);
+    Object.assign(given, settings);
+    await keep();
+  }
+
+  /** Gives the page a checkpoint: policy, both moments, counters; all that steps depend on besides are the options. */
+  async function keep(): Promise<void> {
+    const place = placeOf(algorithm, run.step);
+    await saveTrainingState(place, state, MODEL);
+    const files = readdirSync(place.folder).map((name) => [name, readFileSync(`${place.folder}/${name}`)] as const);
+    await rm('kept');
+    page.postMessage({ news: 'kept', given, checkpoint: { step: run.step, files: new Map(files) } });
+  }
+
+  /** The weights alone, as the model had them. */
   async function save(): Promise<void> {
     await saveCheckpoint('final_model', { source: MODEL, params: state.model.params }, { dtype: reference.dtypes });
     page.postMessage({ news: 'saved', weights: readFileSync('final_model/model.safetensors') });
@@ -138,45 +178,61 @@ async function start({ algorithm, backend, threads, ...given }: Start & Settings
     state.model = withTrainable(state.model, params);
     state.optimizer = createAdamW(trainable(state.model));
     disposeModel(before);
+    await keep();
     page.postMessage({ news: 'loaded' });
   }
 
   page.postMessage({ news: 'ready', backend: chosen });
-  return { options, makeStep, askHeldOut, ask, save, load };
+  return { options, makeStep, askHeldOut, ask, change, keep, save, load };
+}
+
+/** What to tell the user of an error. */
+function sentenceFor(error: unknown): string {
+  const mistake = mistakeIn(error);
+  if (mistake === undefined) console.error(error);
+  return mistake ?? `this is a mistake of the page: ${error}`;
 }
 
 /** Whatever needs the model has it for itself. */
 let turn: Promise<void> = Promise.resolve();
-function inTurn(act: () => Promise<void>): void {
+function inTurn(act: () => Promise<void> | undefined): void {
   turn = turn.then(act).catch((error) => {
     run.isGoing = false;
-    page.postMessage({ news: 'mistake', text: mistakeIn(error) ?? `this is a mistake of the page: ${error}` });
-    if (mistakeIn(error) === undefined) console.error(error);
+    page.postMessage({ news: 'mistake', text: sentenceFor(error) });
   });
 }
 
 async function step(): Promise<void> {
   if (!work) return; // why it could not start was said
-  const { options, makeStep, askHeldOut } = work;
+  const { options, makeStep, askHeldOut, keep } = work;
   const isLeft = () => run.step < options.maxSteps;
-  if (run.step === 0) await askHeldOut();
-  if (isLeft()) await makeStep();
+  try {
+    if (run.step === 0) await askHeldOut();
+    if (isLeft()) await makeStep();
+  } catch (error) {
+    if (run.isGoing) await keep(); // the steps up to here
+    throw error;
+  }
   if (!isLeft()) run.isGoing = false;
-  if (run.isGoing) inTurn(step);
-  else page.postMessage({ news: 'paused', finished: !isLeft() });
+  if (run.isGoing) return inTurn(step);
+  await keep();
+  page.postMessage({ news: 'paused', finished: !isLeft() });
 }
 
 page.onmessage = ({ data, ports: [rewards] }) => {
   switch (data.order) {
     case 'start': {
-      const { order, ...given } = data;
+      const { order, from, ...given } = data;
       return inTurn(async () => {
-        work = await start(given, rewards);
+        work = await start(given, from, rewards).catch((error) => {
+          page.postMessage({ news: 'failed', text: sentenceFor(error), isDamaged: error.isDamaged === true });
+          return undefined;
+        });
       });
     }
     case 'change': {
       const { order, ...settings } = data;
-      return inTurn(async () => void (work && Object.assign(work.options, settings)));
+      return inTurn(() => work?.change(settings));
     }
     case 'go':
       if (run.isGoing) return;
@@ -187,11 +243,13 @@ page.onmessage = ({ data, ports: [rewards] }) => {
     case 'pause':
       run.isGoing = false;
       return;
+    case 'keep':
+      return inTurn(() => work?.keep());
     case 'ask':
-      return inTurn(async () => work?.ask(data.question));
+      return inTurn(() => work?.ask(data.question));
     case 'save':
-      return inTurn(async () => work?.save());
+      return inTurn(() => work?.save());
     case 'load':
-      return inTurn(async () => work?.load(data.weights));
+      return inTurn(() => work?.load(data.weights));
   }
 };

@@ -2,10 +2,19 @@
 import { button, element, fill, visible } from '../../watch/page/dom.ts';
 import { cardOf, mostOf, rewardsOf, SHADES, type Shade } from '../../watch/page/rows.ts';
 import type { ToldGroup } from '../../watch/told.ts';
-import { ALGORITHMS, type Algorithm, type News, type Order, type Settings, type Start } from '../messages.ts';
+import {
+  ALGORITHMS,
+  type Algorithm,
+  type Checkpoint,
+  type News,
+  type Order,
+  type Settings,
+  type Start,
+} from '../messages.ts';
 import { type Curve, chart } from './curves.ts';
 import { EXAMPLE, REWARD } from './example.ts';
 import { createGrader, type Grader } from './grader.ts';
+import { DAMAGED, forget, keep, readKept, type Seen } from './keeping.ts';
 
 /** What `build.ts` puts in: the defaults of experiment_base. */
 declare const DEFAULTS: Settings & Pick<Start, 'seed' | 'maxSteps'>;
@@ -13,22 +22,29 @@ declare const DEFAULTS: Settings & Pick<Start, 'seed' | 'maxSteps'>;
 /** Questions that are never trained on, asked from time to time. */
 const HELD_OUT = 50;
 
-/** One algorithm in training, in a worker of its own. */
-type Training = {
+/** One algorithm in training, in a worker of its own; after a reload, not before it is to go on. */
+type Training = Seen & {
   algorithm: Algorithm;
-  order(order: Order, ports?: MessagePort[]): void;
-  end(): void;
+  worker?: Worker;
+  /** what the worker goes on from */
+  from?: Checkpoint | undefined;
   isGoing: boolean;
   isFinished: boolean;
-  step: number;
-  curves: Record<'reward' | 'accuracy' | 'held out', Curve['points']>;
-  group?: ToldGroup;
   /** what computes it, and how fast */
   backend: string;
   said: string;
 };
 
-const state = { trainings: [] as Training[], shade: 'advantage' as Shade, grader: undefined as Grader | undefined };
+const state = {
+  trainings: [] as Training[],
+  shade: 'advantage' as Shade,
+  grader: undefined as Promise<Grader> | undefined,
+};
+
+const order = ({ worker }: Training, what: Order, ports: MessagePort[] = []) => worker?.postMessage(what, ports);
+const orderAll = (what: Order) => {
+  for (const training of state.trainings) order(training, what);
+};
 
 // ─── What the page says ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -78,7 +94,7 @@ const fieldsOf = (fields: Record<string, Field>) =>
     const input = element('input', { type: 'number', name, value, required: true, ...limits });
     input.addEventListener('change', () => {
       if (!isGood(input)) return;
-      for (const { order } of state.trainings) if (name in SETTINGS) order({ order: 'change', ...settings() });
+      if (name in SETTINGS) orderAll({ order: 'change', ...settings() });
     });
     inputs.set(name, input);
     return element('label', {}, label, input);
@@ -140,8 +156,11 @@ const used = element('small', { role: 'status' }, 'in use');
 code.addEventListener('input', () => {
   used.textContent = 'changed, not yet in use';
 });
+let inUse = REWARD;
 function useReward(): void {
-  state.grader?.use(code.value);
+  inUse = code.value;
+  void state.grader?.then(({ use }) => use(inUse));
+  orderAll({ order: 'keep' });
   used.textContent = 'in use';
   complain('');
 }
@@ -170,6 +189,7 @@ const rewardPart = element(
 // ─── Training ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const status = element('output', { class: 'status', role: 'status' }, 'not started');
+const note = element('small', { class: 'about' });
 const mistake = element('p', { class: 'mistake', role: 'alert' });
 const complain = (text: string) => {
   mistake.textContent = visible(text);
@@ -185,41 +205,67 @@ const anew = button('From the beginning', restart, { disabled: true });
 const threadsFor = (trainings: number) =>
   Math.max(1, Math.floor(Math.min(8, navigator.hardwareConcurrency) / trainings));
 
+/** A training that has no worker yet. */
+const asleep = (algorithm: Algorithm): Training => ({
+  ...{ algorithm, isGoing: false, isFinished: false, step: 0, backend: '', said: '' },
+  curves: { reward: [], accuracy: [], 'held out': [] },
+});
+
+/** Puts what the browser has kept on the page: it is as it was, paused. */
+async function restore(): Promise<void> {
+  const kept = await readKept();
+  if (typeof kept === 'string') return complain(kept);
+  if (kept.length === 0) return;
+  const [{ given, reward }] = kept;
+  for (const [name, input] of inputs) input.value = String(given[name as keyof typeof given]);
+  backend.value = given.backend;
+  isBeside.checked = kept.some(({ given }) => given.algorithm === 'experiment_drgrpo');
+  code.value = reward;
+  useReward();
+  state.trainings = kept.map(({ given, seen, checkpoint }) => ({
+    ...{ ...asleep(given.algorithm), ...seen, from: checkpoint },
+    ...{ isFinished: checkpoint.step >= given.maxSteps, said: 'kept in this browser' },
+  }));
+  show();
+}
+
 async function start(): Promise<void> {
-  if (state.trainings.length > 0) return;
-  state.grader ??= await createGrader(code.value);
-  const algorithms: Algorithm[] = ['experiment_base', ...(isBeside.checked ? (['experiment_drgrpo'] as const) : [])];
-  state.trainings = algorithms.map((algorithm) => {
-    const worker = new Worker('worker.js', { type: 'module' });
-    const training: Training = {
-      algorithm,
-      order: (order, ports = []) => worker.postMessage(order, ports),
-      end: () => worker.terminate(),
-      ...{ isGoing: false, isFinished: false, step: 0, backend: '', said: 'loading' },
-      curves: { reward: [], accuracy: [], 'held out': [] },
-    };
-    worker.addEventListener('message', ({ data }) => hear(training, data));
-    worker.addEventListener('error', ({ message }) =>
-      hear(training, { news: 'mistake', text: `the worker has ended: ${message}` }),
-    );
-    const given = {
-      algorithm,
-      backend: backend.value as Start['backend'],
-      threads: threadsFor(algorithms.length),
-      evalSize: HELD_OUT,
-    };
-    training.order({ order: 'start', ...given, ...numbersIn(AT_START), ...settings() }, [state.grader!.connect()]);
-    return training;
-  });
-  atStart.disabled = true;
-  anew.disabled = false;
+  await restored;
+  state.grader ??= createGrader(code.value);
+  const grader = await state.grader;
+  if (state.trainings.length === 0) {
+    void forget();
+    state.trainings = [asleep('experiment_base'), ...(isBeside.checked ? [asleep('experiment_drgrpo')] : [])];
+  }
+  const sleeping = state.trainings.filter(({ worker }) => !worker);
+  if (sleeping.length === 0) return;
+  useReward();
+  for (const training of sleeping) begin(training, grader.connect());
+}
+
+/** Gives a training its worker. */
+function begin(training: Training, rewards: MessagePort): void {
+  const worker = new Worker('worker.js', { type: 'module' });
+  worker.addEventListener('message', ({ data }) => hear(training, data));
+  worker.addEventListener('error', ({ message = 'it cannot be loaded' }) =>
+    hear(training, { news: 'failed', text: `the worker has ended: ${message}`, isDamaged: false }),
+  );
+  const { algorithm, from } = training;
+  const given = {
+    algorithm,
+    backend: backend.value as Start['backend'],
+    threads: threadsFor(state.trainings.length),
+    evalSize: HELD_OUT,
+  };
+  Object.assign(training, { worker, from: undefined, said: 'loading' });
+  order(training, { order: 'start', from, ...given, ...numbersIn(AT_START), ...settings() }, [rewards]);
 }
 
 const areGood = () => [...inputs.values()].every(isGood);
 
 async function go(): Promise<void> {
   if (state.trainings.some(({ isGoing }) => isGoing)) {
-    for (const { order } of state.trainings) order({ order: 'pause' });
+    orderAll({ order: 'pause' });
     status.value = 'pausing after this step';
     return;
   }
@@ -227,7 +273,7 @@ async function go(): Promise<void> {
   await start();
   for (const training of state.trainings) {
     training.isGoing = !training.isFinished;
-    if (training.isGoing) training.order({ order: 'go' });
+    if (training.isGoing) order(training, { order: 'go' });
   }
   show();
 }
@@ -235,17 +281,31 @@ async function go(): Promise<void> {
 async function makeStep(): Promise<void> {
   if (!areGood()) return;
   await start();
-  for (const { order } of state.trainings) order({ order: 'step' });
+  orderAll({ order: 'step' });
   show();
 }
 
-function restart(): void {
-  for (const { end } of state.trainings) end();
+function end(): void {
+  for (const { worker } of state.trainings) worker?.terminate();
   state.trainings = [];
-  atStart.disabled = false;
-  anew.disabled = true;
+  note.textContent = '';
+}
+
+function restart(): void {
+  end();
+  void forget();
   complain('');
   show();
+}
+
+/** Goes back to what the browser has kept, or to before the start, so that one can start again. */
+async function goBack(text: string, isDamaged: boolean): Promise<void> {
+  end();
+  if (isDamaged) await forget();
+  restored = restore();
+  await restored;
+  show();
+  complain(isDamaged ? `${DAMAGED} (${text})` : text);
 }
 
 function hear(training: Training, news: News): void {
@@ -256,6 +316,7 @@ function hear(training: Training, news: News): void {
       training.said = training.backend;
       break;
     case 'evaluated':
+      training.curves['held out'] = training.curves['held out'].filter(([step]) => step < news.step);
       training.curves['held out'].push([news.step, news.accuracy]);
       break;
     case 'step': {
@@ -268,6 +329,14 @@ function hear(training: Training, news: News): void {
     case 'paused':
       Object.assign(training, { isGoing: false, isFinished: news.finished });
       break;
+    case 'kept': {
+      const { given, checkpoint } = news;
+      const { step, curves, group } = training;
+      void keep({ given, reward: inUse, seen: { step, curves, group }, checkpoint }).then((text) => {
+        if (state.trainings.includes(training)) note.textContent = text;
+      });
+      return;
+    }
     case 'answer':
       fill(
         said,
@@ -279,14 +348,16 @@ function hear(training: Training, news: News): void {
       download(news.weights);
       break;
     case 'loaded':
-      used.textContent = '';
       status.value = 'the model of the file is in its place';
       break;
     case 'mistake':
       training.isGoing = false;
-      for (const { order } of state.trainings) order({ order: 'pause' });
+      orderAll({ order: 'pause' });
       complain(news.text);
       break;
+    case 'failed':
+      void goBack(news.text, news.isDamaged);
+      return;
   }
   if (news.news !== 'loaded' && news.news !== 'answer') show();
 }
@@ -298,7 +369,7 @@ const said = element('div', { class: 'said', role: 'status' });
 async function ask(): Promise<void> {
   if (!areGood()) return;
   await start();
-  state.trainings[0].order({ order: 'ask', question: question.value });
+  order(state.trainings[0], { order: 'ask', question: question.value });
 }
 question.addEventListener('keydown', ({ key }) => {
   if (key === 'Enter') void ask();
@@ -310,7 +381,7 @@ file.addEventListener('change', async () => {
   if (!chosen || !areGood()) return;
   await start();
   const weights = new Uint8Array(await chosen.arrayBuffer());
-  for (const { order } of state.trainings) order({ order: 'load', weights });
+  orderAll({ order: 'load', weights });
   file.value = '';
 });
 
@@ -335,7 +406,7 @@ const talk = element(
   element(
     'p',
     { class: 'about' },
-    'The weights are a safetensors file: in the place of models/tiny/model.safetensors it is a checkpoint, for this repository and for Python’s transformers.',
+    'The weights are a safetensors file: in the place of models/tiny/model.safetensors it is a checkpoint, for this repository and for Python’s transformers. The browser keeps them as well, with all that training needs, at each pause and every ten steps: when this page is loaded again, it goes on from there.',
   ),
   element(
     'div',
@@ -343,7 +414,7 @@ const talk = element(
     button('Download the weights', async () => {
       if (!areGood()) return;
       await start();
-      state.trainings[0].order({ order: 'save' });
+      order(state.trainings[0], { order: 'save' });
     }),
     element('label', { class: 'file' }, 'go on with others: ', file),
   ),
@@ -395,6 +466,10 @@ function show(): void {
   const isFinished = trainings.length > 0 && trainings.every((training) => training.isFinished);
   goes.disabled = isFinished && !isGoing;
   steps.disabled = isGoing || isFinished;
+  anew.disabled = trainings.length === 0;
+  for (const input of [...Object.keys(AT_START).map((name) => inputs.get(name)!), isBeside])
+    input.disabled = trainings.length > 0;
+  backend.disabled = trainings.some(({ worker }) => worker);
   const places = trainings.map(({ algorithm, step, said }) => {
     const name = trainings.length > 1 ? `${ALGORITHMS[algorithm]}: ` : '';
     return `${name}step ${step} of ${inputs.get('maxSteps')!.value}, ${said}`;
@@ -432,7 +507,7 @@ const page = document.querySelector<HTMLElement>('main')!;
 fill(
   page,
   element('header', {}, element('h1', {}, 'A model learns in this tab'), explained),
-  element('div', { class: 'bar-of-buttons' }, goes, steps, anew, status),
+  element('div', { class: 'bar-of-buttons' }, goes, steps, anew, status, note),
   mistake,
   element(
     'div',
@@ -448,6 +523,7 @@ fill(
   ),
 );
 show();
+let restored = restore();
 
 // Where a browser keeps nothing (a private window, say), the page is as good as before, as long as there is a network.
 void navigator.serviceWorker?.register('offline.js').catch(() => {});

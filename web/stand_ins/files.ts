@@ -44,7 +44,7 @@ export function readdirSync(path: string | URL): string[] {
   const prefix = `${nameOf(path)}/`;
   const names = below(path).map((name) => name.slice(prefix.length).split('/')[0]);
   if (names.length === 0) throw missing(path, 'scandir');
-  return [...new Set(names)];
+  return [...new Set(names)].sort(); // fetched in any order
 }
 
 export const mkdirSync = (): void => {};
