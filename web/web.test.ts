@@ -429,6 +429,29 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
     await context.close();
   });
 
+  it('can be started again where it could not start', async () => {
+    const [files, model] = [await buildPage(), 'files/models/tiny/model.safetensors'];
+    const whole = files.get(model)!;
+    const { url, close } = await serve(files.set(model, Buffer.from('no weights')), 0);
+    const { page, problems } = await openPage(browser, url);
+    await set(page);
+    await page.selectOption('select', 'webgpu');
+    await page.click('.first');
+    await shows(page, '.mistake', /WebGPU/);
+    expect(await status(page)).toBe('not started');
+    await page.selectOption('select', 'wasm');
+    await page.click('.first');
+    await shows(page, '.mistake', /^models\/tiny\/model\.safetensors: .*not a safetensors file/);
+    expect(await status(page)).toBe('not started');
+    files.set(model, whole);
+    await page.click('.first');
+    await shows(page, '.status', /^finished/);
+    expect(await mistake(page)).toBe('');
+    expect(problems).toEqual([]);
+    await page.close();
+    await close();
+  });
+
   it('has threads on a host of static files from the second visit on, and opens without a network', async () => {
     const files = await buildPage();
     const server = createServer(({ url = '' }, response) => {
