@@ -5,7 +5,7 @@
 import { pathToFileURL } from 'node:url';
 import * as tf from '@tensorflow/tfjs';
 import { sum } from '../lib/statistics.ts';
-import { padRows } from '../lib/training/log_probs.ts';
+import { tokenWeights } from './token_weights.ts';
 
 /** A completion: the log-prob of each of its tokens when it was sampled, null where the policy did not choose it. */
 export type Weighable = { logProbs: (number | null)[]; advantage: number };
@@ -15,8 +15,8 @@ export type Answer = { defaults: object } | { id: number; weights: number[][] };
 const { lossInputs, createCommand, ...experiment } = await import(pathToFileURL(process.argv[2]).href);
 const [lossName] = Object.keys(experiment).filter((name) => name.endsWith('Loss'));
 
-/** −∂L/∂log π of each token, of the loss in train.ts, before the first update: as if the group were the whole of it. */
-async function weigh(rows: Weighable[], options: object): Promise<number[][]> {
+/** As if the group were the whole of an update, and without β's part: what the reference says is not recorded. */
+function weigh(rows: Weighable[], options: object): Promise<number[][]> {
   const batch = rows.map(({ logProbs, advantage }) => ({
     completion: logProbs,
     oldLogProbs: logProbs.map((logProb) => logProb ?? 0),
@@ -25,20 +25,10 @@ async function weigh(rows: Weighable[], options: object): Promise<number[][]> {
     advantage,
   }));
   const counts = { completions: rows.length, tokens: sum(batch.map(({ mask }) => sum(mask))) };
-  const loss = (logProbs: tf.Tensor2D) =>
-    experiment[lossName](lossInputs(logProbs, batch), { ...options, ...counts }) as tf.Scalar;
-  const length = Math.max(...batch.map(({ completion }) => completion.length));
-  const gradient = tf.tidy(() =>
-    tf.grad(loss as never)(
-      padRows(
-        batch.map((row) => row.oldLogProbs),
-        length,
-      ),
-    ),
+  return tokenWeights(
+    batch.map(({ oldLogProbs }) => oldLogProbs),
+    (logProbs) => experiment[lossName](lossInputs(logProbs, batch), { ...options, ...counts }),
   );
-  const values = (await gradient.array()) as number[][];
-  gradient.dispose();
-  return batch.map(({ completion }, i) => values[i].slice(0, completion.length).map((value) => -value));
 }
 
 await tf.setBackend('cpu');

@@ -171,6 +171,12 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
       await shows(page, '.status', /^finished/);
       const columns = await page.$$eval('.columns .column', (all) => all.length);
       expect(columns).toBe(width === 1440 ? 2 : 1);
+      await page.check('[value="weight"]');
+      const titles = await page.$$eval('.columns .card .token', (all) =>
+        all.map((token) => token.getAttribute('title')),
+      );
+      expect(titles.length).toBeGreaterThan(20);
+      for (const title of titles) expect(title).toMatch(/, weight [+−]0\.\d/);
       const { overflow, faint } = await look(page);
       expect([width, colorScheme, overflow, faint, problems]).toEqual([width, colorScheme, [], [], []]);
       await page.close();

@@ -19,6 +19,7 @@ import { measureSpeed } from '../lib/run/speed.ts';
 import { createTrainingState, saveTrainingState } from '../lib/run/training_state.ts';
 import { inGroups } from '../lib/statistics.ts';
 import { createAdamW } from '../lib/training/adamw.ts';
+import { tokenWeights } from '../watch/token_weights.ts';
 import type { ToldRow } from '../watch/told.ts';
 import type { Checkpoint, Graded, News, Order, Rewards, Settings, Start } from './messages.ts';
 import { readdirSync, readFileSync, rm, writeFileSync } from './stand_ins/files.ts';
@@ -74,7 +75,7 @@ async function start(given: Start & Settings, from: Checkpoint | undefined, rewa
   await fetchFiles();
   setWasmPaths(new URL('.', page.location.href).href);
   const chosen = await initBackend(backend, { blas: 'off', threads });
-  const { rollout, toExperience, update, evaluate, rolloutMetrics } = (
+  const { rollout, toExperience, lossInputs, grpoLoss, update, evaluate, rolloutMetrics } = (
     algorithm === 'experiment_base' ? base : drgrpo
   ) as typeof base;
   const options: base.Options = { ...DEFAULTS[algorithm], ...chosenOptions };
@@ -122,7 +123,11 @@ async function start(given: Start & Settings, from: Checkpoint | undefined, rewa
     const groups = inGroups(experience, now.numGenerations);
     const group = groups.find((rows) => rows.some(({ advantage }) => advantage !== 0)) ?? groups[0];
     const [{ problem }] = group;
-    const rows = group.map(toRow);
+    const weights = await tokenWeights(
+      group.map(({ oldLogProbs }) => oldLogProbs),
+      (logProbs) => grpoLoss(lossInputs(logProbs, group), { ...now, completions: group.length }),
+    );
+    const rows = group.map((row, i) => ({ ...toRow(row), weights: weights[i] }));
     page.postMessage({
       ...{ news: 'step', step: number, metrics: { ...rolloutMetrics(rollouts, now), ...updated, ...speeds } },
       group: { question: problem.question, answer: problem.answer, rows },

@@ -238,7 +238,7 @@ class WatchPage extends HTMLElement {
 const MEANINGS: Record<Shade, string> = {
   'log-prob': 'stronger: less likely when it was sampled',
   advantage: 'blue: becomes more likely, red: less; stronger: by more',
-  weight: 'what the token weighs in the loss of this train.ts: blue up, red down; the strongest of the step is full',
+  weight: 'what the token weighs in the loss of this train.ts, without β: blue up, red down; the strongest is full',
   nothing: '',
 };
 

@@ -439,7 +439,7 @@ function groupOf({ question, answer, rows }: ToldGroup, when: string, shade: Sha
 }
 
 const shades = element('fieldset', { class: 'shades' }, element('legend', {}, 'tokens shaded by'));
-for (const shade of SHADES.filter((shade) => shade !== 'weight')) {
+for (const shade of SHADES) {
   const radio = element('input', { type: 'radio', name: 'shade', value: shade, checked: shade === state.shade });
   radio.addEventListener('change', () => {
     state.shade = shade;
