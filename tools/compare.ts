@@ -222,7 +222,8 @@ async function runAll(comparison: Comparison, runs: Run[]): Promise<boolean> {
   const running = new Map<Run, ChildProcess>();
   const interrupt = onInterrupt();
   const sum = () => [...steps.values()].reduce((a, b) => a + b);
-  const bar = progress({ total: runs.length * maxSteps, start: sum(), every: Number.POSITIVE_INFINITY });
+  const made = sum(); // before
+  const bar = progress({ total: runs.length * maxSteps, start: made, every: Number.POSITIVE_INFINITY });
   let stopping = false;
   let failure: unknown;
   let reported = Promise.resolve();
@@ -239,6 +240,7 @@ async function runAll(comparison: Comparison, runs: Run[]): Promise<boolean> {
     const before = sum();
     for (const run of running.keys()) steps.set(run, lastStep(run));
     if (sum() !== before) show();
+    else if (sum() === made) bar.note('the first runs begin'); // whose time says nothing of how long steps take
   };
   const make = async (run: Run) => {
     const name = `${run.label}, seed ${run.seed}`;
