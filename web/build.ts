@@ -56,6 +56,7 @@ const forBrowsers = (node: Record<string, string>): Plugin => ({
   name: 'for browsers',
   setup({ onResolve, onLoad }) {
     onResolve({ filter: /^node:/ }, ({ path }) => ({ path: node[path] ?? at('node.ts') }));
+    onResolve({ filter: /^@tensorflow\/tfjs$/ }, () => ({ path: at('tfjs.ts') }));
     onResolve({ filter: /^\.\.?\// }, ({ path, resolveDir }) => {
       const file = relative(ROOT, join(resolveDir, path));
       if (REPLACED.test(file)) return { path: at('lib.ts') };
