@@ -157,6 +157,12 @@ describe('a run', () => {
     expect(staleness(first)).toEqual([0, 1, 2, 3, 3, 3, 3, 3]);
     const timeline = jsonLines(join(first, 'timeline.jsonl'));
     expect(timeline.map(({ what }) => what)).toEqual(new Array(8).fill(['samples', 'trains']).flat());
+    // What completions.jsonl has are the sampler's log-probs: of a policy that learns nothing while the lag lasts.
+    const idle = at('lag, learning nothing');
+    expect((await async(idle, ['--lag', '3', '--learning-rate', '0'])).code).toBe(0);
+    const sampled = (folder: string) =>
+      jsonLines(join(folder, 'completions.jsonl')).filter(({ step }) => Number(step) <= 4);
+    expect(sampled(first)).toEqual(sampled(idle));
   });
 });
 

@@ -498,7 +498,8 @@ async function main(communicator: Communicator): Promise<void> {
       const inVain = batch.dropped.flatMap(({ rollouts }) => rollouts);
       const speeds = measureSpeed(state, batch.rollouts, { began: step.began, sampled: taken, inVain });
       const flow = timeline.add(step, batch, taken);
-      const samples = experience.slice(0, options.numGenerations).map(toSample);
+      const ofSampler = experience.map((row, i) => ({ ...row, oldLogProbs: batch.rollouts[i].oldLogProbs })); // log μ
+      const samples = ofSampler.slice(0, options.numGenerations).map(toSample);
       const stale = stalenessMetrics(experience, step.number, options);
       step.log({ ...rolloutMetrics(batch.rollouts, options), ...updated, ...stale, ...speeds, ...flow }, samples);
       await step.evaluate(ask);
