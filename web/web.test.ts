@@ -439,8 +439,20 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
     const [files, model] = [await buildPage(), 'files/models/tiny/model.safetensors'];
     const whole = files.get(model)!;
     const { url, close } = await serve(files.set(model, Buffer.from('no weights')), 0);
-    const { page, problems } = await openPage(browser, url);
+    const context = await browser.newContext({ serviceWorkers: 'block' }); // which would have all files without a network
+    const { page, problems } = await openPage(context, url);
     await set(page);
+    await context.setOffline(true);
+    await page.click('.first');
+    await shows(page, '.mistake', /^worker\.js cannot be reached/);
+    expect(await status(page)).toBe('not started');
+    await context.setOffline(false);
+    await context.route('**/test.jsonl', (route) => route.abort());
+    await page.click('.first');
+    await shows(page, '.mistake', /^files\/tasks\/sums\/test\.jsonl cannot be reached/);
+    expect(await status(page)).toBe('not started');
+    await context.unroute('**/test.jsonl');
+    problems.length = 0; // a browser tells of what is refused
     await page.selectOption('select', 'webgpu');
     await page.click('.first');
     await shows(page, '.mistake', /WebGPU/);
@@ -454,7 +466,7 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
     await shows(page, '.status', /^finished/);
     expect(await mistake(page)).toBe('');
     expect(problems).toEqual([]);
-    await page.close();
+    await context.close();
     await close();
   });
 

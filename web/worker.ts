@@ -50,7 +50,9 @@ let work: Awaited<ReturnType<typeof start>> | undefined;
 /** Fetches what Node would read from the disk. */
 async function fetchFiles(): Promise<void> {
   const fetched = FILES.map(async (name) => {
-    const response = await fetch(new URL(`files/${name}`, page.location.href));
+    const response = await fetch(new URL(`files/${name}`, page.location.href)).catch(() => {
+      throw new UserError(`files/${name} cannot be reached: start again when there is a network`);
+    });
     if (!response.ok) throw new UserError(`files/${name} is missing where this page comes from: build the page again`);
     writeFileSync(name, new Uint8Array(await response.arrayBuffer()));
   });

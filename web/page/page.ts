@@ -247,9 +247,12 @@ async function start(): Promise<void> {
 function begin(training: Training, rewards: MessagePort): void {
   const worker = new Worker('worker.js', { type: 'module' });
   worker.addEventListener('message', ({ data }) => hear(training, data));
-  worker.addEventListener('error', ({ message = 'it cannot be loaded' }) =>
-    hear(training, { news: 'failed', text: `the worker has ended: ${message}`, isDamaged: false }),
-  );
+  worker.addEventListener('error', ({ message }) => {
+    const text = message
+      ? `the worker has ended: ${message}`
+      : 'worker.js cannot be reached: start again when it can be';
+    hear(training, { news: 'failed', text, isDamaged: false });
+  });
   const { algorithm, from } = training;
   const given = {
     algorithm,
