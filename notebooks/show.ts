@@ -38,7 +38,9 @@ const COLORS = { prompt: '#eaeef2', policy: '#b6e3ff', tool: '#ffd8b5' };
 
 /** Shows tokens as boxes, coloured by who wrote them, with the mask below: 1 where the policy is trained. */
 export function tokens(written: WrittenToken[]): void {
-  const legend = Object.entries(COLORS).map(([text, fill]) => ({ text, fill }));
+  const legend = Object.entries(COLORS)
+    .map(([text, fill]) => ({ text, fill }))
+    .filter(({ text }) => written.some(({ by }) => by === text));
   const row = written.map(({ text, by }) => ({ text, fill: COLORS[by], below: by === 'policy' ? '1' : '0' }));
   boxes([row], legend, 46);
 }
@@ -68,7 +70,7 @@ export function shaded(rows: { text: string; value: number }[][], most: number):
 }
 
 type Box = { text: string; fill: string };
-const [CHARACTER, WIDTH] = [7.3, 860]; // of 12-pixel letters of equal width
+const [CHARACTER, WIDTH, MARGIN] = [7.3, 860, 6]; // of 12-pixel letters of equal width
 
 /** Boxes from left to right, each row on a new line, and in as many lines as it takes. */
 function boxes(rows: (Box & { below: string })[][], legend: Box[], lineHeight: number): void {
@@ -90,11 +92,12 @@ function boxes(rows: (Box & { below: string })[][], legend: Box[], lineHeight: n
     }
   }
   const key = legend.map(({ text, fill }, i) => {
-    const left = 110 * i;
-    return `<rect x="${left}" y="0" width="14" height="14" fill="${fill}" stroke="#d0d7de"/><text x="${left + 20}" y="11" text-anchor="start">${text}</text>`;
+    const left = 110 * i + 1;
+    return `<rect x="${left}" y="1" width="14" height="14" fill="${fill}" stroke="#d0d7de"/><text x="${left + 20}" y="12" text-anchor="start">${text}</text>`;
   });
-  const size = `width="${WIDTH}" height="${y + lineHeight}"`;
+  const size = `width="${WIDTH + 2 * MARGIN}" height="${y + lineHeight + 2 * MARGIN}"`;
+  const box = `${-MARGIN} ${-MARGIN} ${WIDTH + 2 * MARGIN} ${y + lineHeight + 2 * MARGIN}`;
   display.svg(
-    `<svg xmlns="http://www.w3.org/2000/svg" ${size} viewBox="0 0 ${WIDTH} ${y + lineHeight}" font-family="monospace" font-size="12" text-anchor="middle"><rect ${size} fill="white"/>${key.join('')}${drawn.join('')}</svg>`,
+    `<svg xmlns="http://www.w3.org/2000/svg" ${size} viewBox="${box}" font-family="monospace" font-size="12" text-anchor="middle"><rect x="${-MARGIN}" y="${-MARGIN}" ${size} fill="white"/>${key.join('')}${drawn.join('')}</svg>`,
   );
 }
