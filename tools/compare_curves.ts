@@ -84,7 +84,7 @@ export function stepCharts(variants: string[], runs: LogEntry[][][], shown = SHO
   const end = Math.max(1, ...runs.flat().map((entries) => entries.at(-1)!.step));
   const charts = shown
     .map((panel) => {
-      const smooth = runs.map((ofVariant) => ofVariant.map((entries) => smoothed(panel.metric, entries)));
+      const smooth = runs.map((ofVariant) => ofVariant.map((entries) => smoothed(panel, entries)));
       const points = variants.flatMap((variant, v) => curve(smooth[v], variant, v / variants.length));
       const seeds = variants.flatMap((variant, v) =>
         smooth[v].flatMap((values, seed) => [...values].map(([x, value]) => ({ variant, seed, x, value }))),
@@ -188,10 +188,10 @@ function curve(smooth: Map<number, number>[], variant: string, shift: number): P
   });
 }
 
-/** A run's metric by step: a moving average over logged steps, unless it is an evaluation. */
-function smoothed(metric: string, run: LogEntry[]): Map<number, number> {
+/** A run's metric by step: a moving average over logged steps, unless it is an evaluation, or exact by its nature. */
+function smoothed({ metric, exact }: Panel, run: LogEntry[]): Map<number, number> {
   const entries = run.filter((entry) => metric in entry);
-  const half = metric.startsWith('eval/') ? 0 : smoothing(entries.length);
+  const half = exact || metric.startsWith('eval/') ? 0 : smoothing(entries.length);
   return new Map(
     entries.flatMap(({ step }, i): [number, number][] => {
       const near = numbers(entries.slice(Math.max(0, i - half), i + half + 1).map((entry) => entry[metric]));

@@ -1,4 +1,5 @@
 /** The curves of several runs in the same panels: runs that differ in their seed alone are seeds of one kind. */
+import { smoothing } from '../lib/run/curves.ts';
 import type { LogEntry } from '../lib/run/metrics.ts';
 import { mean } from '../lib/statistics.ts';
 import { counted } from '../lib/text.ts';
@@ -23,11 +24,9 @@ export async function drawRuns(runs: Drawn[]): Promise<ToldCurves> {
   const last = Math.max(...drawn.map(({ entries }) => entries.at(-1)!.step));
   const width = Math.max(1, Math.ceil(last / POINTS));
   const variants = kinds.map(([name]) => name);
-  const charts = stepCharts(
-    variants,
-    kinds.map(([, seeds]) => seeds.map((entries) => thinned(entries, width))),
-    ALL_PANELS,
-  );
+  const shown = kinds.map(([, seeds]) => seeds.map((entries) => thinned(entries, width)));
+  const charts = stepCharts(variants, shown, ALL_PANELS);
+  const near = 1 + 2 * smoothing(Math.max(...shown.flat().map(({ length }) => length)));
   const { panels, keys } = await drawPanels(variants, charts);
   const several = kinds.length > 1;
   const seeds = Math.max(...kinds.map(([, ofKind]) => ofKind.length));
@@ -35,6 +34,7 @@ export async function drawRuns(runs: Drawn[]): Promise<ToldCurves> {
     ...(seeds > 1 ? [`thick: mean over ${counted(seeds, 'run')}, thin: each`] : []),
     ...(seeds >= FEWEST_SEEDS ? ['band: 95 % interval of the mean'] : []),
     ...(width > 1 ? [`each point is the mean of ${width} steps`] : []),
+    ...(near > 1 ? [`lines are moving averages over ${near} points, but for evaluations`] : []),
     ...(names.size > MOST_VARIANTS ? [`the first ${MOST_VARIANTS} of ${names.size} kinds of runs`] : []),
   ];
   return {

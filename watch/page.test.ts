@@ -172,6 +172,11 @@ describe.skipIf(noBrowser !== '')(`npm run watch in a browser${noBrowser}`, () =
       await page.focus('.card summary');
       await press('Enter');
       expect(await page.textContent('.card table')).toMatch(/^tokenlog-probprobability<think>/);
+      // And stays open in the next step, with the focus where it was.
+      await press('ArrowRight');
+      await shows(page, 'output', /^step 2$/);
+      expect(await page.textContent('.card table')).toMatch(/^tokenlog-probprobability<think>/);
+      expect(await page.evaluate('document.activeElement.localName')).toBe('summary');
     }));
 
   it('shades tokens by what they weigh in the loss of each run', () =>
@@ -181,7 +186,7 @@ describe.skipIf(noBrowser !== '')(`npm run watch in a browser${noBrowser}`, () =
       await page.selectOption('select', '1');
       await page.check('[value="weight"]');
       await page.waitForSelector('.column:nth-child(2) .token[title*="weight"]', { timeout: 60_000 });
-      expect(await page.textContent('.meaning')).toContain('in the loss of');
+      expect(await page.textContent('.meaning')).toContain('weighs in the loss');
       // An advantage of 1 or −1, of a completion of 12 tokens, in a group of 8: over 12 · 8, and over 32 · 8.
       for (const [column, weight] of [
         [1, '0.0104'],

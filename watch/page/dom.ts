@@ -32,6 +32,24 @@ export function button(text: Child, act: () => void, attributes: Properties = {}
   return made;
 }
 
+/**
+ * Puts other cards in the place of cards. Tables that were open stay open, and the focus stays on the card, or on its summary,
+ * that has it.
+ */
+export function replaceCards(parent: HTMLElement, ...children: Child[]): void {
+  const cards = () => [...parent.querySelectorAll<HTMLElement>('.card')];
+  const partOf = (card: HTMLElement | undefined, selector: string) => card?.querySelector<HTMLElement>(selector);
+  const before = cards();
+  const open = before.map((card) => Boolean(partOf(card, 'details[open]')));
+  const focused = before.findIndex((card) => card.contains(document.activeElement));
+  const isOnSummary = partOf(before[focused], 'summary') === document.activeElement && focused >= 0;
+  fill(parent, ...children);
+  const after = cards();
+  for (const [i, card] of after.entries()) if (open[i]) partOf(card, 'details')?.setAttribute('open', '');
+  const card = after[Math.min(focused, after.length - 1)];
+  if (focused >= 0) (isOnSummary ? partOf(card, 'summary') : card)?.focus({ preventScroll: true });
+}
+
 /** An SVG document as a picture: none of it can reach the page. */
 export const picture = (svg: string, label: string, className: string): HTMLImageElement =>
   element('img', { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`, alt: label, class: className });
@@ -45,9 +63,11 @@ export const visible = (text: string): string =>
       return `⟨${char.charCodeAt(0).toString(16)}⟩`;
     });
 
-/** Three digits, with the sign of a minus. */
-export const brief = (value: number): string =>
-  String(Math.abs(value) >= 1000 ? Math.round(value) : Number(value.toPrecision(3))).replace('-', '−');
+/** Three digits, of thousands all, with the sign of a minus. */
+export function brief(value: number): string {
+  const size = Math.abs(value);
+  return String(size >= 1000 && size < 1e6 ? Math.round(value) : Number(value.toPrecision(3))).replace('-', '−');
+}
 
 /** With its sign. */
 export const signed = (value: number): string => `${value > 0 ? '+' : ''}${brief(value)}`;

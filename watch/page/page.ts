@@ -1,7 +1,7 @@
 /** The page: what of which run is shown, and the keys. */
 import type { Told, ToldRun, ToldStep } from '../told.ts';
-import { button, element, visible } from './dom.ts';
-import { cardOf, mostOf, rewardsOf, SHADES, type Shade } from './rows.ts';
+import { button, element, replaceCards, visible } from './dom.ts';
+import { cardOf, MEANINGS, mostOf, rewardsOf, SHADES, type Shade } from './rows.ts';
 import { WatchAnswers, WatchCurves, WatchNotices, WatchOptions, WatchRuns, WatchSummary } from './run_parts.ts';
 import { findSource } from './source.ts';
 
@@ -194,15 +194,16 @@ class WatchPage extends HTMLElement {
     const hasTools = rows.some(({ logProbs }) => logProbs?.includes(null));
     const isUnknown = this.#shade === 'weight' && !rows.some(({ weights }) => weights);
     const meaning = isUnknown ? 'what tokens of this run weigh is not known' : MEANINGS[this.#shade];
-    this.#meaning.textContent = [meaning, hasTools ? 'dotted: a tool wrote it' : ''].filter(Boolean).join('; ');
-    const focused = this.#cards.findIndex((card) => card.contains(document.activeElement));
+    const without = this.#shade === 'weight' && !isUnknown ? 'as its train.ts says, without β' : '';
+    this.#meaning.textContent = [meaning, without, hasTools ? 'dotted: a tool wrote it' : '']
+      .filter(Boolean)
+      .join('; ');
     const { run: first, beside } = this.#shown;
     const { advantage: largest } = mostOf(rows);
     const columns = this.#steps.map((found, c) =>
       columnOf(found, this.#told.runs[c === 0 ? first : beside!], this.#shade, largest),
     );
-    this.#columns.replaceChildren(...(this.#steps.length > 1 || step ? columns : []));
-    if (focused >= 0) this.#focus(focused);
+    replaceCards(this.#columns, ...(this.#steps.length > 1 || step ? columns : []));
   }
 
   #focus(card: number): void {
@@ -233,14 +234,6 @@ class WatchPage extends HTMLElement {
     act();
   }
 }
-
-/** What the shades mean. */
-const MEANINGS: Record<Shade, string> = {
-  'log-prob': 'stronger: less likely when it was sampled',
-  advantage: 'blue: becomes more likely, red: less; stronger: by more',
-  weight: 'what the token weighs in the loss of this train.ts, without β: blue up, red down; the strongest is full',
-  nothing: '',
-};
 
 /** The groups of a step of a run. `largest`: advantage on the page, so that what stands side by side has one scale. */
 function columnOf(step: ToldStep | undefined, run: ToldRun, shade: Shade, largest: number): HTMLElement {

@@ -6,6 +6,14 @@ import { brief, element, signed, visible } from './dom.ts';
 export const SHADES = ['log-prob', 'advantage', 'weight', 'nothing'] as const;
 export type Shade = (typeof SHADES)[number];
 
+/** What the shades mean. */
+export const MEANINGS: Record<Shade, string> = {
+  'log-prob': 'stronger: less likely when it was sampled',
+  advantage: 'blue: becomes more likely, red: less; stronger: by more',
+  weight: 'what the token weighs in the loss: blue up, red down; the strongest of its column is full',
+  nothing: '',
+};
+
 /** What has the full shade, whatever its sign. */
 export type Most = { advantage: number; weight: number };
 
@@ -42,7 +50,8 @@ function textOf(row: ToldRow, shade: Shade, most: Most = { advantage: 0, weight:
 
 /** How many tokens there are, and each of them, made when that is asked for. */
 function tokensOf({ tokens, pieces, logProbs, weights }: ToldRow): HTMLElement {
-  const count = `${tokens ?? pieces?.length ?? '?'} tokens`;
+  const number = tokens ?? pieces?.length ?? '?';
+  const count = `${number} ${number === 1 ? 'token' : 'tokens'}`;
   if (!pieces || !logProbs) return element('small', {}, count);
   const details = element('details', {}, element('summary', {}, count));
   details.addEventListener(

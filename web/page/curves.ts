@@ -5,7 +5,9 @@ import { brief, element } from '../../watch/page/dom.ts';
 export type Curve = { name: string; kind: string; points: [step: number, value: number][]; dots?: boolean };
 
 const [WIDTH, HEIGHT] = [480, 180];
-const MARGIN = { left: 36, right: 8, top: 8, bottom: 22 };
+const MARGIN = { right: 8, top: 8, bottom: 22 };
+/** Of a digit of a label. */
+const DIGIT = 7.2;
 
 function svg(name: string, attributes: Record<string, string | number>, ...children: (Node | string)[]): SVGElement {
   const made = document.createElementNS('http://www.w3.org/2000/svg', name);
@@ -22,12 +24,14 @@ export function chart(title: string, curves: Curve[]): HTMLElement {
   const all = curves.flatMap(({ points }) => points).filter(([, value]) => Number.isFinite(value));
   const [low, high] = [Math.min(0, ...all.map(([, y]) => y)), Math.max(1, ...all.map(([, y]) => y))];
   const last = Math.max(10, ...all.map(([step]) => step));
-  const x = (step: number) => MARGIN.left + (step / last) * (WIDTH - MARGIN.left - MARGIN.right);
+  const marks = [low, (low + high) / 2, high];
+  const left = 10 + DIGIT * Math.max(3, ...marks.map((value) => brief(value).length));
+  const x = (step: number) => left + (step / last) * (WIDTH - left - MARGIN.right);
   const y = (value: number) =>
     HEIGHT - MARGIN.bottom - ((value - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
-  const grid = [low, (low + high) / 2, high].flatMap((value) => [
-    svg('line', { class: 'grid', x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: y(value), y2: y(value) }),
-    svg('text', { x: MARGIN.left - 6, y: y(value) + 4, 'text-anchor': 'end' }, brief(value)),
+  const grid = marks.flatMap((value) => [
+    svg('line', { class: 'grid', x1: left, x2: WIDTH - MARGIN.right, y1: y(value), y2: y(value) }),
+    svg('text', { x: left - 6, y: y(value) + 4, 'text-anchor': 'end' }, brief(value)),
   ]);
   const steps = [0, last].map((step) =>
     svg(
@@ -39,7 +43,8 @@ export function chart(title: string, curves: Curve[]): HTMLElement {
   const drawn = curves.flatMap(({ kind, points, dots }) => {
     const shown = points.filter(([, value]) => Number.isFinite(value)).map(([step, value]) => [x(step), y(value)]);
     const line = svg('polyline', { class: `curve ${kind}`, points: shown.map((point) => point.join()).join(' ') });
-    return [line, ...(dots ? shown.map(([cx, cy]) => svg('circle', { class: `dots ${kind}`, cx, cy, r: 3.5 })) : [])];
+    const marked = dots ? shown : shown.slice(-1);
+    return [line, ...marked.map(([cx, cy]) => svg('circle', { class: `dots ${kind}`, cx, cy, r: dots ? 3.5 : 2.5 }))];
   });
   const newest = curves
     .map(({ name, points }) => `${name} ${points.length > 0 ? brief(points.at(-1)![1]) : '–'}`)

@@ -18,6 +18,7 @@ onmessage = ({ data }) => {
       postMessage({ mistake: 'the reward throws “' + short(String(error)) + '” for the completion ' + short(texts(text)) });
       return;
     }
+    if (typeof value === 'boolean') value = Number(value);
     if (typeof value !== 'number' || !Number.isFinite(value)) {
       postMessage({ mistake: 'the reward must return a finite number, found ' + short(texts(value)) + ' for the completion ' + short(texts(text)) });
       return;

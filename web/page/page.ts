@@ -1,6 +1,6 @@
 /** The page: what it says, its buttons, and what it shows of the training in its workers. */
-import { button, element, fill, visible } from '../../watch/page/dom.ts';
-import { cardOf, mostOf, rewardsOf, SHADES, type Shade } from '../../watch/page/rows.ts';
+import { button, element, fill, replaceCards, visible } from '../../watch/page/dom.ts';
+import { cardOf, MEANINGS, mostOf, rewardsOf, SHADES, type Shade } from '../../watch/page/rows.ts';
 import type { ToldGroup } from '../../watch/told.ts';
 import {
   ALGORITHMS,
@@ -28,8 +28,12 @@ type Training = Seen & {
   worker?: Worker;
   /** what the worker goes on from */
   from?: Checkpoint | undefined;
+  /** the groups of the newest steps, by step: of two algorithms, one may be some steps ahead */
+  groups: Map<number, ToldGroup>;
   isGoing: boolean;
   isFinished: boolean;
+  /** whether its weights are those of a file */
+  isLoaded: boolean;
   /** what computes it, and how fast */
   backend: string;
   said: string;
@@ -52,8 +56,8 @@ const paragraphs = (...texts: string[]) => texts.map((text) => element('p', {}, 
 
 const EXPLANATION = [
   'A small language model, of 0.8 million numbers, is in this page. It was shown sums, and makes mistakes when it has to carry. Here it learns to do better, from nothing but a number for each answer that says how good it was: reinforcement learning. All of it happens in this tab; nothing is sent anywhere.',
-  'The method is GRPO, Group Relative Policy Optimization, by which the large models that reason are trained as well. A step of it: the model answers each of some questions several times, with chance in the choice of each token (a piece of text). That is a group. A rule, the reward, gives each answer a number. The advantage of an answer says how much better it was than its own group: its reward, minus the mean of the group’s rewards, divided by their standard deviation. Then the model is changed a little, such that all tokens of answers with a positive advantage become more likely, and those of answers with a negative one less.',
-  'An example is beside this: a group of four. The mean of the rewards is 0.3, the standard deviation 0.47: the first answer, right and in its tags, is (1 − 0.3) ∕ 0.47 = 1.49 standard deviations above it. The last one is right, too, but has forgotten the tags in which it was to stand, and that counts for nothing. If all four were equally good, or equally bad, all advantages would be 0: from such a group nothing is learnt.',
+  'The method is GRPO, Group Relative Policy Optimization, by which the large models that reason are trained as well. A step of it: the model answers each of some questions several times, with chance in the choice of each token (a piece of text). The answers to one question are a group. A rule, the reward, gives each answer a number. The advantage of an answer says how much better it was than its own group: its reward, minus the mean of the group’s rewards, divided by their standard deviation. Then the model is changed a little, such that all tokens of answers with a positive advantage become more likely, and those of answers with a negative one less.',
+  'An example is beside this: a group of four. The mean of the rewards is 0.3, the standard deviation (with n − 1 = 3) 0.47: the first answer, right and in its tags, is (1 − 0.3) ∕ 0.47 = 1.49 standard deviations above it. The last one is right, too, but has forgotten the tags in which it was to stand, and that counts for nothing. If all four were equally good, or equally bad, all advantages would be 0: from such a group nothing is learnt.',
 ];
 
 const explained = element(
@@ -132,12 +136,27 @@ const atStart = element(
   ...fieldsOf(AT_START),
   element('label', {}, 'computed by', backend),
   element('label', { class: 'check' }, isBeside, 'beside it Dr. GRPO, from the same start'),
+  element(
+    'small',
+    { class: 'about' },
+    'Dr. GRPO divides neither by the standard deviation nor by the length of an answer. In GRPO each token of a short answer weighs more than one of a long answer, here they weigh the same. Questions below, and the download, are for GRPO’s model.',
+  ),
 );
+// What is trained nowhere yet can still begin otherwise.
+atStart.addEventListener('change', () => {
+  if (!isLocked()) end();
+  show();
+});
 const whileItRuns = element(
   'fieldset',
   { class: 'fields' },
   element('legend', {}, 'Also while it runs'),
   ...fieldsOf(SETTINGS),
+  element(
+    'small',
+    { class: 'about' },
+    'More answers see finer differences, and cost more. Where the same answers are used for several updates, ε ends the push of a token whose probability has changed by that share: 0.2 is usual. β keeps the model near that of the start, which helps where a reward has a hole: from 0 to 0.1, mostly.',
+  ),
 );
 
 // ─── Reward ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -199,7 +218,8 @@ complain('');
 
 const goes = button('Start', () => void go(), { class: 'first' });
 const steps = button('One step', () => void makeStep());
-const anew = button('From the beginning', restart, { disabled: true });
+const [ANEW, REALLY] = ['From the beginning', 'Press again: what is learnt will be lost'];
+const anew = button(ANEW, restart, { disabled: true });
 
 /** Of what the tab may use. Threads share memory, which a page may do only where its host allows that. */
 const threadsFor = (trainings: number) =>
@@ -207,7 +227,16 @@ const threadsFor = (trainings: number) =>
 
 /** A training that has no worker yet. */
 const asleep = (algorithm: Algorithm): Training => ({
-  ...{ algorithm, isGoing: false, isFinished: false, step: 0, backend: '', said: '' },
+  ...{
+    algorithm,
+    isGoing: false,
+    isFinished: false,
+    isLoaded: false,
+    step: 0,
+    backend: '',
+    said: '',
+    groups: new Map(),
+  },
   curves: { reward: [], accuracy: [], 'held out': [] },
 });
 
@@ -237,9 +266,8 @@ async function start(): Promise<void> {
     void forget();
     state.trainings = [asleep('experiment_base'), ...(isBeside.checked ? [asleep('experiment_drgrpo')] : [])];
   }
+  if (code.value !== inUse) useReward();
   const sleeping = state.trainings.filter(({ worker }) => !worker);
-  if (sleeping.length === 0) return;
-  useReward();
   for (const training of sleeping) begin(training, grader.connect());
 }
 
@@ -263,6 +291,9 @@ function begin(training: Training, rewards: MessagePort): void {
   Object.assign(training, { worker, from: undefined, said: 'loading' });
   order(training, { order: 'start', from, ...given, ...numbersIn(AT_START), ...settings() }, [rewards]);
 }
+
+/** Whether something would be lost if one began otherwise. */
+const isLocked = () => state.trainings.some(({ step, isGoing, isLoaded }) => step > 0 || isGoing || isLoaded);
 
 const areGood = () => [...inputs.values()].every(isGood);
 
@@ -292,9 +323,21 @@ function end(): void {
   for (const { worker } of state.trainings) worker?.terminate();
   state.trainings = [];
   note.textContent = '';
+  fill(said);
 }
 
+/** Milliseconds that a question waits for its answer. */
+const PATIENCE = 4000;
+
 function restart(): void {
+  if (isLocked() && anew.textContent === ANEW) {
+    anew.textContent = REALLY;
+    setTimeout(() => {
+      anew.textContent = ANEW;
+    }, PATIENCE);
+    return;
+  }
+  anew.textContent = ANEW;
   end();
   void forget();
   complain('');
@@ -324,6 +367,8 @@ function hear(training: Training, news: News): void {
       break;
     case 'step': {
       const { step, metrics, group } = news;
+      for (const earlier of training.groups.keys()) if (earlier < newestOfAll()) training.groups.delete(earlier);
+      training.groups.set(step, group);
       Object.assign(training, { step, group, said: `${metrics.step_time.toFixed(1)} s a step, ${training.backend}` });
       training.curves.reward.push([step, metrics.reward]);
       training.curves.accuracy.push([step, metrics['rewards/accuracy/mean']]);
@@ -340,23 +385,25 @@ function hear(training: Training, news: News): void {
       });
       return;
     }
-    case 'answer':
-      fill(
-        said,
-        element('small', {}, visible(news.question)),
-        element('p', { class: 'text' }, visible(news.row.completion)),
-      );
+    case 'answer': {
+      const when = training.step > 0 ? `after step ${training.step}` : 'before';
+      const answer = element('p', { class: 'text' }, visible(news.row.completion));
+      said.prepend(element('div', {}, element('small', {}, `${when}: ${visible(news.question)}`), answer));
+      while (said.children.length > ANSWERS) said.lastElementChild!.remove();
       break;
+    }
     case 'saved':
       download(news.weights);
       break;
     case 'loaded':
+      training.isLoaded = true;
       status.value = 'the model of the file is in its place';
       break;
     case 'mistake':
       training.isGoing = false;
       orderAll({ order: 'pause' });
       complain(news.text);
+      if (news.text.startsWith('the reward')) used.textContent = 'at fault: see the message at the buttons';
       break;
     case 'failed':
       void goBack(news.text, news.isDamaged);
@@ -367,7 +414,9 @@ function hear(training: Training, news: News): void {
 
 // ─── Ask, and take away ──────────────────────────────────────────────────────────────────────────────────────────────
 
-const question = element('input', { type: 'text', value: '47+38-9', maxlength: 40, 'aria-label': 'a question' });
+const question = element('input', { type: 'text', value: '36+47', maxlength: 40, 'aria-label': 'a question' });
+/** Answers that stay. */
+const ANSWERS = 4;
 const said = element('div', { class: 'said', role: 'status' });
 async function ask(): Promise<void> {
   if (!areGood()) return;
@@ -425,7 +474,14 @@ const talk = element(
 
 // ─── What is shown ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-function groupOf({ question, answer, rows }: ToldGroup, when: string, shade: Shade): HTMLElement {
+/** `advantage`: the largest on the page, so that what stands side by side has one scale. */
+function groupOf(
+  { question, answer, rows }: ToldGroup,
+  when: string,
+  shade: Shade,
+  { advantage } = mostOf(rows),
+): HTMLElement {
+  const most = { advantage, weight: mostOf(rows).weight }; // each loss has a scale of its own
   return element(
     'section',
     { class: 'group' },
@@ -437,11 +493,12 @@ function groupOf({ question, answer, rows }: ToldGroup, when: string, shade: Sha
       element('small', {}, `right answer: ${visible(answer ?? '')}`),
       element('small', {}, rewardsOf(rows)),
     ),
-    ...rows.map((row, i) => cardOf(row, i, rows, shade, mostOf(rows))),
+    ...rows.map((row, i) => cardOf(row, i, rows, shade, most)),
   );
 }
 
 const shades = element('fieldset', { class: 'shades' }, element('legend', {}, 'tokens shaded by'));
+const meaning = element('small', { class: 'meaning' });
 for (const shade of SHADES) {
   const radio = element('input', { type: 'radio', name: 'shade', value: shade, checked: shade === state.shade });
   radio.addEventListener('change', () => {
@@ -456,10 +513,18 @@ const groups = element(
   { class: 'groups' },
   element('h2', {}, 'A group of the newest step'),
   element('p', { class: 'about' }, 'The first whose answers are not all worth the same, if there is one.'),
-  element('div', { class: 'choices' }, shades),
+  element('div', { class: 'choices' }, shades, meaning),
   columns,
 );
 const curves = element('section', { class: 'curves', 'aria-label': 'curves' });
+const aboutCurves = element(
+  'p',
+  { class: 'about' },
+  `Right answers are counted whatever is rewarded. In training they come with chance; the ${HELD_OUT} held-out questions, never trained on, are asked for the most likely answer, before the first step and every 25 steps.`,
+);
+
+/** The newest step that all trainings have made. */
+const newestOfAll = () => Math.min(...state.trainings.map(({ step }) => step));
 
 function show(): void {
   const { trainings } = state;
@@ -471,8 +536,8 @@ function show(): void {
   steps.disabled = isGoing || isFinished;
   anew.disabled = trainings.length === 0;
   for (const input of [...Object.keys(AT_START).map((name) => inputs.get(name)!), isBeside])
-    input.disabled = trainings.length > 0;
-  backend.disabled = trainings.some(({ worker }) => worker);
+    input.disabled = isLocked();
+  backend.disabled = isLocked() && trainings.some(({ worker }) => worker);
   const places = trainings.map(({ algorithm, step, said }) => {
     const name = trainings.length > 1 ? `${ALGORITHMS[algorithm]}: ` : '';
     return `${name}step ${step} of ${inputs.get('maxSteps')!.value}, ${said}`;
@@ -491,31 +556,34 @@ function show(): void {
       ...curvesOf('held out', `of ${HELD_OUT} held-out questions`, true),
     ]),
   );
-  const shown = trainings.map(({ algorithm, group, step }) =>
+  meaning.textContent = MEANINGS[state.shade];
+  const newest = trainings.map(({ groups, group, step }) => {
+    const found = groups.get(newestOfAll());
+    return found ? { group: found, step: newestOfAll() } : { group, step };
+  });
+  const most = mostOf(newest.flatMap(({ group }) => group?.rows ?? []));
+  const shown = newest.map(({ group, step }, i) =>
     element(
       'div',
       { class: 'column' },
-      element('h3', {}, ALGORITHMS[algorithm]),
+      element('h3', {}, ALGORITHMS[trainings[i].algorithm]),
       group
-        ? groupOf(group, `step ${step}`, state.shade)
+        ? groupOf(group, `step ${step}`, state.shade, most)
         : element('p', { class: 'about' }, 'comes with the first step'),
     ),
   );
-  const focused = [...columns.querySelectorAll('.card')].indexOf(document.activeElement!);
-  fill(columns, ...(shown.length > 0 ? shown : [element('p', { class: 'about' }, 'None yet: press Start.')]));
-  if (focused >= 0) columns.querySelectorAll<HTMLElement>('.card')[focused]?.focus({ preventScroll: true });
+  replaceCards(columns, ...(shown.length > 0 ? shown : [element('p', { class: 'about' }, 'None yet: press Start.')]));
 }
 
 const page = document.querySelector<HTMLElement>('main')!;
 fill(
   page,
   element('header', {}, element('h1', {}, 'A model learns in this tab'), explained),
-  element('div', { class: 'bar-of-buttons' }, goes, steps, anew, status, note),
-  mistake,
+  element('div', { class: 'bar-of-buttons' }, goes, steps, anew, status, note, mistake),
   element(
     'div',
     { class: 'parts' },
-    element('div', { class: 'left' }, curves, groups),
+    element('div', { class: 'left' }, curves, aboutCurves, groups),
     element(
       'div',
       { class: 'right' },

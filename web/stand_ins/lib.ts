@@ -20,8 +20,9 @@ export const listGpus = async (): Promise<Gpu[]> => [];
 export const chooseGpu = (): Gpu => ({ api: 'as the browser has it', name: 'WebGPU' });
 export const isSoftware = (): boolean => false;
 
-/** @throws {UserError} if the browser has no WebGPU */
+/** @throws {UserError} if the browser has no WebGPU, or no card for it */
 export async function loadDawn() {
-  if (gpu) return { create: () => gpu, globals: {} };
-  throw new UserError('this browser has no WebGPU: take wasm');
+  const adapter = await gpu?.requestAdapter({});
+  if (gpu && adapter) return { create: () => gpu, globals: {} };
+  throw new UserError('this browser finds no graphics card that it may use: let the processor compute it');
 }
