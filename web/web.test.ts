@@ -255,6 +255,7 @@ describe.skipIf(noBrowser !== '')(`npm run web in a browser${noBrowser}`, () => 
     await press(page, 'One step');
     await shows(page, '.status', /^finished: step 2 of 2/);
     expect(await page.textContent('.curves')).toMatch(/reward 0?\.?\d/);
+    expect(await page.$$eval('.curves line.mark', (all) => all.length)).toBe(2); // after step 1, in both charts
     await page.close();
   });
 

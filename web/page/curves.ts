@@ -19,17 +19,18 @@ function svg(name: string, attributes: Record<string, string | number>, ...child
 /**
  * A chart of some curves.
  * @param title - what the values are
+ * @param marks - steps after which something was changed
  */
-export function chart(title: string, curves: Curve[]): HTMLElement {
+export function chart(title: string, curves: Curve[], marks: number[]): HTMLElement {
   const all = curves.flatMap(({ points }) => points).filter(([, value]) => Number.isFinite(value));
   const [low, high] = [Math.min(0, ...all.map(([, y]) => y)), Math.max(1, ...all.map(([, y]) => y))];
   const last = Math.max(10, ...all.map(([step]) => step));
-  const marks = [low, (low + high) / 2, high];
-  const left = 10 + DIGIT * Math.max(3, ...marks.map((value) => brief(value).length));
+  const heights = [low, (low + high) / 2, high];
+  const left = 10 + DIGIT * Math.max(3, ...heights.map((value) => brief(value).length));
   const x = (step: number) => left + (step / last) * (WIDTH - left - MARGIN.right);
   const y = (value: number) =>
     HEIGHT - MARGIN.bottom - ((value - low) / (high - low)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
-  const grid = marks.flatMap((value) => [
+  const grid = heights.flatMap((value) => [
     svg('line', { class: 'grid', x1: left, x2: WIDTH - MARGIN.right, y1: y(value), y2: y(value) }),
     svg('text', { x: left - 6, y: y(value) + 4, 'text-anchor': 'end' }, brief(value)),
   ]);
@@ -39,6 +40,9 @@ export function chart(title: string, curves: Curve[]): HTMLElement {
       { x: x(step), y: HEIGHT - 5, 'text-anchor': step === 0 ? 'start' : 'end' },
       step === 0 ? 'step 0' : String(step),
     ),
+  );
+  const changes = marks.map((step) =>
+    svg('line', { class: 'mark', x1: x(step), x2: x(step), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }),
   );
   const drawn = curves.flatMap(({ kind, points, dots }) => {
     const shown = points.filter(([, value]) => Number.isFinite(value)).map(([step, value]) => [x(step), y(value)]);
@@ -52,7 +56,7 @@ export function chart(title: string, curves: Curve[]): HTMLElement {
   const picture = svg(
     'svg',
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': `${title}: ${newest}` },
-    ...[...grid, ...steps, ...drawn],
+    ...[...grid, ...steps, ...changes, ...drawn],
   );
   const key = curves.map(({ name, kind, points }) =>
     element(
@@ -63,5 +67,6 @@ export function chart(title: string, curves: Curve[]): HTMLElement {
       element('b', {}, points.length > 0 ? brief(points.at(-1)![1]) : ''),
     ),
   );
+  if (marks.length > 0) key.push(element('li', {}, element('i', { class: 'line mark' }), 'reward or settings changed'));
   return element('figure', {}, element('figcaption', {}, title), picture, element('ul', { class: 'key' }, ...key));
 }

@@ -15,6 +15,8 @@ export type Seen = {
   step: number;
   curves: Record<'reward' | 'accuracy' | 'held out', Curve['points']>;
   group?: ToldGroup | undefined;
+  /** steps after which the reward or a setting was changed */
+  marks: number[];
 };
 
 /** A training after a step. `reward`: the user's function, in JavaScript. */

@@ -98,11 +98,18 @@ const fieldsOf = (fields: Record<string, Field>) =>
     const input = element('input', { type: 'number', name, value, required: true, ...limits });
     input.addEventListener('change', () => {
       if (!isGood(input)) return;
-      if (name in SETTINGS) orderAll({ order: 'change', ...settings() });
+      if (!(name in SETTINGS)) return;
+      orderAll({ order: 'change', ...settings() });
+      mark();
     });
     inputs.set(name, input);
     return element('label', {}, label, input);
   });
+
+/** Remembers that something is different from the next step on. */
+function mark(): void {
+  for (const { step, marks } of state.trainings) if (step > 0 && marks.at(-1) !== step) marks.push(step);
+}
 
 /** Whether a number can be used; if not, says so. */
 function isGood(input: HTMLInputElement): boolean {
@@ -177,6 +184,7 @@ code.addEventListener('input', () => {
 });
 let inUse = REWARD;
 function useReward(): void {
+  if (code.value !== inUse) mark();
   inUse = code.value;
   void state.grader?.then(({ use }) => use(inUse));
   orderAll({ order: 'keep' });
@@ -237,7 +245,7 @@ const asleep = (algorithm: Algorithm): Training => ({
     said: '',
     groups: new Map(),
   },
-  curves: { reward: [], accuracy: [], 'held out': [] },
+  ...{ curves: { reward: [], accuracy: [], 'held out': [] }, marks: [] },
 });
 
 /** Puts what the browser has kept on the page: it is as it was, paused. */
@@ -379,8 +387,8 @@ function hear(training: Training, news: News): void {
       break;
     case 'kept': {
       const { given, checkpoint } = news;
-      const { step, curves, group } = training;
-      void keep({ given, reward: inUse, seen: { step, curves, group }, checkpoint }).then((text) => {
+      const { step, curves, group, marks } = training;
+      void keep({ given, reward: inUse, seen: { step, curves, group, marks }, checkpoint }).then((text) => {
         if (state.trainings.includes(training)) note.textContent = text;
       });
       return;
@@ -548,13 +556,15 @@ function show(): void {
       name: `${words}${trainings.length > 1 ? `, ${ALGORITHMS[training!.algorithm]}` : ''}`,
       ...{ kind: `kind${i}${dots ? ' asked' : ''}`, dots, points: training?.curves[name] ?? [] },
     }));
+  const marks = [...new Set(trainings.flatMap((training) => training.marks))];
+  const right = [
+    ...curvesOf('accuracy', 'in training'),
+    ...curvesOf('held out', `of ${HELD_OUT} held-out questions`, true),
+  ];
   fill(
     curves,
-    chart('Reward, mean of a step', curvesOf('reward', 'reward')),
-    chart('Right answers, share', [
-      ...curvesOf('accuracy', 'in training'),
-      ...curvesOf('held out', `of ${HELD_OUT} held-out questions`, true),
-    ]),
+    chart('Reward, mean of a step', curvesOf('reward', 'reward'), marks),
+    chart('Right answers, share', right, marks),
   );
   meaning.textContent = MEANINGS[state.shade];
   const newest = trainings.map(({ groups, group, step }) => {
