@@ -43,8 +43,8 @@ class WatchPage extends HTMLElement {
       const radio = element('input', { type: 'radio', name: 'shade', value: shade, checked: shade === this.#shade });
       radio.addEventListener('change', () => {
         this.#shade = shade;
-        if (shade === 'weight')
-          void this.#load(); // which is asked for only where somebody wants to see it
+        // Weights are asked for only where somebody wants to see them.
+        if (shade === 'weight') void this.#load();
         else this.#showSteps();
       });
       this.#shades.append(element('label', {}, radio, shade));
