@@ -90,12 +90,12 @@ const READ_BYTES = 2 ** 16;
 function readTogether(backend: WebGpuBackend): void {
   const readAlone = backend.read.bind(backend);
   const spare: GpuBuffer[] = [];
-  let open: { buffer: GpuBuffer; used: number; content: Promise<ArrayBuffer> } | undefined;
-  const begin = () => {
+  type Reading = { buffer: GpuBuffer; used: number; content: Promise<ArrayBuffer> };
+  let open: Reading | undefined;
+  const begin = (): Reading => {
     const usage = USAGE.mapRead | USAGE.copyDestination;
     const buffer = spare.pop() ?? backend.device.createBuffer({ size: READ_BYTES, usage });
     const read = async () => {
-      await Promise.resolve(); // others of this turn come in here
       if (open === reading) open = undefined;
       if (backend.commandEncoder) backend.submitQueue();
       await buffer.mapAsync(MAP_READ, 0, reading.used);
@@ -104,8 +104,7 @@ function readTogether(backend: WebGpuBackend): void {
       spare.push(buffer);
       return content;
     };
-    const reading = { buffer, used: 0, content: undefined as unknown as Promise<ArrayBuffer> };
-    reading.content = read();
+    const reading: Reading = { buffer, used: 0, content: Promise.resolve().then(read) }; // after the others of this turn
     return reading;
   };
   backend.read = async (dataId) => {
