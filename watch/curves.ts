@@ -34,7 +34,7 @@ export async function drawRuns(runs: Drawn[]): Promise<ToldCurves> {
     ...(seeds > 1 ? [`thick: mean over ${counted(seeds, 'run')}, thin: each`] : []),
     ...(seeds >= FEWEST_SEEDS ? ['band: 95 % interval of the mean'] : []),
     ...(width > 1 ? [`each point is the mean of ${width} steps`] : []),
-    ...(near > 1 ? [`lines are moving averages over ${near} points, but for evaluations`] : []),
+    ...(near > 1 ? [`lines are moving averages over ${near} points, but for evaluations and the learning rate`] : []),
     ...(names.size > MOST_VARIANTS ? [`the first ${MOST_VARIANTS} of ${names.size} kinds of runs`] : []),
   ];
   return {

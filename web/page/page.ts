@@ -97,8 +97,7 @@ const fieldsOf = (fields: Record<string, Field>) =>
     const value = DEFAULTS[name as keyof typeof DEFAULTS];
     const input = element('input', { type: 'number', name, value, required: true, ...limits });
     input.addEventListener('change', () => {
-      if (!isGood(input)) return;
-      if (!(name in SETTINGS)) return;
+      if (!isGood(input) || !(name in SETTINGS)) return;
       orderAll({ order: 'change', ...settings() });
       mark();
     });
