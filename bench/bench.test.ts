@@ -2,6 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
+import { noBrowser } from '../testing/browser.ts';
 import { BACKEND, NODE, runProcess } from '../testing/processes.ts';
 
 // That they run and print what they should: how fast they are is nobody's test.
@@ -58,5 +59,11 @@ describe.concurrent('bench', () => {
     expect(JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')).hidden_size).toBe(64);
     const { code } = await run('bench', folder, ...SMALL, '--json');
     expect(code).toBe(0);
+  });
+
+  test.skipIf(noBrowser)(`the page of a long run beside that of a short one${noBrowser}`, async () => {
+    const { code, stdout, stderr } = await runProcess([...NODE, 'bench/watch.ts', '--repeats', '1']);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toMatch(/^60 steps: \d+ ms .*\n10000 steps: \d+ ms .*\nratio: [\d.]+\n$/);
   });
 });

