@@ -59,7 +59,8 @@ type Draw = (...key: number[]) => number;
 const CALLS: Record<string, (size: Draw, random: (...shape: number[]) => tf.Tensor) => tf.Tensor[]> = {
   adamW: (size, random) => {
     const shape = [size(0), size(1)];
-    const factors = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, decay: 0.9, stepSize: 0.1, rootOfCorrection: 0.5 };
+    const moments = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 };
+    const factors = { ...moments, gradientScale: 0.7, decay: 0.9, stepSize: 0.1, rootOfCorrection: 0.5 };
     return adamWUpdate([random(...shape), random(...shape), random(...shape), tf.square(random(...shape))], factors);
   },
   add: (size, random) => [tf.add(random(size(0), size(1)), random(size(0), size(1)))],

@@ -17,6 +17,7 @@ export const FUNCTIONS = {
     nextParam: 'usize',
     nextM: 'usize',
     nextV: 'usize',
+    gradientScale: 'f32',
     beta1: 'f32',
     rest1: 'f32',
     beta2: 'f32',

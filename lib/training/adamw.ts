@@ -1,4 +1,4 @@
-/** AdamW, and the clipping of gradients by their global norm. */
+/** AdamW, and the clipping of gradients by their global norm: a factor, which AdamW puts before each of them. */
 import * as tf from '@tensorflow/tfjs';
 import type { Params } from '../model/model.ts';
 import { adamWUpdate } from '../ops/adamw/adamw.ts';
@@ -10,6 +10,8 @@ export type AdamWState = { step: number; m: Params; v: Params };
 export type AdamWOptions = {
   learningRate: number;
   weightDecay: number;
+  /** What each gradient is multiplied by first: {@link clippingFactor}. */
+  gradientScale?: number;
   beta1?: number;
   beta2?: number;
   epsilon?: number;
@@ -31,7 +33,7 @@ export function adamW(
   params: Params,
   gradients: Params,
   state: AdamWState,
-  { learningRate, weightDecay, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8 }: AdamWOptions,
+  { learningRate, weightDecay, gradientScale = 1, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8 }: AdamWOptions,
 ): { params: Params; state: AdamWState } {
   const step = state.step + 1;
   const next: { params: Params; m: Params; v: Params } = { params: {}, m: {}, v: {} };
@@ -40,9 +42,7 @@ export function adamW(
     const [param, m, v] = old;
     [next.params[name], next.m[name], next.v[name]] = tf.tidy(() =>
       adamWUpdate([param, gradient, m, v], {
-        beta1,
-        beta2,
-        epsilon,
+        ...{ gradientScale, beta1, beta2, epsilon },
         decay: param.rank > 1 ? 1 - learningRate * weightDecay : 1,
         stepSize: learningRate / (1 - beta1 ** step),
         rootOfCorrection: Math.sqrt(1 - beta2 ** step),
@@ -53,19 +53,18 @@ export function adamW(
   return { params: next.params, state: { step, m: next.m, v: next.v } };
 }
 
+/** @returns the norm of all gradients together, shape () */
+export const globalNorm = (gradients: Params): tf.Scalar =>
+  tf.tidy(() => tf.sqrt(sumOfSquares(Object.values(gradients))));
+
 /**
- * Scales all gradients down so that their norm, taken over all of them together, is at most `maxNorm`
- * (Pascanu et al. 2013; the ε is PyTorch's).
+ * What scales gradients down so that their norm, taken over all of them together, is at most `maxNorm` (Pascanu et al. 2013;
+ * the ε is PyTorch's, and so is float32).
  * @param maxNorm - 0 does not clip
- * @returns the clipped gradients and the norm before clipping, shape ()
  */
-export function clipByGlobalNorm(gradients: Params, maxNorm: number): { gradients: Params; norm: tf.Scalar } {
-  return tf.tidy(() => {
-    const squares = Object.values(gradients).map(sumOfSquares);
-    const norm = tf.sqrt(tf.sum(tf.stack(squares))) as tf.Scalar;
-    const scale = maxNorm > 0 ? tf.minimum(1, tf.div(maxNorm, tf.add(norm, 1e-6))) : tf.scalar(1);
-    return { gradients: mapParams(gradients, (gradient) => tf.mul(gradient, scale)), norm };
-  });
+export function clippingFactor(norm: number, maxNorm: number): number {
+  const [most, actual] = [maxNorm, norm + Math.fround(1e-6)].map(Math.fround);
+  return maxNorm > 0 ? Math.min(1, Math.fround(most / actual)) : 1;
 }
 
 const mapParams = (params: Params, map: (param: tf.Tensor, name: string) => tf.Tensor): Params =>

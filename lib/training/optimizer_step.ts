@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
 import { type Params, trainable, withTrainable } from '../model/model.ts';
 import type { TrainingState } from '../training/state.ts';
-import { type AdamWOptions, adamW, clipByGlobalNorm } from './adamw.ts';
+import { type AdamWOptions, adamW, clippingFactor, globalNorm } from './adamw.ts';
 
 const MAX_SKIPPED = 10;
 
@@ -19,15 +19,18 @@ export async function optimizerStep(
   gradient: { loss: tf.Scalar; gradients: Params },
   options: AdamWOptions & { maxGradNorm: number },
 ): Promise<{ loss: number; norm: number; finite: boolean }> {
-  const clipped = clipByGlobalNorm(gradient.gradients, options.maxGradNorm);
-  const [[loss], [norm]] = await Promise.all([gradient.loss.data(), clipped.norm.data()]); // read together
+  const ofAll = globalNorm(gradient.gradients);
+  const [[loss], [norm]] = await Promise.all([gradient.loss.data(), ofAll.data()]); // read together
   const finite = Number.isFinite(loss) && Number.isFinite(norm);
   if (finite) {
-    const { params, state: optimizer } = adamW(trainable(state.model), clipped.gradients, state.optimizer, options);
+    const { params, state: optimizer } = adamW(trainable(state.model), gradient.gradients, state.optimizer, {
+      ...options,
+      gradientScale: clippingFactor(norm, options.maxGradNorm),
+    });
     state.model = withTrainable(state.model, params);
     state.optimizer = optimizer;
   }
-  tf.dispose([gradient.loss, gradient.gradients, clipped.gradients, clipped.norm]);
+  tf.dispose([gradient.loss, gradient.gradients, ofAll]);
   if (finite && norm > 0) state.counters.skippedInARow = 0;
   if (!finite) skip(state, causeOf(loss, norm), options);
   return { loss, norm, finite };

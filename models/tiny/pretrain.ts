@@ -29,7 +29,7 @@ import { generate } from '../../lib/generation/generate.ts';
 import { parameterShapes, readConfig } from '../../lib/model/config.ts';
 import type { Model, Params } from '../../lib/model/model.ts';
 import { normals, uniform } from '../../lib/random.ts';
-import { adamW, clipByGlobalNorm, createAdamW } from '../../lib/training/adamw.ts';
+import { adamW, clippingFactor, createAdamW, globalNorm } from '../../lib/training/adamw.ts';
 import { accumulateGradients } from '../../lib/training/gradients.ts';
 import { completionLogProbs, microBatches, type Sequence } from '../../lib/training/log_probs.ts';
 import { scheduleFactor } from '../../lib/training/schedule.ts';
@@ -364,12 +364,14 @@ async function main(): Promise<void> {
       (part) => (model: Model) => loss(model, part, count),
     );
     const result = await accumulateGradients({ config, params }, losses);
-    const { gradients, norm } = clipByGlobalNorm(result.gradients, 1);
+    const norm = globalNorm(result.gradients);
+    const gradientScale = clippingFactor((await norm.data())[0], 1);
     const factor = scheduleFactor('cosine', step + 1, { warmup: options.warmupSteps, total: steps });
     const learningRate = options.learningRate * factor;
-    ({ params, state } = adamW(params, gradients, state, { learningRate, weightDecay: 0.1, beta2: 0.99 }));
+    const adamWOptions = { gradientScale, learningRate, weightDecay: 0.1, beta2: 0.99 };
+    ({ params, state } = adamW(params, result.gradients, state, adamWOptions));
     const value = (await result.loss.data())[0];
-    tf.dispose([gradients, result.gradients, norm, result.loss]);
+    tf.dispose([result.gradients, norm, result.loss]);
     const minutes = ((performance.now() - began) / 60_000).toFixed(1);
     if (step % 50 === 0) console.log(`step ${step + 1}/${steps}  loss ${value.toFixed(4)}  ${minutes} min`);
     if ((step + 1) % options.evalSteps !== 0 && step + 1 !== steps) continue;

@@ -15,7 +15,7 @@ test.skipIf(!WITH_KERNELS)('kernel and plain definition agree', async () => {
     // Of clones, which share their memory: a kernel that writes over it is to see that.
     const update = () =>
       adamWUpdate([tf.clone(param), gradient, tf.clone(m), tf.clone(v)], {
-        ...{ beta1, beta2, epsilon },
+        ...{ beta1, beta2, epsilon, gradientScale: key % 2 ? 1 : 0.3 },
         decay: key % 3 ? 0.99 : 1,
         stepSize: 0.1 / (1 - beta1 ** (key + 1)),
         rootOfCorrection: Math.sqrt(1 - beta2 ** (key + 1)),

@@ -2,7 +2,8 @@
 import { splat } from '../wasm_simd';
 
 /**
- * `m' = β₁ m + (1−β₁) g`, `v' = β₂ v + (1−β₂) g²`, `p' = p · decay − stepSize · m' / (√v' / rootOfCorrection + ε)`.
+ * With `g = gradient · gradientScale`: `m' = β₁ m + (1−β₁) g`, `v' = β₂ v + (1−β₂) g²`,
+ * `p' = p · decay − stepSize · m' / (√v' / rootOfCorrection + ε)`.
  */
 export function adamW(
   param: usize,
@@ -12,6 +13,7 @@ export function adamW(
   nextParam: usize,
   nextM: usize,
   nextV: usize,
+  gradientScale: f32,
   beta1: f32,
   rest1: f32,
   beta2: f32,
@@ -26,7 +28,7 @@ export function adamW(
   let i = begin;
   for (; i + 4 <= end; i += 4) {
     const at = (<usize>i) << 2;
-    const g = v128.load(gradient + at);
+    const g = f32x4.mul(v128.load(gradient + at), splat(gradientScale));
     const m4 = f32x4.add(f32x4.mul(v128.load(m + at), splat(beta1)), f32x4.mul(g, splat(rest1)));
     const v4 = f32x4.add(f32x4.mul(v128.load(v + at), splat(beta2)), f32x4.mul(f32x4.mul(g, g), splat(rest2)));
     const denominator = f32x4.add(f32x4.div(f32x4.sqrt(v4), splat(rootOfCorrection)), splat(epsilon));
@@ -37,7 +39,7 @@ export function adamW(
   }
   for (; i < end; i++) {
     const at = (<usize>i) << 2;
-    const g = load<f32>(gradient + at);
+    const g = load<f32>(gradient + at) * gradientScale;
     const m1 = load<f32>(m + at) * beta1 + g * rest1;
     const v1 = load<f32>(v + at) * beta2 + g * g * rest2;
     const change = (m1 / (sqrt<f32>(v1) / rootOfCorrection + epsilon)) * stepSize;

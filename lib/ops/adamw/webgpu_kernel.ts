@@ -4,14 +4,17 @@
  */
 import { wgsl } from '../on_webgpu.ts';
 
-/** `m' = β₁ m + (1−β₁) g`, `v' = β₂ v + (1−β₂) g²`, `p' = p · decay − stepSize · m' / (√v' / rootOfCorrection + ε)`. */
+/**
+ * With `g = gradient · gradientScale`: `m' = β₁ m + (1−β₁) g`, `v' = β₂ v + (1−β₂) g²`,
+ * `p' = p · decay − stepSize · m' / (√v' / rootOfCorrection + ε)`.
+ */
 export const adamW = wgsl({
   name: 'adamW',
   inputs: { gradient: 'f32' },
   outputs: { param: 'f32', m: 'f32', v: 'f32' },
   numbers: {
     count: 'u32',
-    ...({ beta1: 'f32', rest1: 'f32', beta2: 'f32', rest2: 'f32' } as const),
+    ...({ gradientScale: 'f32', beta1: 'f32', rest1: 'f32', beta2: 'f32', rest2: 'f32' } as const),
     ...({ decay: 'f32', stepSize: 'f32', rootOfCorrection: 'f32', epsilon: 'f32' } as const),
   },
   threads: 64,
@@ -19,7 +22,7 @@ export const adamW = wgsl({
 fn kernel(group: u32, thread: u32) {
   let i = group * THREADS + thread;
   if (i >= u.count) { return; }
-  let g = gradient[i];
+  let g = gradient[i] * u.gradientScale;
   let m1 = m[i] * u.beta1 + g * u.rest1;
   let v1 = v[i] * u.beta2 + g * g * u.rest2;
   let change = m1 / (sqrt(v1) / u.rootOfCorrection + u.epsilon) * u.stepSize;
