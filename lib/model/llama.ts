@@ -5,7 +5,7 @@
 import * as tf from '@tensorflow/tfjs';
 import { append } from '../ops/append/append.ts';
 import { attention, type KeySegment, type Visible } from '../ops/attention/attention.ts';
-import { fusedDecoderLayer } from '../ops/decoder_layer/decoder_layer.ts';
+import { fusedDecoderLayer, type LayerTensors } from '../ops/decoder_layer/decoder_layer.ts';
 import { linear } from '../ops/linear/linear.ts';
 import { moveRows } from '../ops/move_rows/move_rows.ts';
 import { recomputed } from '../ops/recomputed.ts';
@@ -244,28 +244,34 @@ function layerAtOnce(
   }: { x: tf.Tensor2D; context: Context; before: Before },
 ): ({ x: tf.Tensor2D } & KeysValues) | undefined {
   if (past?.room === undefined) return undefined;
-  const parameter = (kind: 'weight' | 'bias', ...names: string[]) =>
-    names.map((name) => params[`model.layers.${i}.${name}.${kind}`]);
-  const attentionProjections = ['q', 'k', 'v', 'o'].map((name) => `self_attn.${name}_proj`);
-  const mlpProjections = ['gate', 'up', 'down'].map((name) => `mlp.${name}_proj`);
-  const [q, k, v, o] = parameter('weight', ...attentionProjections);
-  const [qBias, kBias, vBias, oBias] = parameter('bias', ...attentionProjections);
-  const [gate, up, down] = parameter('weight', ...mlpProjections);
-  const [gateBias, upBias, downBias] = parameter('bias', ...mlpProjections);
-  const [inputNorm, outputNorm] = parameter('weight', 'input_layernorm', 'post_attention_layernorm');
-  const [qNorm, kNorm] = parameter('weight', 'self_attn.q_norm', 'self_attn.k_norm');
-  const out = fusedDecoderLayer(
-    {
-      ...{ x, ...rope, inputNorm, q, k, v, o, qNorm, kNorm, qBias, kBias, vBias, oBias },
-      ...{ outputNorm, gate, up, down, gateBias, upBias, downBias },
-      ...{ pastK: past.k, pastV: past.v, prefixK: prefix?.k, prefixV: prefix?.v },
-    },
-    {
-      ...{ epsilon: config.rmsNormEps, length: past.length, room: past.room },
-      ...{ slots: layout.slots, group: layout.group, prompts: inPrefix?.counts },
-    },
-  );
+  const tensors: Record<string, tf.Tensor | undefined> = {
+    ...{ x, cos: rope.cos, sin: rope.sin },
+    ...{ pastK: past.k, pastV: past.v, prefixK: prefix?.k, prefixV: prefix?.v },
+  };
+  for (const [name, param] of paramsOfLayer(i)) tensors[name] = params[param];
+  const out = fusedDecoderLayer(tensors as LayerTensors<tf.Tensor>, {
+    ...{ epsilon: config.rmsNormEps, length: past.length, room: past.room },
+    ...{ slots: layout.slots, group: layout.group, prompts: inPrefix?.counts },
+  });
   return out && { x: out[0], k: out[1], v: out[2] };
+}
+
+const LAYER_PARAMS: Partial<Record<keyof LayerTensors<tf.Tensor>, string>> = {
+  ...{ inputNorm: 'input_layernorm.weight', outputNorm: 'post_attention_layernorm.weight' },
+  ...{ q: 'self_attn.q_proj.weight', k: 'self_attn.k_proj.weight', v: 'self_attn.v_proj.weight' },
+  ...{ qBias: 'self_attn.q_proj.bias', kBias: 'self_attn.k_proj.bias', vBias: 'self_attn.v_proj.bias' },
+  ...{ qNorm: 'self_attn.q_norm.weight', kNorm: 'self_attn.k_norm.weight' },
+  ...{ o: 'self_attn.o_proj.weight', oBias: 'self_attn.o_proj.bias' },
+  ...{ gate: 'mlp.gate_proj.weight', up: 'mlp.up_proj.weight', down: 'mlp.down_proj.weight' },
+  ...{ gateBias: 'mlp.gate_proj.bias', upBias: 'mlp.up_proj.bias', downBias: 'mlp.down_proj.bias' },
+};
+
+const known: [name: string, param: string][][] = [];
+
+/** A layer's parameters, by what `fusedDecoderLayer` calls them: names are put together once, not at every token position. */
+function paramsOfLayer(i: number): [name: string, param: string][] {
+  known[i] ??= Object.entries(LAYER_PARAMS).map(([name, param]) => [name, `model.layers.${i}.${param}`]);
+  return known[i];
 }
 
 /** {@link decoderLayer}, of which only the input is kept for the gradient. */

@@ -5,46 +5,20 @@
  */
 import * as tf from '@tensorflow/tfjs';
 import type { Kernel } from './fusible.ts';
-import {
-  type BindGroup,
-  COMPUTE_STAGE,
-  type GpuBuffer,
-  numberOf,
-  USAGE,
-  type WebGpuBackend,
-} from './webgpu_backend.ts';
-
-type Scalar = 'f32' | 'u32' | 'i32';
-
-/**
- * A kernel in WGSL. Its source defines `fn kernel(group: u32, thread: u32)`, which every thread of every workgroup runs. It
- * sees its inputs and outputs as arrays, its numbers as the fields of `u`, and may call `sumOfGroup(x, thread)` and
- * `largestOfGroup(x, thread)`, which put together what all threads of a workgroup bring.
- */
-export type Wgsl = {
-  name: string;
-  /** Tensors that are read. */
-  inputs: Record<string, Scalar>;
-  /** Tensors that are written, or read and written: none may be an input, too. */
-  outputs: Record<string, Scalar>;
-  numbers: Record<string, 'f32' | 'u32'>;
-  /** A list of numbers, at most {@link MOST_DATA} of them. */
-  data?: Record<string, Scalar>;
-  /** Threads of a workgroup, a power of 2. */
-  threads: number;
-  source: string;
-};
-
-type Arguments<K extends Wgsl> = { [Name in keyof K['inputs'] | keyof K['outputs']]: tf.TensorInfo } & {
-  [Name in keyof K['numbers']]: number;
-} & { [Name in keyof NonNullable<K['data']>]: ArrayLike<number> };
-
-export const wgsl = <const K extends Wgsl>(kernel: K): K => kernel;
+import { sizeOf } from './shapes.ts';
+import { type BindGroup, type GpuBuffer, numberOf, USAGE, type WebGpuBackend } from './webgpu_backend.ts';
+import { type Arguments, type Compiled, compile, MOST_DATA, type Scalar, type Wgsl, wgsl } from './wgsl.ts';
 
 /** What a binding works with. */
 export type WebGpu = {
   /** Lets so many workgroups run a kernel. */
   run<K extends Wgsl>(kernel: K, args: Arguments<K>, groups: number): void;
+  /**
+   * Makes calls that come again and again. Where they were made before for the same tensors and the same `key`, which stands
+   * for all else that they depend on, they are recorded, and are made as they were then, but for these numbers and lists.
+   * @param calls - nothing but calls of `run`, for these tensors and scratch
+   */
+  repeat(key: string, tensors: tf.TensorInfo[], changes: Changes, calls: () => void): void;
   /** A new tensor, which holds whatever was there before. */
   output(shape: number[], dtype?: tf.DataType): tf.TensorInfo;
   /** The same for the time of the call. */
@@ -59,8 +33,14 @@ export type WebGpu = {
   isOnGpu(input: tf.TensorInfo): boolean;
 };
 
-/** What there was to do so far: our own calls, the bind groups made for them, and the times that commands were submitted. */
-export const counters = { dispatches: 0, bindGroups: 0, submits: 0 };
+/** Numbers and lists, by the names that kernels have for them. */
+type Changes = Record<string, number | ArrayLike<number>>;
+
+/**
+ * What there was to do so far: our own calls, those of them that were recorded before, the bind groups made for the others, and
+ * the times that commands were submitted.
+ */
+export const counters = { dispatches: 0, repeated: 0, bindGroups: 0, submits: 0 };
 
 /** A kernel that the webgpu backend does not have yet. */
 export type WebGpuKernel = { kernelName: string; register(webgpu: WebGpu): void };
@@ -132,11 +112,11 @@ export function replaceOnWebGpu(
 const SLOT = 256;
 /** Calls whose numbers travel together, and bytes for their lists. */
 const [SLOTS, DATA_BYTES] = [1024, 2 ** 22];
-/** Numbers in a list. */
-const MOST_DATA = 2 ** 16;
-
 /** Bind groups that are kept: those of buffers that are there no more go with all others, once there are so many. */
 const MOST_GROUPS = 2 ** 14;
+
+/** Programs that are kept: a token position of a batch of rows has one for each layer. */
+const MOST_PROGRAMS = 2 ** 11;
 
 /** Workgroups there may be in one dimension, on every device. */
 const MOST_GROUPS_IN_A_ROW = 65_535;
@@ -154,15 +134,10 @@ fn kernel(group: u32, thread: u32) {
 }`,
 });
 
-type Compiled = {
-  id: number;
-  pipeline: object;
-  layout: object;
-  /** In the order of their bindings. */
-  tensors: string[];
-  numbers: [name: string, type: 'f32' | 'u32'][];
-  data: [name: string, type: Scalar] | undefined;
-};
+type Known = Compiled & { id: number };
+
+/** A call that was made: its slot holds the workgroups and the kernel's numbers. */
+type Call = { kernel: Known; group: BindGroup; slot: Int32Array; list: ArrayLike<number> | undefined };
 
 /** @param batch - calls after which commands are submitted, whoever made them */
 export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number }): WebGpu {
@@ -201,8 +176,8 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     backend.commandEncoder!.copyBufferToBuffer(lists.buffer, at, data.resource!, 0, 4 * values.length);
   };
 
-  const compiled = new Map<Wgsl, Compiled>();
-  const compiledOf = (kernel: Wgsl): Compiled => {
+  const compiled = new Map<Wgsl, Known>();
+  const compiledOf = (kernel: Wgsl): Known => {
     const known = compiled.get(kernel);
     if (known) return known;
     const made = { id: compiled.size, ...compile(kernel, backend) };
@@ -212,7 +187,7 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
 
   // Bind groups by kernel and buffers: memory is given out again in the same order, so most calls find theirs.
   const groups = new Map<string, BindGroup>();
-  const groupOf = ({ id, layout, data }: Compiled, bound: GpuBuffer[]): BindGroup => {
+  const groupOf = ({ id, layout, data }: Known, bound: GpuBuffer[]): BindGroup => {
     let key = `${id}`;
     for (const buffer of bound) key += `,${numberOf(buffer)}`;
     const known = groups.get(key);
@@ -246,7 +221,7 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
   const inFloats = (tensor: tf.TensorInfo): tf.TensorInfo => {
     if (backend.tensorMap.get(tensor.dataId).dtype === 'float32') return tensor;
     const floats = scratch(tensor.shape);
-    const count = tensor.shape.reduce((product, size) => product * size, 1);
+    const count = sizeOf(tensor.shape);
     run(toFloats, { x: tensor, y: floats, count }, Math.ceil(count / toFloats.threads));
     return floats;
   };
@@ -261,26 +236,89 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     }
     const group = groupOf(known, bound);
     const list = known.data && (args[known.data[0]] as ArrayLike<number>);
+    const offsets = begin(known, list);
+    const at = offsets[0] / 4;
+    slots.integers[at] = count;
+    for (let i = 0; i < known.numbers.length; i++) putNumber(at, known, i, args[known.numbers[i][0]] as number);
+    const slot = recording && slots.integers.slice(at, at + 1 + known.numbers.length);
+    if (slot) recording!.push({ kernel: known, group, slot, list });
+    dispatch(known, group, count, offsets);
+  };
+
+  /** @returns where its numbers go, and where its list lies, in bytes */
+  const begin = ({ data }: Known, list: ArrayLike<number> | undefined): number[] => {
     if (list && list.length > MOST_DATA) {
-      throw new Error(`${kernel.name}: a list of ${list.length} numbers, where there may be ${MOST_DATA}`);
+      throw new Error(`a list of ${list.length} numbers, where there may be ${MOST_DATA}`);
     }
     if (!slots.fits(SLOT) || (list && !lists.fits(4 * list.length))) submitNow();
     const at = slots.take(SLOT);
-    slots.integers[at / 4] = count;
-    for (let i = 0; i < known.numbers.length; i++) {
-      const [name, type] = known.numbers[i];
-      (type === 'u32' ? slots.integers : slots.floats)[at / 4 + 1 + i] = args[name] as number;
-    }
-    const offsets = list ? [at, putList(list, known.data![1])] : [at];
+    return list ? [at, putList(list, data![1])] : [at];
+  };
+
+  const putNumber = (at: number, { numbers }: Known, i: number, value: number): void => {
+    (numbers[i][1] === 'u32' ? slots.integers : slots.floats)[at + 1 + i] = value;
+  };
+
+  const dispatch = ({ pipeline }: Known, group: BindGroup, count: number, offsets: number[]): void => {
     backend.ensureCommandEncoderReady();
     backend.computePassEncoder ??= backend.commandEncoder!.beginComputePass();
     const pass = backend.computePassEncoder;
-    pass.setPipeline(known.pipeline);
+    pass.setPipeline(pipeline);
     pass.setBindGroup(0, group, offsets);
     const width = Math.min(count, MOST_GROUPS_IN_A_ROW);
     pass.dispatchWorkgroups(width, Math.ceil(count / width));
     counters.dispatches++;
     if (++backend.dispatchCountInPass >= batch) submitNow();
+  };
+
+  const programs = new Map<string, Call[]>();
+  let recording: Call[] | undefined;
+  const repeat: WebGpu['repeat'] = (key, tensors, changes, calls) => {
+    let name = key;
+    for (const tensor of tensors) name += `,${numberOf(bufferOf(tensor))}`;
+    const program = programs.get(name);
+    if (program) {
+      for (const call of program) runAgain(call, changes);
+      return;
+    }
+    if (programs.size >= MOST_PROGRAMS) forgetPrograms();
+    recording = [];
+    try {
+      calls();
+      programs.set(name, recording);
+    } finally {
+      recording = undefined;
+      scratchUses.clear();
+    }
+  };
+  const runAgain = ({ kernel, group, slot, list }: Call, changes: Changes): void => {
+    counters.repeated++;
+    const offsets = begin(kernel, list && ((changes[kernel.data![0]] as ArrayLike<number> | undefined) ?? list));
+    const at = offsets[0] / 4;
+    slots.integers.set(slot, at);
+    for (let i = 0; i < kernel.numbers.length; i++) {
+      const value = changes[kernel.numbers[i][0]];
+      if (value !== undefined) putNumber(at, kernel, i, value as number);
+    }
+    dispatch(kernel, group, slot[0], offsets);
+  };
+
+  // What programs write and read meanwhile is theirs, and nobody else's, as long as they are kept; they run one after the other.
+  const programScratch = new Map<string, tf.TensorInfo>();
+  const scratchUses = new Map<number, number>();
+  const scratchOfProgram = (shape: number[]): tf.TensorInfo => {
+    const size = sizeOf(shape);
+    const use = scratchUses.get(size) ?? 0;
+    scratchUses.set(size, use + 1);
+    const name = `${size}, ${use}`;
+    const tensor = programScratch.get(name) ?? output([size]);
+    programScratch.set(name, tensor);
+    return { ...tensor, shape };
+  };
+  const forgetPrograms = (): void => {
+    programs.clear();
+    for (const { dataId } of programScratch.values()) backend.disposeData(dataId);
+    programScratch.clear();
   };
 
   const taken: tf.TensorInfo[] = [];
@@ -289,6 +327,7 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     return backend.makeTensorInfo(shape, dtype, empty ? new Float32Array(0) : undefined);
   };
   const scratch: WebGpu['scratch'] = (shape) => {
+    if (recording) return scratchOfProgram(shape);
     const tensor = output(shape);
     taken.push(tensor);
     return tensor;
@@ -300,6 +339,7 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
   };
   return {
     run: run as WebGpu['run'],
+    repeat,
     output,
     scratch,
     freeScratch() {
@@ -346,74 +386,3 @@ function newRing({ device }: WebGpuBackend, bytes: number, usage: number) {
     },
   };
 }
-
-function compile(kernel: Wgsl, { device }: WebGpuBackend): Omit<Compiled, 'id'> {
-  const { inputs, outputs, numbers, threads, source } = kernel;
-  const [data] = Object.entries(kernel.data ?? {});
-  const lists: [string, Scalar, 'read' | 'read_write'][] = [
-    ...(data ? [[...data, 'read'] as [string, Scalar, 'read']] : []),
-    ...Object.entries(inputs).map(([name, type]) => [name, type, 'read'] as [string, Scalar, 'read']),
-    ...Object.entries(outputs).map(([name, type]) => [name, type, 'read_write'] as [string, Scalar, 'read_write']),
-  ];
-  const fields = Object.entries({ groups: 'u32', ...numbers }).map(([name, type]) => `${name}: ${type}`);
-  const code = `
-struct Numbers { ${fields.join(', ')} }
-@group(0) @binding(0) var<uniform> u: Numbers;
-${lists.map(([name, type, access], i) => `@group(0) @binding(${i + 1}) var<storage, ${access}> ${name}: array<${type}>;`).join('\n')}
-const THREADS = ${threads}u;
-${/(sum|largest)OfGroup/.test(source) ? OF_GROUP : ''}
-${source}
-@compute @workgroup_size(${threads})
-fn main(
-  @builtin(workgroup_id) id: vec3u,
-  @builtin(num_workgroups) size: vec3u,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let group = id.y * size.x + id.x;
-  if (group < u.groups) { kernel(group, thread); }
-}`;
-  const entry = (binding: number, type: string, hasDynamicOffset: boolean) => {
-    return { binding, visibility: COMPUTE_STAGE, buffer: { type, hasDynamicOffset } };
-  };
-  const layout = device.createBindGroupLayout({
-    entries: [
-      entry(0, 'uniform', true),
-      ...lists.map(([, , access], i) =>
-        entry(i + 1, access === 'read' ? 'read-only-storage' : 'storage', i === 0 && data !== undefined),
-      ),
-    ],
-  });
-  const pipeline = device.createComputePipeline({
-    label: kernel.name,
-    layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-    compute: { module: device.createShaderModule({ label: kernel.name, code }), entryPoint: 'main' },
-  });
-  return {
-    pipeline,
-    layout,
-    tensors: [...Object.keys(inputs), ...Object.keys(outputs)],
-    numbers: Object.entries(numbers),
-    data,
-  };
-}
-
-const OF_GROUP = `
-var<workgroup> ofThreads: array<f32, THREADS>;
-fn sumOfGroup(x: f32, thread: u32) -> f32 {
-  ofThreads[thread] = x;
-  workgroupBarrier();
-  for (var half = THREADS / 2; half > 0; half >>= 1) {
-    if (thread < half) { ofThreads[thread] += ofThreads[thread + half]; }
-    workgroupBarrier();
-  }
-  return workgroupUniformLoad(&ofThreads[0]);
-}
-fn largestOfGroup(x: f32, thread: u32) -> f32 {
-  ofThreads[thread] = x;
-  workgroupBarrier();
-  for (var half = THREADS / 2; half > 0; half >>= 1) {
-    if (thread < half) { ofThreads[thread] = max(ofThreads[thread], ofThreads[thread + half]); }
-    workgroupBarrier();
-  }
-  return workgroupUniformLoad(&ofThreads[0]);
-}`;

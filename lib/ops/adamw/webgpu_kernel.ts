@@ -2,7 +2,7 @@
  * AdamW (Loshchilov & Hutter 2019, algorithm 2, as PyTorch computes it), a thread a number. Parameters and moments stay where
  * they are, so that all that reads them finds its bind group again.
  */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /**
  * With `g = gradient · gradientScale`: `m' = β₁ m + (1−β₁) g`, `v' = β₂ v + (1−β₂) g²`,

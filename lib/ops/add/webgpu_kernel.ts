@@ -1,5 +1,5 @@
 /** Two tensors number by number, the smaller one again and again: a thread a number. */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /** `c = a ∘ b` */
 export const pairs = (name: string, operator: '+' | '*') =>

@@ -1,5 +1,5 @@
 /** Blocks copied into places that lie further apart: a thread a number. */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /** `y[batch · stride + first + i] = x[batch · step + i]` for the first `width` numbers of each block. */
 export const placeBlocks = wgsl({

@@ -4,7 +4,7 @@
  * of each query (Dao et al. 2022, "FlashAttention"). Nothing is added by several threads at once, so that every run of a
  * step gives the same bits.
  */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /** The largest head dimension. */
 export const MOST_DIM = 256;

@@ -60,7 +60,38 @@ describe.skipIf(WITHOUT_KERNELS)(`a decoder's layer on webgpu${reason}`, () => {
     }
   });
 
-  test('takes nine calls, makes no bind group after its first ones, and leaves no tensor', async () => {
+  test('what is recorded keeps its memory to itself', async () => {
+    const model = modelOf({});
+    const { intermediateSize: I, numHeads, numKvHeads, headDim: D } = model.config;
+    const rows = [0, 0, 0].map((prompt) => ({ prompt, length: 1 }));
+    // Of what it writes and reads meanwhile, but for what is as large as its input, which would move.
+    const widths = [(numHeads + 2 * numKvHeads) * D, numHeads * D, 2 * I, I];
+    const { repeated } = counters;
+    const others: tf.Tensor[] = [];
+    const run = async (room?: number) => {
+      const hidden: Float32Array[] = [];
+      let past: Past | undefined;
+      for (let t = 0; t < 8; t++) {
+        const step = tf.tidy(() => extend(model, undefined, past, { rows, tokens: [t, t, t], room }));
+        tf.dispose(past?.layers);
+        past = step.own;
+        hidden.push((await step.hidden.data()) as Float32Array);
+        step.hidden.dispose();
+        if (room && t > 3) for (const width of widths) others.push(tf.fill([3, width], others.length));
+      }
+      return hidden.map((values) => [...values]);
+    };
+    const [expected, actual] = [await run(), await run(8)];
+    expect(counters.repeated - repeated).toBeGreaterThan(2 * 9);
+    for (const [t, values] of actual.entries()) {
+      values.forEach((value, i) => void expect(Math.abs(value - expected[t][i])).toBeLessThan(1e-4));
+    }
+    for (const [i, other] of others.entries()) {
+      expect(new Set(await other.data())).toEqual(new Set([i]));
+    }
+  });
+
+  test('takes nine calls, is recorded, makes no bind group after its first ones, and leaves no tensor', async () => {
     const model = modelOf({});
     const rows = [0, 1, 1].map((prompt) => ({ prompt, length: 1 }));
     const prefix = prefill(model, [[1, 2], [3]]);
@@ -70,8 +101,9 @@ describe.skipIf(WITHOUT_KERNELS)(`a decoder's layer on webgpu${reason}`, () => {
     for (let t = 0; t < 12; t++) {
       const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens: [t, t, t], room: 20 }));
       if (t > 3) {
-        // Of the two layers, of the embedding before and the norm behind them.
+        // Of the two layers, which are recorded, of the embedding before and the norm behind them.
         expect(counters.dispatches - before.dispatches).toBe(2 * 9 + 2);
+        expect(counters.repeated - before.repeated).toBe(2 * 9);
         expect(counters.bindGroups - before.bindGroups).toBe(0);
         expect(tf.memory().numTensors).toBe(tensors);
       }

@@ -9,7 +9,7 @@ import { addProjected, attendOnce, gatePairs, placeHeads, project } from './webg
 /** Nine calls: norm, q k v, their heads, attention, o; norm, gate and up, their product, down. */
 export const decoderLayerOnWebGpu = [
   onWebGpu(layerKernel, (inputs, webgpu, { names, epsilon, length, room, slots, group, prompts }) => {
-    const { run, scratch, overwritten } = webgpu;
+    const { run, repeat, scratch, overwritten } = webgpu;
     const tensors = Object.fromEntries(names.map((name, i) => [name, inputs[i]])) as LayerTensors<tf.TensorInfo>;
     const { x, cos, sin, q, k, v, o, gate, up, down } = tensors;
     const { prefixK, prefixV, qNorm, kNorm, qBias, kBias, vBias, oBias, gateBias, upBias, downBias } = tensors;
@@ -21,34 +21,40 @@ export const decoderLayerOnWebGpu = [
     const values = withRoom(tensors.pastV, webgpu, space);
     const places = { heads, kvHeads, dim, slotCount: keys.shape[0] / kvHeads, room: keys.shape[1] };
 
-    const [normed, inverse] = [scratch(x.shape), scratch([rows, 1])];
-    run(rmsNorm, { x, weight: tensors.inputNorm, y: normed, inverse, width, epsilon }, rows);
-    const qkv = projected(normed, [q, k, v], [qBias, kBias, vBias], webgpu);
-    run(
-      placeHeads,
-      {
-        ...{ cosines: cos, sines: sin, qNorm: qNorm ?? cos, kNorm: kNorm ?? cos, qkv, keys, values },
-        ...{ ...places, length, normed: qNorm ? 1 : 0, epsilon, slots },
-      },
-      rows * (heads + 2 * kvHeads),
-    );
-    const mixed = scratch([rows, heads * dim]);
-    run(
-      attendOnce,
-      {
-        ...{ qkv, prefixKeys: prefixK ?? cos, prefixValues: prefixV ?? cos, keys, values, out: mixed },
-        ...{ ...places, rows, group, length: length + 1, prefixLength: prefixK?.shape[1] ?? 0 },
-        ...{ padded: prompts ? 1 : 0, scale: 1 / Math.sqrt(dim), lists: prompts ? [...slots, ...prompts] : slots },
-      },
-      rows * heads,
-    );
-    add(x, mixed, { matrix: o, bias: oBias }, webgpu);
-    run(rmsNorm, { x, weight: tensors.outputNorm, y: normed, inverse, width, epsilon }, rows);
-    const gateUp = projected(normed, [gate, up], [gateBias, upBias], webgpu);
-    const [inner, count] = [gate.shape[0], rows * gate.shape[0]];
-    const gated = scratch([rows, inner]);
-    run(gatePairs, { gateUp, y: gated, count, width: inner }, Math.ceil(count / gatePairs.threads));
-    add(x, gated, { matrix: down, bias: downBias }, webgpu);
+    const lists = prompts ? [...slots, ...prompts] : slots;
+    const prefixLength = prefixK?.shape[1] ?? 0;
+    const key = `layer ${[...x.shape, gate.shape[0], group, prefixLength, epsilon, ...Object.values(places), ...names]}`;
+    // What differs from one token to the next: how many there are. The rows' slots and prompts are few numbers, and no key.
+    repeat(key, [...inputs, keys, values], { length, slots, lists }, () => {
+      const [normed, inverse] = [scratch(x.shape), scratch([rows, 1])];
+      run(rmsNorm, { x, weight: tensors.inputNorm, y: normed, inverse, width, epsilon }, rows);
+      const qkv = projected(normed, [q, k, v], [qBias, kBias, vBias], webgpu);
+      run(
+        placeHeads,
+        {
+          ...{ cosines: cos, sines: sin, qNorm: qNorm ?? cos, kNorm: kNorm ?? cos, qkv, keys, values },
+          ...{ ...places, length, normed: qNorm ? 1 : 0, epsilon, slots },
+        },
+        rows * (heads + 2 * kvHeads),
+      );
+      const mixed = scratch([rows, heads * dim]);
+      run(
+        attendOnce,
+        {
+          ...{ qkv, prefixKeys: prefixK ?? cos, prefixValues: prefixV ?? cos, keys, values, out: mixed },
+          ...{ ...places, rows, group, length, prefixLength },
+          ...{ padded: prompts ? 1 : 0, scale: 1 / Math.sqrt(dim), lists },
+        },
+        rows * heads,
+      );
+      add(x, mixed, { matrix: o, bias: oBias }, webgpu);
+      run(rmsNorm, { x, weight: tensors.outputNorm, y: normed, inverse, width, epsilon }, rows);
+      const gateUp = projected(normed, [gate, up], [gateBias, upBias], webgpu);
+      const [inner, count] = [gate.shape[0], rows * gate.shape[0]];
+      const gated = scratch([rows, inner]);
+      run(gatePairs, { gateUp, y: gated, count, width: inner }, Math.ceil(count / gatePairs.threads));
+      add(x, gated, { matrix: down, bias: downBias }, webgpu);
+    });
     return [overwritten(x), keys, values];
   }),
 ];

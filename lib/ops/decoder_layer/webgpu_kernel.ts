@@ -1,7 +1,7 @@
 /** What a layer of a decoder needs, where a few rows bring one token each, beside the kernels of other operations. */
 import { attendInTurn, OF_QUERY } from '../attention/webgpu_kernel.ts';
 import { PARTIAL, SMALL_TILE, splitOverK } from '../mat_mul/webgpu_kernel.ts';
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 const rowOfX = (r: number) => `x[min(row + ${r}, u.m - 1) * u.k + k]`;
 const rowOfW = (matrix: number) => (i: number) => `w${matrix}[min(column + ${i}, u.n${matrix} - 1) * u.k + k]`;
@@ -143,7 +143,7 @@ fn kernel(i: u32, thread: u32) {
   let prompt = slot / u.group;
   ${attendInTurn(
     `
-    var seen = u.length;
+    var seen = u.length + 1; // the new token's, too
     var begin = (kvHead * u.slotCount + slot) * u.room * u.dim;
     if (s == 0) {
       seen = u.prefixLength;

@@ -2,7 +2,7 @@
  * Matrix products of a batch, `C = op(A) op(B)`, where neither operand is transposed beforehand: one kernel for many tiles
  * of C, one for few.
  */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 

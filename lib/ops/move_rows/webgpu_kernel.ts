@@ -1,5 +1,5 @@
 /** Rows copied whole: `y[i] = x[index[i]]`, a thread a number. */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /** An index of `limit`, the number of rows of x, means a row of zeros. */
 export const gatherRows = wgsl({

@@ -1,5 +1,5 @@
 /** RMSNorm: `y = w · x / √(mean(x²) + ε)` (Zhang & Sennrich 2019, eq. 4), and its gradient: a workgroup a row. */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /** `inverse` receives `1 / √(mean(x²) + ε)` of each row, for the gradient. */
 export const rmsNorm = wgsl({

@@ -1,5 +1,5 @@
 /** Rotary position embedding (Su et al. 2021, eq. 34): a thread turns a pair (xᵢ, xᵢ₊D/2) by its angle. */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /** `yᵢ = xᵢ cosᵢ − xᵢ₊D/2 sinᵢ`, `yᵢ₊D/2 = xᵢ₊D/2 cosᵢ + xᵢ sinᵢ`; `halfDim` is D / 2; a `turn` of −1 turns back. */
 export const rotaryEmbedding = wgsl({

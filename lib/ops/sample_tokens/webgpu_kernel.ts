@@ -1,5 +1,5 @@
 /** Inverse of the cumulative distribution: the first token at which it exceeds the row's random number. A workgroup a row. */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /**
  * A thread adds up a stretch of neighbouring tokens, the first thread finds the stretch, whose thread then finds the token.

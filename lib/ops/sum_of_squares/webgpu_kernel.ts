@@ -1,6 +1,6 @@
 /** Sums of many numbers in two steps, in which nothing is added by two threads at once: every run gives the same bits. */
 import type * as tf from '@tensorflow/tfjs';
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /** The tensors that a call reads: with the sums they take the eight buffers that every device can bind. */
 const EACH = [0, 1, 2, 3, 4, 5, 6] as const;

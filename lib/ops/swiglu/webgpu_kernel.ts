@@ -1,5 +1,5 @@
 /** SwiGLU gate: `y = g · σ(g) · u` (Shazeer 2020), and its gradient: a thread a number. */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 export const swiGlu = wgsl({
   name: 'swiGlu',

@@ -1,5 +1,5 @@
 /** Log-probability of one token a row under `softmax(logits / T)`, and the entropy of that distribution: a workgroup a row. */
-import { wgsl } from '../on_webgpu.ts';
+import { wgsl } from '../wgsl.ts';
 
 /** The largest logit of a row, and with z = (logits − it) / T, the logarithm of Σ eᶻ. */
 const NORMALISERS = `
