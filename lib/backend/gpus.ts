@@ -1,4 +1,6 @@
 /** The GPUs that the npm package `webgpu` (Dawn) finds, and which one `--gpu` means. */
+import { existsSync } from 'node:fs';
+import { platform } from 'node:os';
 import { UserError } from '../errors.ts';
 
 /** Those parts of WebGPU that are used here: its package is optional, and so are its types. */
@@ -33,6 +35,14 @@ export async function listGpus(): Promise<Gpu[]> {
   );
   const gpus = [...answer.matchAll(/backend: '(.*)', name: '(.*)'/g)].map(([, api, name]) => ({ api, name }));
   return gpus.filter(({ api }) => APIS.includes(api));
+}
+
+/** The fastest GPU that is no software; undefined if there is none, or nothing that could look for it. */
+export async function hardwareGpu(): Promise<Gpu | undefined> {
+  // Where there is none, Vulkan's loader says so on the terminal.
+  if (platform() === 'linux' && !['/dev/dri', '/dev/nvidia0', '/dev/dxg'].some(existsSync)) return undefined;
+  const gpus = await listGpus().catch(() => []);
+  return gpus.find((gpu) => !isSoftware(gpu));
 }
 
 /**

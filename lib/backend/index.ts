@@ -3,11 +3,12 @@ import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
 import { loadBlas } from '../ops/mat_mul/blas.ts';
 import { registerWasmKernels } from '../ops/wasm_kernels.ts';
+import type { Gpu } from './gpus.ts';
 import { setSharedWasmBackend } from './shared_memory.ts';
 import { loadTensorFlow, nvidiaGpus, type TensorFlow } from './tensorflow.ts';
 import { defaultThreads } from './threads.ts';
 import { patchWasmBackend } from './wasm.ts';
-import { loadWebGpu } from './webgpu.ts';
+import { loadWebGpu, startWebGpu } from './webgpu.ts';
 
 export const BACKENDS = ['auto', 'tensorflow', 'wasm', 'webgpu', 'cpu'] as const;
 export type BackendName = (typeof BACKENDS)[number];
@@ -16,7 +17,8 @@ let ready: Promise<string> | undefined;
 
 /**
  * Makes a backend current. A process has one: later calls return the first one's description.
- * @param name - `auto` takes native TensorFlow where it has a GPU, else wasm, which is faster on a CPU
+ * @param name - `auto` takes native TensorFlow where it has a GPU, else wasm, which is faster on a CPU (and from which a run may
+ *   go to a GPU when it knows its model: `takeFasterGpu`)
  * @param options - on wasm, without a CBLAS if `blas` is 'off'; on wasm and webgpu, without the project's own kernels if `kernels`
  *   is 'off' (or the environment variable `TFJS_KERNELS`); `threads`: of wasm (default: one for each core, at most 8); `gpu`: which
  *   one, by its index or a part of its name
@@ -30,6 +32,22 @@ export function initBackend(
   ready ??= load(name, { blas, kernels, gpu, threads });
   return ready;
 }
+
+/** Makes webgpu current in place of wasm, until {@link becomeWasm}. */
+export async function becomeWebGpu(gpu: Gpu, { kernels }: BackendOptions): Promise<string> {
+  const description = `webgpu (${await startWebGpu(gpu, { kernels: withKernels(kernels) })})`;
+  ready = Promise.resolve(description);
+  return description;
+}
+
+/** Takes {@link becomeWebGpu} back. */
+export async function becomeWasm(description: string): Promise<void> {
+  await tf.setBackend('wasm');
+  if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu');
+  ready = Promise.resolve(description);
+}
+
+const withKernels = (kernels: BackendOptions['kernels']) => kernels !== 'off' && process.env.TFJS_KERNELS !== 'off';
 
 export type BackendOptions = {
   blas?: 'auto' | 'off';
@@ -45,8 +63,8 @@ async function load(name: BackendName, { blas, kernels, gpu, threads }: BackendO
     await tf.setBackend('cpu');
     return 'cpu (plain JavaScript: slow, for tests)';
   }
-  const off = kernels === 'off' || process.env.TFJS_KERNELS === 'off';
-  if (name === 'webgpu') return `webgpu (${await loadWebGpu(gpu, { kernels: !off })})`;
+  const own = withKernels(kernels);
+  if (name === 'webgpu') return `webgpu (${await loadWebGpu(gpu, { kernels: own })})`;
   const native = await tryNative(name, gpu);
   if (native?.loaded && (name === 'tensorflow' || native.usesGpu)) return `tensorflow (${native.loaded})`;
   if (name === 'tensorflow') {
@@ -55,7 +73,7 @@ async function load(name: BackendName, { blas, kernels, gpu, threads }: BackendO
     );
   }
   refuseGpu('wasm', gpu);
-  const chosen = await loadWasm({ blas: blas === 'auto', kernels: !off, threads: threads ?? defaultThreads() });
+  const chosen = await loadWasm({ blas: blas === 'auto', kernels: own, threads: threads ?? defaultThreads() });
   return native ? `${chosen}; native TensorFlow: ${native.reason ?? native.loaded}` : chosen;
 }
 

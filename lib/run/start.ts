@@ -1,4 +1,5 @@
 /** What a run does before its first step. */
+import { hardwareGpu } from '../backend/gpus.ts';
 import { type BackendName, type BackendOptions, initBackend } from '../backend/index.ts';
 import { loadWithTokenizer, locatePretrained, type Pretrained, withTokenizer } from '../checkpoint/pretrained.ts';
 import type { ChatOptions, Tokenizer } from '../checkpoint/tokenizer.ts';
@@ -10,6 +11,7 @@ import { readConfig } from '../model/config.ts';
 import { disposeModel, type Model } from '../model/model.ts';
 import type { TrainingState } from '../training/state.ts';
 import { checkCompletions, checkSize, type SizeOptions } from './estimate.ts';
+import { takeFasterGpu } from './faster_gpu.ts';
 import type { RunPlace } from './find_run.ts';
 import { modelOf, originOf, refuseOtherModel } from './origin.ts';
 import { createReporters, type ReporterOptions } from './reporters.ts';
@@ -89,7 +91,7 @@ export async function startRun<Problem, Options extends StartOptions>(
       `${communicator.size} ranks share the ${options.batchSize} prompts of a step: start at most as many, or raise --batch-size`,
     );
   }
-  const backend = await initBackend(options.backend, options);
+  let backend = await initBackend(options.backend, options);
   const place = { experiment, ...options };
   const resumed = communicator.rank === 0 && options.resume ? claimRun(options.resume, place) : undefined;
   if (resumed && resumed.step > options.maxSteps) {
@@ -109,6 +111,9 @@ export async function startRun<Problem, Options extends StartOptions>(
     ? withTokenizer(task.initial, { ...options, tokenizer: task.tokenizer })
     : loadWithTokenizer(named.name, { ...options, ...named, tokenizer: task.tokenizer });
   const { model: initial, tokenizer, notices } = await loading;
+  // Several ranks would have to share the GPU, and what a caller has made stays where it was made.
+  const mayMove = options.backend === 'auto' && communicator.size === 1 && !task.initial;
+  if (mayMove) backend = await takeFasterGpu(initial, hardwareGpu, backend, options);
   await prepare?.(tokenizer);
   const prompts = [...train, ...test].map((problem) => ({
     source: problem.source,

@@ -1,0 +1,92 @@
+/** Whether a GPU does faster what a run does, and finds the same: tried out with the run's own model. */
+import * as tf from '@tensorflow/tfjs';
+import type { Gpu } from '../backend/gpus.ts';
+import { type BackendOptions, becomeWasm, becomeWebGpu } from '../backend/index.ts';
+import { generate } from '../generation/generate.ts';
+import { disposeModel, type Model } from '../model/model.ts';
+import { sizeOf } from '../ops/shapes.ts';
+import { sumOfSquares } from '../ops/sum_of_squares/sum_of_squares.ts';
+import { uniform } from '../random.ts';
+import { accumulateGradients } from '../training/gradients.ts';
+import { completionLogProbs } from '../training/log_probs.ts';
+
+/** With fewer parameters a processor is done before a GPU has been told what to do. */
+const LARGE = 50e6;
+/** How many times as fast a GPU must be: the trial is short. */
+const FASTER = 1.5;
+/** How far log-probs (nats) may be apart, and gradients of a parameter (as parts of the largest). */
+const TOLERANCE = 0.01;
+
+/**
+ * Goes from wasm to webgpu if the GPU does a short piece of a run with this model faster, and to the same result: no driver is
+ * trusted untried. Else all stays as it was.
+ * @param gpu - none for a model that is not `large`
+ * @param backend - what is current, in words
+ * @returns what is current then, in words, with what was found
+ */
+export async function takeFasterGpu(
+  model: Model,
+  gpu: () => Promise<Gpu | undefined>,
+  backend: string,
+  { kernels, large = LARGE, faster = FASTER }: BackendOptions & { large?: number; faster?: number } = {},
+): Promise<string> {
+  const parameters = Object.values(model.params).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const found = parameters >= large && tf.getBackend() === 'wasm' ? await gpu() : undefined;
+  if (!found) return backend;
+  const here = await trial(model);
+  const values = await Promise.all(Object.values(model.params).map((param) => param.data()));
+  let refused: string;
+  try {
+    const taken = await becomeWebGpu(found, { kernels });
+    const copies = Object.entries(model.params).map(([name, { shape }], i) => [name, tf.tensor(values[i], shape)]);
+    const copy: Model = { config: model.config, params: Object.fromEntries(copies) };
+    await trial(copy); // makes what is made once
+    const there = await trial(copy);
+    disposeModel(copy);
+    const times = `a trial took ${there.seconds.toPrecision(2)} s there, ${here.seconds.toPrecision(2)} s on the processor`;
+    const isSame = difference(here, there) < TOLERANCE;
+    if (isSame && here.seconds > faster * there.seconds) return `${taken}; ${times}`;
+    refused = isSame ? times : 'it does not find what the processor finds';
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    [refused] = error.message.split('\n'); // whatever it is, the processor can do without
+  }
+  await becomeWasm(backend);
+  return `${backend}; not on ${found.name}: ${refused}`;
+}
+
+/** Log-probs of tokens and of the most probable continuations, with their tokens, and the norm of each gradient. */
+type Trial = { seconds: number; tokens: number[][]; logProbs: number[][]; norms: ArrayLike<number> };
+
+async function trial(model: Model): Promise<Trial> {
+  const began = performance.now();
+  const token = (...key: number[]) => Math.floor(model.config.vocabSize * uniform(0, ...key));
+  const list = (length: number, ...key: number[]) => Array.from({ length }, (_, t) => token(...key, t));
+  const prompts = [list(16, 0), list(8, 1)];
+  const sampling = { temperature: 0, topK: 0, topP: 1, maxNewTokens: 8, eosTokenIds: [], random: () => 0 };
+  const sampled = await generate(model, prompts, 4, sampling);
+  const sequences = prompts.flatMap((prompt, p) => [0, 1].map((i) => ({ prompt, completion: list(16, p, i, 2) })));
+  const loss = (model: Model) => tf.mean(completionLogProbs(model, sequences, 1).logProbs) as tf.Scalar;
+  const result = await accumulateGradients(model, [loss]);
+  const squares = tf.tidy(() => tf.stack(Object.values(result.gradients).map((gradient) => sumOfSquares([gradient]))));
+  const norms = Array.from(await squares.data(), Math.sqrt);
+  tf.dispose([squares, result.loss, result.gradients]);
+  return {
+    seconds: (performance.now() - began) / 1000,
+    tokens: sampled.map(({ tokens }) => tokens),
+    logProbs: sampled.map(({ logProbs }) => logProbs),
+    norms,
+  };
+}
+
+/** The largest difference; NaN if anything is not a number. Continuations count as far as they are the same. */
+function difference(a: Trial, b: Trial): number {
+  const largest = Math.max(...Array.from(a.norms));
+  const ofNorms = Array.from(a.norms, (norm, i) => Math.abs(norm - b.norms[i]) / largest);
+  const ofLogProbs = a.logProbs.flatMap((own, r) => {
+    const other = a.tokens[r].findIndex((token, t) => token !== b.tokens[r][t]);
+    const same = own.slice(0, other === -1 ? own.length : other + 1);
+    return same.map((logProb, t) => Math.abs(logProb - b.logProbs[r][t]));
+  });
+  return Math.max(...ofNorms, ...ofLogProbs);
+}
