@@ -7,7 +7,7 @@ import { extend, keepRows, lmHead, type Past, type Prefix, prefill } from '../mo
 import { withMergedLora } from '../model/lora.ts';
 import type { Model } from '../model/model.ts';
 import { linear } from '../ops/linear/linear.ts';
-import { type SamplingOptions, sampleTokens } from '../ops/sample_tokens/sample_tokens.ts';
+import { type Drawn, type SamplingOptions, sampleTokens } from '../ops/sample_tokens/sample_tokens.ts';
 
 /**
  * One completion: token ids (the end-of-sequence token included, if it came), and the log-prob of each. `mask` is 1 on
@@ -71,15 +71,32 @@ async function sample(
   let tokens = rows.map(({ prompt }) => prompts[prompt].at(-1)!);
   const forced: number[][] = completions.map(() => []); // what each is still to be fed
   let sampled = 0;
+  /** Feeds each row's newest token, and draws the next one. */
+  const advance = (position: number, tokens: number[] | tf.Tensor1D): Drawn => {
+    const uniforms = Float64Array.from(batch, (place) => (ended[place] ? 0 : random(place, position)));
+    const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens, room: maxNewTokens }));
+    tf.dispose(past?.layers);
+    past = own;
+    const drawn = sampleRows(model, hidden, uniforms, options);
+    hidden.dispose();
+    return drawn;
+  };
+  // A GPU goes on with what it has drawn before that is read here: it need not wait. What rows that have ended say then is dropped.
+  const runsAhead = tf.getBackend() === 'webgpu' && !react;
+  let [ahead, narrow]: [Drawn | undefined, boolean] = [undefined, false];
+  let reading: ReturnType<Drawn['read']> = Promise.resolve([]);
   try {
     for (let [position, alive] = [0, batch.length]; position < maxNewTokens && alive > 0; position++) {
       const due = batch.map((place) => forced[place].shift());
       const idle = batch.map((place, i) => ended[place] || due[i] !== undefined);
-      const uniforms = Float64Array.from(batch, (place, i) => (idle[i] ? 0 : random(place, position)));
-      const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens, room: maxNewTokens }));
-      tf.dispose(past?.layers);
-      past = own;
-      const drawn = await sampleRows(model, hidden, uniforms, options).finally(() => hidden.dispose());
+      const drawing = ahead ?? advance(position, tokens);
+      reading = drawing.read();
+      ahead = undefined;
+      if (runsAhead && !narrow && drawing.tokens && position + 1 < maxNewTokens) {
+        await Promise.resolve(); // what is to be read is read before more is computed
+        ahead = advance(position + 1, drawing.tokens);
+      }
+      const drawn = await reading;
       tokens = batch.map((place, i) => {
         if (ended[place]) return tokens[i];
         const { token, logProb } = due[i] === undefined ? drawn[i] : { token: due[i], logProb: 0 };
@@ -104,17 +121,21 @@ async function sample(
       const keep = batch.flatMap((place, i) => (ended[place] ? [] : [i]));
       alive = keep.length;
       // Narrowing copies all keys and values: it waits until enough rows have ended to be worth it.
-      if (alive > 0 && alive <= (1 - LEAVING) * batch.length) {
+      narrow = alive > 0 && alive <= (1 - LEAVING) * batch.length;
+      if (narrow && !ahead) {
         batch = keep.map((i) => batch[i]);
         tokens = keep.map((i) => tokens[i]);
-        const narrowed = keepRows(model, prefix, past, { rows, keep });
-        tf.dispose([past.layers, prefix?.layers ?? []]);
+        const narrowed = keepRows(model, prefix, past!, { rows, keep });
+        tf.dispose([past!.layers, prefix?.layers ?? []]);
         ({ prefix, past, rows } = narrowed);
+        narrow = false;
       }
       onProgress?.({ rows: completions.length, positions: position + 1, sampled, alive });
       await setImmediate(); // lets signals and timers in between two positions
     }
   } finally {
+    await reading.catch(() => {}); // it lets go of what it reads
+    ahead?.dispose();
     tf.dispose([past?.layers ?? [], prefix?.layers ?? []]);
   }
   return completions;
@@ -135,26 +156,29 @@ const MAX_LOGITS = 16 * 2 ** 20;
  * @param hidden - shape (N, H)
  * @param uniforms - N random numbers
  */
-async function sampleRows(
-  model: Model,
-  hidden: tf.Tensor2D,
-  uniforms: Float64Array,
-  options: SamplingOptions,
-): Promise<{ token: number; logProb: number }[]> {
+function sampleRows(model: Model, hidden: tf.Tensor2D, uniforms: Float64Array, options: SamplingOptions): Drawn {
   const count = hidden.shape[0];
   const size = Math.max(1, Math.floor(MAX_LOGITS / model.config.vocabSize));
-  const results: { token: number; logProb: number }[] = [];
-  for (let begin = 0; begin < count; begin += size) {
-    const rows = Math.min(size, count - begin);
-    const logits = tf.tidy(() => {
-      const part = rows === count ? hidden : tf.slice(hidden, [begin, 0], [rows, hidden.shape[1]]);
-      return linear(part, lmHead(model));
-    });
-    try {
-      results.push(...(await sampleTokens(logits, uniforms.subarray(begin, begin + rows), options)));
-    } finally {
-      logits.dispose();
+  const sampleSome = (rows: tf.Tensor2D, begin: number) => {
+    const logits = tf.tidy(() => linear(rows, lmHead(model)));
+    const drawn = sampleTokens(logits, uniforms.subarray(begin, begin + rows.shape[0]), options);
+    logits.dispose();
+    return drawn;
+  };
+  if (size >= count) return sampleSome(hidden, 0);
+  const kept = hidden.clone();
+  const dispose = () => kept.dispose();
+  const read = async () => {
+    const results: { token: number; logProb: number }[] = [];
+    for (let begin = 0; begin < count; begin += size) {
+      const rows = tf.slice(kept, [begin, 0], [Math.min(size, count - begin), hidden.shape[1]]);
+      results.push(
+        ...(await sampleSome(rows, begin)
+          .read()
+          .finally(() => rows.dispose())),
+      );
     }
-  }
-  return results;
+    return results;
+  };
+  return { read: () => read().finally(dispose), dispose };
 }

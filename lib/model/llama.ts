@@ -47,7 +47,7 @@ export function prefill(model: Model, prompts: number[][]): Prefix | undefined {
  * @param prefix - from {@link prefill}; undefined if no prompt has a token
  * @param past - the rows' own keys and values so far; undefined at the start
  * @param rows - in packed order; with a past, the same rows in the same order as in the call that made it
- * @param tokens - token ids of all rows, packed: those of row 0, then those of row 1, …
+ * @param tokens - token ids of all rows, packed: those of row 0, then those of row 1, …; of one each, also as a tensor of shape (B)
  * @param room - tokens that the rows will have in the end: with it, the past is not used again, so that the new keys can be
  *   put into its memory, and no gradient is recorded
  * @returns `hidden`: the final hidden states (after the last norm), packed, shape (N, H); `own`: the rows' own keys
@@ -57,7 +57,7 @@ export function extend(
   model: Model,
   prefix: Prefix | undefined,
   past: Past | undefined,
-  { rows, tokens, room }: { rows: Row[]; tokens: number[]; room?: number },
+  { rows, tokens, room }: { rows: Row[]; tokens: number[] | tf.Tensor1D; room?: number },
 ): { hidden: tf.Tensor2D; own: Past } {
   const pastLength = past?.length ?? 0;
   const starts = rows.map(({ prompt }) => (prefix?.lengths[prompt] ?? 0) + pastLength);
@@ -143,7 +143,7 @@ export const lmHead = ({ config, params }: Model): tf.Tensor =>
   params[config.tieWordEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight'];
 
 type Batch = {
-  tokens: number[];
+  tokens: number[] | tf.Tensor1D;
   /** Position of each row's first token. */
   starts: number[];
   prompts: number;
@@ -163,7 +163,8 @@ function forward(model: Model, rows: Row[], { tokens, starts, prompts, prefix, p
   // Where no gradient is recorded, nothing is kept anyway.
   const recompute = model.gradientCheckpointing && tf.engine().state.gradientDepth > 0;
   const layers: KeysValues[] = [];
-  let x = tf.gather(params['model.embed_tokens.weight'], tf.tensor1d(tokens, 'int32')) as tf.Tensor2D;
+  const ids = Array.isArray(tokens) ? tf.tensor1d(tokens, 'int32') : tokens;
+  let x = tf.gather(params['model.embed_tokens.weight'], ids) as tf.Tensor2D;
   for (let i = 0; i < config.numLayers; i++) {
     const before: Before = {
       past: past && { ...past.layers[i], length: past.length, room },

@@ -93,7 +93,7 @@ describe.skipIf(!WITH_KERNELS)('sampleTokens by a kernel', () => {
       const temperature = [1, 0, 0.6, 1.7][key % 4];
       const logits = tf.mul(random([count, vocabulary]), 1 + (key % 7)) as tf.Tensor2D;
       const uniforms = Float64Array.from({ length: count }, (_, i) => uniform(12, key, i));
-      const drawn = await sampleTokens(logits, uniforms, { ...options, temperature });
+      const drawn = await sampleTokens(logits, uniforms, { ...options, temperature }).read();
       const values = (await logits.data()) as Float32Array;
       for (const [row, { token, logProb }] of drawn.entries()) {
         const own = values.subarray(row * vocabulary, (row + 1) * vocabulary);
@@ -109,7 +109,7 @@ describe.skipIf(!WITH_KERNELS)('sampleTokens by a kernel', () => {
     const [count, vocabulary] = [1000, 300];
     const logits = random([count, vocabulary]) as tf.Tensor2D;
     const uniforms = Float64Array.from({ length: count }, (_, i) => uniform(13, i));
-    const drawn = await sampleTokens(logits, uniforms, options);
+    const drawn = await sampleTokens(logits, uniforms, options).read();
     const values = (await logits.data()) as Float32Array;
     let others = 0;
     for (const [row, { token }] of drawn.entries()) {
@@ -130,13 +130,13 @@ describe.skipIf(!WITH_KERNELS)('sampleTokens by a kernel', () => {
     ['almost 1 takes the last one that can', [0, 1, -200, -Infinity], 1 - 2 ** -53, 1],
     ['a sure token is drawn, wherever it lies', [...Array(150).fill(-1e9), 3, ...Array(99).fill(-1e9)], 0.5, 150],
   ])('%s', async (_, logits, uniform, expected) => {
-    const [{ token }] = await sampleTokens(tf.tensor2d([logits]), Float64Array.of(uniform), options);
+    const [{ token }] = await sampleTokens(tf.tensor2d([logits]), Float64Array.of(uniform), options).read();
     expect(token).toBe(expected);
   });
 
   test.each([0, 1])('logits that are not numbers end nothing, at temperature %d', async (temperature) => {
     const logits = tf.fill([2, 70], Number.NaN) as tf.Tensor2D;
-    const drawn = await sampleTokens(logits, Float64Array.of(0.3, 0.9), { ...options, temperature });
+    const drawn = await sampleTokens(logits, Float64Array.of(0.3, 0.9), { ...options, temperature }).read();
     expect(drawn).toEqual([
       { token: 0, logProb: Number.NaN },
       { token: 0, logProb: Number.NaN },
@@ -144,6 +144,7 @@ describe.skipIf(!WITH_KERNELS)('sampleTokens by a kernel', () => {
   });
 
   test('no rows', async () => {
-    expect(await sampleTokens(tf.zeros([0, 7]), new Float64Array(0), options)).toEqual([]);
+    const drawn = sampleTokens(tf.zeros([0, 7]), new Float64Array(0), options);
+    expect(await drawn.read()).toEqual([]);
   });
 });

@@ -73,29 +73,45 @@ export const sampleTokensKernel = kernelOf<
   [tokens: tf.Tensor1D, logProbs: tf.Tensor1D]
 >('SampleTokens');
 
+/** Tokens that are drawn, one for each row. */
+export type Drawn = {
+  /** Where the backend has drawn them, its tensor, shape (n), until they are read. */
+  tokens?: tf.Tensor1D;
+  /** Waits for them; to be called once. */
+  read(): Promise<{ token: number; logProb: number }[]>;
+  /** In place of `read`. */
+  dispose(): void;
+};
+
 /**
  * Chooses the next token of each row: {@link sampleToken}, on the backend where that has a kernel for it.
  * @param logits - shape (n, V)
  * @param uniforms - a random number in [0, 1) for each row
  */
-export async function sampleTokens(
-  logits: tf.Tensor2D,
-  uniforms: Float64Array,
-  options: SamplingOptions,
-): Promise<{ token: number; logProb: number }[]> {
+export function sampleTokens(logits: tf.Tensor2D, uniforms: Float64Array, options: SamplingOptions): Drawn {
   const vocabulary = logits.shape[1];
   const { temperature, topK, topP } = options;
   const kernel = sampleTokensKernel.find();
   if (kernel && (temperature === 0 || ((topK === 0 || topK >= vocabulary) && topP >= 1))) {
     const outputs = kernel([logits], { uniforms, temperature });
-    const [tokens, logProbs] = await Promise.all(outputs.map((output) => output.data()));
-    for (const output of outputs) output.dispose();
-    return Array.from(tokens, (token, row) => ({ token, logProb: logProbs[row] }));
+    const dispose = () => {
+      for (const output of outputs) output.dispose();
+    };
+    const read = async () => {
+      const [tokens, logProbs] = await Promise.all(outputs.map((output) => output.data())).finally(dispose);
+      return Array.from(tokens, (token, row) => ({ token, logProb: logProbs[row] }));
+    };
+    return { tokens: outputs[0], read, dispose };
   }
-  const values = (await logits.data()) as Float32Array;
-  return Array.from(uniforms, (uniform, row) =>
-    sampleToken(values.subarray(row * vocabulary, (row + 1) * vocabulary), uniform, options),
-  );
+  const kept = logits.clone();
+  const dispose = () => kept.dispose();
+  const read = async () => {
+    const values = (await kept.data().finally(dispose)) as Float32Array;
+    return Array.from(uniforms, (uniform, row) =>
+      sampleToken(values.subarray(row * vocabulary, (row + 1) * vocabulary), uniform, options),
+    );
+  };
+  return { read, dispose };
 }
 
 const argMax = (values: Float32Array): number =>
