@@ -15,8 +15,9 @@ import { noBrowser, openPage, startBrowser } from '../testing/browser.ts';
 import { writeRun } from '../testing/logs.ts';
 import { bundlePage } from '../watch/document.ts';
 import { serve, watchRuns } from '../watch/server.ts';
+import { median } from './bench.ts';
 
-const STEPS = { short: 60, long: 10_000 };
+const STEPS = [60, 10_000];
 
 /** Milliseconds from the request until curves and a group of completions are there. */
 async function opening(browser: Browser, url: string): Promise<number> {
@@ -35,32 +36,33 @@ async function main(): Promise<void> {
   );
   if (noBrowser) throw new UserError(`bench:watch needs a browser${noBrowser}`);
   const folder = mkdtempSync(join(tmpdir(), 'grpo-'));
-  const [browser, parts] = await Promise.all([startBrowser(), bundlePage()]);
+  const ends: (() => unknown)[] = [() => rmSync(folder, { recursive: true, force: true })];
   try {
-    const runs = await Promise.all(
-      Object.entries(STEPS).map(async ([name, steps]) => {
-        writeRun(join(folder, name), { steps });
-        const watched = watchRuns([join(folder, name)]);
-        await watched.refresh();
-        await watched.curves();
-        return { name, ...(await serve(watched, parts, 0)), times: [] as number[] };
-      }),
-    );
+    const [browser, parts] = await Promise.all([startBrowser(), bundlePage()]);
+    ends.push(() => browser.close());
+    const runs: { steps: number; url: string; times: number[] }[] = [];
+    for (const steps of STEPS) {
+      const run = join(folder, String(steps));
+      writeRun(run, { steps });
+      const watched = watchRuns([run]);
+      await watched.refresh();
+      await watched.curves();
+      const { url, close } = await serve(watched, parts, 0);
+      ends.push(close);
+      runs.push({ steps, url, times: [] });
+    }
     for (let i = 0; i <= repeats; i++) {
       for (const { url, times } of runs) times.push(await opening(browser, url));
     }
-    const medians = runs.map(({ name, times }) => {
-      const sorted = times.slice(1).sort((a, b) => a - b);
-      const median = sorted[Math.floor(repeats / 2)];
-      const range = `(${sorted[0].toFixed(0)} to ${sorted[repeats - 1].toFixed(0)})`;
-      console.log(`${STEPS[name as keyof typeof STEPS]} steps: ${median.toFixed(0)} ms ${range}`);
-      return median;
-    });
-    console.log(`ratio: ${(medians[1] / medians[0]).toFixed(2)}`);
-    await Promise.all(runs.map(({ close }) => close()));
+    for (const { steps, times } of runs) {
+      const [, ...counted] = times;
+      const range = `(${Math.min(...counted).toFixed(0)} to ${Math.max(...counted).toFixed(0)})`;
+      console.log(`${steps} steps: ${median(counted).toFixed(0)} ms ${range}`);
+    }
+    const [short, long] = runs.map(({ times }) => median(times.slice(1)));
+    console.log(`ratio: ${(long / short).toFixed(2)}`);
   } finally {
-    await browser.close();
-    rmSync(folder, { recursive: true, force: true });
+    for (const end of ends.reverse()) await end();
   }
 }
 

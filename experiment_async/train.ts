@@ -472,7 +472,7 @@ async function main(communicator: Communicator): Promise<void> {
     reference,
     source: initial,
   } = await startRun(options, {
-    ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt },
+    ...{ experiment: EXPERIMENT, shown: SHOWN, train, test, buildPrompt, keepsBackend: true },
     reference: options.klCoef > 0 && (plan !== undefined || options.reference === 'trainer'),
     onSave: ({ folder }) => writeOlder(folder, older()),
   });

@@ -39,8 +39,8 @@ export async function listGpus(): Promise<Gpu[]> {
 
 /** The fastest GPU that is no software; undefined if there is none, or nothing that could look for it. */
 export async function hardwareGpu(): Promise<Gpu | undefined> {
-  // Where there is none, Vulkan's loader says so on the terminal.
-  if (platform() === 'linux' && !['/dev/dri', '/dev/nvidia0', '/dev/dxg'].some(existsSync)) return undefined;
+  // Where there is none that computes, Vulkan's loader says so on the terminal.
+  if (platform() === 'linux' && !['/dev/dri/renderD128', '/dev/nvidia0', '/dev/dxg'].some(existsSync)) return undefined;
   const gpus = await listGpus().catch(() => []);
   return gpus.find((gpu) => !isSoftware(gpu));
 }

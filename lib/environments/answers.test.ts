@@ -108,7 +108,7 @@ describe('sameAnswer', () => {
     'takes no time for a long text of %j',
     (part) => {
       const began = performance.now();
-      for (const expected of ['72', 'Paris']) expect(sameAnswer(`${part.repeat(50_000)}x`, expected)).toBe(false);
+      for (const expected of ['72', 'Paris']) expect(sameAnswer(`${part.repeat(500_000)}x`, expected)).toBe(false);
       expect(performance.now() - began).toBeLessThan(5000);
     },
   );
@@ -176,7 +176,7 @@ describe('between tags', () => {
 
   it.each(['<answer>', '</answer>', '<answer></answer>'])('takes no time for a long text of %j', (part) => {
     const began = performance.now();
-    betweenTags(part.repeat(50_000), 'answer');
+    betweenTags(part.repeat(500_000), 'answer');
     expect(performance.now() - began).toBeLessThan(5000);
   });
 });

@@ -32,7 +32,7 @@ export type GenerateOptions = SamplingOptions & {
    * wait for the slowest answer.
    */
   react?: (place: number, completion: Completion) => Reaction | undefined | Promise<Reaction | undefined>;
-  /** Called after each token position. */
+  /** Called after each token position, and before the next one is begun. */
   onProgress?: (progress: GenerateProgress) => void;
 };
 
@@ -77,13 +77,17 @@ async function sample(
     const { own, hidden } = tf.tidy(() => extend(model, prefix, past, { rows, tokens, room: maxNewTokens }));
     tf.dispose(past?.layers);
     past = own;
-    const drawn = sampleRows(model, hidden, uniforms, options);
-    hidden.dispose();
-    return drawn;
+    try {
+      return sampleRows(model, hidden, uniforms, options);
+    } finally {
+      hidden.dispose();
+    }
   };
-  // A GPU goes on with what it has drawn before that is read here: it need not wait. What rows that have ended say then is dropped.
-  const runsAhead = tf.getBackend() === 'webgpu' && !react;
-  let [ahead, narrow]: [Drawn | undefined, boolean] = [undefined, false];
+  // If nobody is asked between two positions, a GPU goes on with what it has drawn before that is read here, and need not wait.
+  // What it draws for rows that turn out to have ended is ignored.
+  const runsAhead = tf.getBackend() === 'webgpu' && !react && !onProgress;
+  let ahead: Drawn | undefined;
+  let narrow = false;
   let reading: ReturnType<Drawn['read']> = Promise.resolve([]);
   try {
     for (let [position, alive] = [0, batch.length]; position < maxNewTokens && alive > 0; position++) {
@@ -159,11 +163,17 @@ const MAX_LOGITS = 16 * 2 ** 20;
 function sampleRows(model: Model, hidden: tf.Tensor2D, uniforms: Float64Array, options: SamplingOptions): Drawn {
   const count = hidden.shape[0];
   const size = Math.max(1, Math.floor(MAX_LOGITS / model.config.vocabSize));
-  const sampleSome = (rows: tf.Tensor2D, begin: number) => {
-    const logits = tf.tidy(() => linear(rows, lmHead(model)));
-    const drawn = sampleTokens(logits, uniforms.subarray(begin, begin + rows.shape[0]), options);
-    logits.dispose();
-    return drawn;
+  const sampleSome = (all: tf.Tensor2D, begin: number): Drawn => {
+    const rows = Math.min(size, count - begin);
+    const logits = tf.tidy(() => {
+      const some = rows === count ? all : tf.slice(all, [begin, 0], [rows, all.shape[1]]);
+      return linear(some, lmHead(model));
+    });
+    try {
+      return sampleTokens(logits, uniforms.subarray(begin, begin + rows), options);
+    } finally {
+      logits.dispose();
+    }
   };
   if (size >= count) return sampleSome(hidden, 0);
   const kept = hidden.clone();
@@ -171,12 +181,7 @@ function sampleRows(model: Model, hidden: tf.Tensor2D, uniforms: Float64Array, o
   const read = async () => {
     const results: { token: number; logProb: number }[] = [];
     for (let begin = 0; begin < count; begin += size) {
-      const rows = tf.slice(kept, [begin, 0], [Math.min(size, count - begin), hidden.shape[1]]);
-      results.push(
-        ...(await sampleSome(rows, begin)
-          .read()
-          .finally(() => rows.dispose())),
-      );
+      results.push(...(await sampleSome(kept, begin).read()));
     }
     return results;
   };

@@ -5,6 +5,7 @@ import { initBackend } from '../backend/index.ts';
 import { loadCheckpoint } from '../checkpoint/checkpoint.ts';
 import type { Model } from '../model/model.ts';
 import { uniform } from '../random.ts';
+import { completionLogProbs } from '../training/log_probs.ts';
 import { type GenerateOptions, generate } from './generate.ts';
 
 describe.skipIf(WITHOUT_KERNELS)(`sampling on a GPU${reason}`, () => {
@@ -21,40 +22,103 @@ describe.skipIf(WITHOUT_KERNELS)(`sampling on a GPU${reason}`, () => {
   };
 
   test.each([1.2, 0])(
-    'goes on before what was drawn is read, and samples the same (temperature %d)',
+    'goes on before what was drawn is read, to the same completions (temperature %d)',
     async (temperature) => {
-      /** The position that was drawn for last when one has been read. */
-      const log: [drawn: number, read: number][] = [];
-      let drawn = -1;
-      const sample = (more: Partial<GenerateOptions>) => {
-        log.length = 0;
+      /** For each position, the last one that was drawn for when it had been read. */
+      const drawn: number[] = [];
+      let last = -1;
+      const sample = async (more: Partial<GenerateOptions>) => {
+        drawn.length = 0;
         const random = (row: number, position: number) => {
-          drawn = position;
+          last = position;
           return options.random(row, position);
         };
-        const onProgress = ({ positions }: { positions: number }) => void log.push([drawn, positions - 1]);
-        return generate(model, prompts, 5, { ...options, temperature, random, onProgress, ...more });
+        const backend = tf.backend();
+        const { read: own } = backend;
+        backend.read = async (dataId) => {
+          const values = await own.call(backend, dataId);
+          drawn.push(last);
+          return values;
+        };
+        try {
+          return await generate(model, prompts, 5, { ...options, temperature, random, ...more });
+        } finally {
+          backend.read = own;
+        }
       };
       const ahead = await sample({});
-      expect(log.filter(([drawn, read]) => drawn === read + 1).length).toBeGreaterThan(5);
-      // Who is asked after each token cannot be asked late.
-      const asked = await sample({ react: () => undefined });
-      expect(log.every(([drawn, read]) => drawn === read)).toBe(true);
-      expect(ahead).toEqual(asked);
-      const lengths = new Set(ahead.map(({ tokens }) => tokens.length));
-      expect(lengths.size).toBeGreaterThan(1); // rows left the batch on the way
+      expect(drawn.slice(0, 2)).toEqual([1, 1]); // token and log-prob of position 0, while 1 is under way
+      for (const more of [{ react: () => undefined }, { onProgress: () => {} }]) {
+        expect(await sample(more)).toEqual(ahead);
+        expect(drawn.slice(0, 4)).toEqual([0, 0, 1, 1]);
+      }
+      expect(new Set(ahead.map(({ tokens }) => tokens.length)).size).toBeGreaterThan(1); // rows left the batch on the way
     },
   );
+
+  test('follows prompts that leave the batch, until those that are left have one length', async () => {
+    const lists = [8, 8, 8, 4].map((length, p) => Array.from({ length }, (_, t) => Math.floor(256 * uniform(9, p, t))));
+    for (let seed = 0; seed < 8; seed++) {
+      const random = (row: number, position: number) => uniform(5, seed, row, position);
+      const completions = await generate(model, lists, 1, { ...options, maxNewTokens: 14, random });
+      const sequences = completions.map(({ tokens }, p) => ({ prompt: lists[p], completion: tokens }));
+      const grid = tf.tidy(() => completionLogProbs(model, sequences, options.temperature).logProbs);
+      const scores = (await grid.array()) as number[][];
+      grid.dispose();
+      for (const [p, { logProbs }] of completions.entries()) {
+        for (const [t, logProb] of logProbs.entries()) expect(Math.abs(logProb - scores[p][t])).toBeLessThan(1e-4);
+      }
+    }
+  });
+
+  test('takes weights that change between two positions', async () => {
+    const other = { ...model.params, 'model.norm.weight': tf.mul(model.params['model.norm.weight'], 3) };
+    const sample = async (change: number) => {
+      const acting = { ...model };
+      const onProgress = ({ positions }: { positions: number }) => {
+        if (positions === change) acting.params = other;
+      };
+      const [{ logProbs }] = await generate(acting, [prompts[0]], 1, { ...options, eosTokenIds: [], onProgress });
+      return logProbs;
+    };
+    const [never, later] = [await sample(-1), await sample(3)];
+    expect(later.slice(0, 3)).toEqual(never.slice(0, 3));
+    expect(later[3]).not.toBe(never[3]);
+  });
 
   test('leaves no tensor, not even when it is stopped on the way', async () => {
     const before = tf.memory().numTensors;
     await generate(model, prompts, 3, options);
     expect(tf.memory().numTensors).toBe(before);
+    const endless = { ...options, eosTokenIds: [] };
     const random = (_: number, position: number) => {
       if (position === 4) throw new Error('stopped');
       return 0.5;
     };
-    await expect(generate(model, prompts, 3, { ...options, eosTokenIds: [], random })).rejects.toThrow('stopped');
+    await expect(generate(model, prompts, 3, { ...endless, random })).rejects.toThrow('stopped');
     expect(tf.memory().numTensors).toBe(before);
+
+    const kernel = tf.getKernel('SampleTokens', 'webgpu');
+    let calls = 0;
+    const kernelFunc: tf.KernelFunc = (call) => {
+      if (calls++ === 3) throw new Error('full');
+      return kernel.kernelFunc(call);
+    };
+    tf.unregisterKernel('SampleTokens', 'webgpu');
+    tf.registerKernel({ ...kernel, kernelFunc });
+    await expect(generate(model, prompts, 3, endless)).rejects.toThrow('full');
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
+  test('keeps no more memory, however many different numbers of rows there were', async () => {
+    const { bufferManager } = tf.backend() as unknown as { bufferManager: { numBytesUsed: number } };
+    const used: number[] = [];
+    for (let seed = 0; seed < 5; seed++) {
+      const random = (row: number, position: number) => uniform(7, seed, row, position);
+      const many = Array.from({ length: 4 }, (_, i) => [1 + i, 2, 3]);
+      await generate(model, many, 8, { ...options, random });
+      used.push(bufferManager.numBytesUsed);
+    }
+    expect(used.at(-1)).toBeLessThan(1.1 * used[0]); // what a layer works with is kept, for the most rows there were
   });
 });

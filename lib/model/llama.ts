@@ -47,7 +47,8 @@ export function prefill(model: Model, prompts: number[][]): Prefix | undefined {
  * @param prefix - from {@link prefill}; undefined if no prompt has a token
  * @param past - the rows' own keys and values so far; undefined at the start
  * @param rows - in packed order; with a past, the same rows in the same order as in the call that made it
- * @param tokens - token ids of all rows, packed: those of row 0, then those of row 1, …; of one each, also as a tensor of shape (B)
+ * @param tokens - token ids of all rows, packed: those of row 0, then those of row 1, …; or, if each row has
+ *   one, a tensor of shape (B)
  * @param room - tokens that the rows will have in the end: with it, the past is not used again, so that the new keys can be
  *   put into its memory, and no gradient is recorded
  * @returns `hidden`: the final hidden states (after the last norm), packed, shape (N, H); `own`: the rows' own keys
@@ -257,7 +258,10 @@ function layerAtOnce(
   return out && { x: out[0], k: out[1], v: out[2] };
 }
 
-const LAYER_PARAMS: Partial<Record<keyof LayerTensors<tf.Tensor>, string>> = {
+type OfPosition = 'x' | 'cos' | 'sin' | 'pastK' | 'pastV' | 'prefixK' | 'prefixV';
+
+/** What `fusedDecoderLayer` calls a layer's parameters, and what they are called. */
+const LAYER_PARAMS: Record<Exclude<keyof LayerTensors<tf.Tensor>, OfPosition>, string> = {
   ...{ inputNorm: 'input_layernorm.weight', outputNorm: 'post_attention_layernorm.weight' },
   ...{ q: 'self_attn.q_proj.weight', k: 'self_attn.k_proj.weight', v: 'self_attn.v_proj.weight' },
   ...{ qBias: 'self_attn.q_proj.bias', kBias: 'self_attn.k_proj.bias', vBias: 'self_attn.v_proj.bias' },
@@ -267,12 +271,12 @@ const LAYER_PARAMS: Partial<Record<keyof LayerTensors<tf.Tensor>, string>> = {
   ...{ gateBias: 'mlp.gate_proj.bias', upBias: 'mlp.up_proj.bias', downBias: 'mlp.down_proj.bias' },
 };
 
-const known: [name: string, param: string][][] = [];
+const paramsOfLayers: [name: string, param: string][][] = [];
 
-/** A layer's parameters, by what `fusedDecoderLayer` calls them: names are put together once, not at every token position. */
+/** The same in each layer: names are put together once, not at every token position. */
 function paramsOfLayer(i: number): [name: string, param: string][] {
-  known[i] ??= Object.entries(LAYER_PARAMS).map(([name, param]) => [name, `model.layers.${i}.${param}`]);
-  return known[i];
+  paramsOfLayers[i] ??= Object.entries(LAYER_PARAMS).map(([name, param]) => [name, `model.layers.${i}.${param}`]);
+  return paramsOfLayers[i];
 }
 
 /** {@link decoderLayer}, of which only the input is kept for the gradient. */

@@ -14,8 +14,11 @@ export type WebGpu = {
   /** Lets so many workgroups run a kernel. */
   run<K extends Wgsl>(kernel: K, args: Arguments<K>, groups: number): void;
   /**
-   * Makes calls that come again and again. Where they were made before for the same tensors and the same `key`, which stands
-   * for all else that they depend on, they are recorded, and are made as they were then, but for these numbers and lists.
+   * Makes calls that come again and again. Where they were made before for the same tensors and the same `key`, they are recorded,
+   * and are made as they were then, but for what changes.
+   * @param key - names all else that the calls depend on: each number, each size, and what is there at all
+   * @param changes - numbers and lists (of the same length as before) that are new each time, in every kernel that has one of that
+   *   name
    * @param calls - nothing but calls of `run`, for these tensors and scratch
    */
   repeat(key: string, tensors: tf.TensorInfo[], changes: Changes, calls: () => void): void;
@@ -73,6 +76,7 @@ export function onWebGpu<Inputs extends tf.Tensor[], Attributes extends object[]
           webgpu.freeScratch();
         }
       };
+      if (tf.getKernel(kernelName, 'webgpu')) tf.unregisterKernel(kernelName, 'webgpu'); // that of a device before
       tf.registerKernel({ kernelName, backendName: 'webgpu', kernelFunc: kernelFunc as unknown as tf.KernelFunc });
     },
   };
@@ -90,10 +94,11 @@ export function replaceOnWebGpu(
     attributes: Record<string, unknown>,
   ) => tf.TensorInfo | undefined,
 ): WebGpuKernel {
+  let original: tf.KernelFunc;
   return {
     kernelName,
     register: (webgpu) => {
-      const { kernelFunc: original } = tf.getKernel(kernelName, 'webgpu');
+      original ??= tf.getKernel(kernelName, 'webgpu').kernelFunc;
       tf.unregisterKernel(kernelName, 'webgpu');
       const kernelFunc: tf.KernelFunc = (call) => {
         try {
@@ -236,7 +241,10 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     }
     const group = groupOf(known, bound);
     const list = known.data && (args[known.data[0]] as ArrayLike<number>);
-    const offsets = begin(known, list);
+    if (list && list.length > MOST_DATA) {
+      throw new Error(`${kernel.name}: a list of ${list.length} numbers, where there may be ${MOST_DATA}`);
+    }
+    const offsets = takeSlot(known, list);
     const at = offsets[0] / 4;
     slots.integers[at] = count;
     for (let i = 0; i < known.numbers.length; i++) putNumber(at, known, i, args[known.numbers[i][0]] as number);
@@ -246,10 +254,7 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
   };
 
   /** @returns where its numbers go, and where its list lies, in bytes */
-  const begin = ({ data }: Known, list: ArrayLike<number> | undefined): number[] => {
-    if (list && list.length > MOST_DATA) {
-      throw new Error(`a list of ${list.length} numbers, where there may be ${MOST_DATA}`);
-    }
+  const takeSlot = ({ data }: Known, list: ArrayLike<number> | undefined): number[] => {
     if (!slots.fits(SLOT) || (list && !lists.fits(4 * list.length))) submitNow();
     const at = slots.take(SLOT);
     return list ? [at, putList(list, data![1])] : [at];
@@ -293,7 +298,11 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
   };
   const runAgain = ({ kernel, group, slot, list }: Call, changes: Changes): void => {
     counters.repeated++;
-    const offsets = begin(kernel, list && ((changes[kernel.data![0]] as ArrayLike<number> | undefined) ?? list));
+    const newList = list && ((changes[kernel.data![0]] as ArrayLike<number> | undefined) ?? list);
+    if (newList?.length !== list?.length) {
+      throw new Error(`a list of ${newList?.length} numbers, where ${list?.length} were recorded`);
+    }
+    const offsets = takeSlot(kernel, newList);
     const at = offsets[0] / 4;
     slots.integers.set(slot, at);
     for (let i = 0; i < kernel.numbers.length; i++) {
@@ -303,11 +312,12 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     dispatch(kernel, group, slot[0], offsets);
   };
 
-  // What programs write and read meanwhile is theirs, and nobody else's, as long as they are kept; they run one after the other.
+  // What programs write and read meanwhile is theirs, and nobody else's, as long as they are kept. They run one after the other,
+  // so that they share it; of each size that is a power of 2, or little would be shared.
   const programScratch = new Map<string, tf.TensorInfo>();
   const scratchUses = new Map<number, number>();
   const scratchOfProgram = (shape: number[]): tf.TensorInfo => {
-    const size = sizeOf(shape);
+    const size = 2 ** Math.ceil(Math.log2(sizeOf(shape)));
     const use = scratchUses.get(size) ?? 0;
     scratchUses.set(size, use + 1);
     const name = `${size}, ${use}`;

@@ -73,8 +73,9 @@ export function checkSize(config: LlamaConfig, options: SizeOptions, memory = me
   if (state > memory) {
     const advice =
       loraRank > 0 ? 'lower --lora-rank, or take a smaller model' : 'pass --lora-rank to train an adapter only';
+    const elsewhere = tf.getBackend() === 'wasm' ? ', or, with a GPU that has more, --backend webgpu' : '';
     throw new UserError(
-      `the model and what its training keeps take ${gigabytes(state)}, and there are ${gigabytes(memory)} for tensors: ${advice}`,
+      `the model and what its training keeps take ${gigabytes(state)}, and there are ${gigabytes(memory)} for tensors: ${advice}${elsewhere}`,
     );
   }
   const cache = bytesOfCache(config, options);

@@ -1,9 +1,10 @@
 /** Whether a GPU does faster what a run does, and finds the same: tried out with the run's own model. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import type { Gpu } from '../backend/gpus.ts';
 import { type BackendOptions, becomeWasm, becomeWebGpu } from '../backend/index.ts';
 import { generate } from '../generation/generate.ts';
-import { disposeModel, type Model } from '../model/model.ts';
+import { disposeModel, type Model, type Params } from '../model/model.ts';
 import { sizeOf } from '../ops/shapes.ts';
 import { sumOfSquares } from '../ops/sum_of_squares/sum_of_squares.ts';
 import { uniform } from '../random.ts';
@@ -16,43 +17,89 @@ const LARGE = 50e6;
 const FASTER = 1.5;
 /** How far log-probs (nats) may be apart, and gradients of a parameter (as parts of the largest). */
 const TOLERANCE = 0.01;
+/** Seconds after which a GPU is given up, and how many times as long as the processor took. */
+const PATIENCE = { seconds: 60, times: 5 };
+
+type Options = Pick<BackendOptions, 'kernels'> & { large?: number; faster?: number; patience?: typeof PATIENCE };
 
 /**
  * Goes from wasm to webgpu if the GPU does a short piece of a run with this model faster, and to the same result: no driver is
  * trusted untried. Else all stays as it was.
- * @param gpu - none for a model that is not `large`
+ * @param model - as it is trained, with its adapter if it has one
+ * @param gpu - finds one; not called for a model that is not `large`
  * @param backend - what is current, in words
- * @returns what is current then, in words, with what was found
+ * @returns what is current then, in words, with what was found; undefined if nothing was tried
  */
 export async function takeFasterGpu(
   model: Model,
   gpu: () => Promise<Gpu | undefined>,
   backend: string,
-  { kernels, large = LARGE, faster = FASTER }: BackendOptions & { large?: number; faster?: number } = {},
-): Promise<string> {
+  { kernels, large = LARGE, faster = FASTER, patience = PATIENCE }: Options = {},
+): Promise<string | undefined> {
   const parameters = Object.values(model.params).reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   const found = parameters >= large && tf.getBackend() === 'wasm' ? await gpu() : undefined;
-  if (!found) return backend;
-  const here = await trial(model);
-  const values = await Promise.all(Object.values(model.params).map((param) => param.data()));
+  if (!found) return undefined;
+  console.log(`trying ${found.name} with this model`);
+  let copy: Model | undefined;
   let refused: string;
   try {
+    const here = await trial(model);
+    const values = await readAll(model);
     const taken = await becomeWebGpu(found, { kernels });
-    const copies = Object.entries(model.params).map(([name, { shape }], i) => [name, tf.tensor(values[i], shape)]);
-    const copy: Model = { config: model.config, params: Object.fromEntries(copies) };
-    await trial(copy); // makes what is made once
-    const there = await trial(copy);
-    disposeModel(copy);
+    const own = ofTensors(model, values);
+    copy = own;
+    const onGpu = async () => {
+      await trial(own); // makes what is made once
+      return trial(own);
+    };
+    const there = await within(patience.seconds + patience.times * here.seconds, onGpu());
     const times = `a trial took ${there.seconds.toPrecision(2)} s there, ${here.seconds.toPrecision(2)} s on the processor`;
     const isSame = difference(here, there) < TOLERANCE;
     if (isSame && here.seconds > faster * there.seconds) return `${taken}; ${times}`;
     refused = isSame ? times : 'it does not find what the processor finds';
   } catch (error) {
     if (!(error instanceof Error)) throw error;
-    [refused] = error.message.split('\n'); // whatever it is, the processor can do without
+    [refused] = error.message.split('\n'); // whatever it was, the processor can do without
+  } finally {
+    if (copy) disposeModel(copy);
   }
   await becomeWasm(backend);
   return `${backend}; not on ${found.name}: ${refused}`;
+}
+
+type Values = Record<'params' | 'lora', Record<string, tf.TypedArray>>;
+
+/** All parameters as numbers: tensors would move to the GPU for good. */
+async function readAll({ params, lora }: Model): Promise<Values> {
+  const read = async (params: Params) =>
+    Object.fromEntries(
+      await Promise.all(Object.entries(params).map(async ([name, param]) => [name, await param.data()] as const)),
+    );
+  return { params: await read(params), lora: await read(lora?.params ?? {}) };
+}
+
+/** The same model, of tensors on the current backend. */
+function ofTensors(model: Model, { params, lora }: Values): Model {
+  const tensors = (like: Params, values: Values['params']): Params =>
+    Object.fromEntries(Object.entries(like).map(([name, { shape }]) => [name, tf.tensor(values[name], shape)]));
+  return {
+    ...{ ...model, params: tensors(model.params, params) },
+    ...(model.lora && { lora: { ...model.lora, params: tensors(model.lora.params, lora) } }),
+  };
+}
+
+/** @throws {Error} if it takes longer */
+async function within<T>(seconds: number, work: Promise<T>): Promise<T> {
+  const timer = new AbortController();
+  const late = sleep(1000 * seconds, undefined, { signal: timer.signal }).then(() => {
+    throw new Error(`it gave no answer within ${seconds.toFixed(0)} s`);
+  });
+  for (const either of [work, late]) either.catch(() => {}); // only the first one is heard
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    timer.abort();
+  }
 }
 
 /** Log-probs of tokens and of the most probable continuations, with their tokens, and the norm of each gradient. */

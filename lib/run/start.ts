@@ -1,4 +1,5 @@
 /** What a run does before its first step. */
+import * as tf from '@tensorflow/tfjs';
 import { hardwareGpu } from '../backend/gpus.ts';
 import { type BackendName, type BackendOptions, initBackend } from '../backend/index.ts';
 import { loadWithTokenizer, locatePretrained, type Pretrained, withTokenizer } from '../checkpoint/pretrained.ts';
@@ -55,6 +56,8 @@ export type Task<Problem, Options> = {
   others?: string[];
   /** options on which the meaning of metrics depends: with other values the run is not continued */
   kept?: string[];
+  /** whether `--backend auto` decides before the model is known, and not again: others that compute depend on it */
+  keepsBackend?: boolean;
   /** whether the initial model is needed beside the one in training */
   reference: boolean;
   /** what the progress line shows: label and name of each metric, at its newest value */
@@ -91,7 +94,7 @@ export async function startRun<Problem, Options extends StartOptions>(
       `${communicator.size} ranks share the ${options.batchSize} prompts of a step: start at most as many, or raise --batch-size`,
     );
   }
-  let backend = await initBackend(options.backend, options);
+  const backend = await initBackend(options.backend, options);
   const place = { experiment, ...options };
   const resumed = communicator.rank === 0 && options.resume ? claimRun(options.resume, place) : undefined;
   if (resumed && resumed.step > options.maxSteps) {
@@ -111,9 +114,6 @@ export async function startRun<Problem, Options extends StartOptions>(
     ? withTokenizer(task.initial, { ...options, tokenizer: task.tokenizer })
     : loadWithTokenizer(named.name, { ...options, ...named, tokenizer: task.tokenizer });
   const { model: initial, tokenizer, notices } = await loading;
-  // Several ranks would have to share the GPU, and what a caller has made stays where it was made.
-  const mayMove = options.backend === 'auto' && communicator.size === 1 && !task.initial;
-  if (mayMove) backend = await takeFasterGpu(initial, hardwareGpu, backend, options);
   await prepare?.(tokenizer);
   const prompts = [...train, ...test].map((problem) => ({
     source: problem.source,
@@ -123,12 +123,20 @@ export async function startRun<Problem, Options extends StartOptions>(
   const notable = [...notes, ...notices, ...onPrompts(prompts)];
   const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, resumed });
   await broadcastState(communicator, state);
+  // Several ranks would have to share the GPU; what a caller has made stays where it is, and so does a run that goes on.
+  const isFree = communicator.size === 1 && !task.keepsBackend && !task.initial && !resumed;
+  const moved =
+    options.backend === 'auto' && isFree ? await takeFasterGpu(state.model, hardwareGpu, backend, options) : undefined;
 
-  const saved = task.communicator ? { ...options, nproc: communicator.size } : options;
+  const saved = {
+    ...options,
+    ...(moved && { backend: tf.getBackend() as BackendName }), // where it goes on, whatever is faster then
+    ...(task.communicator && { nproc: communicator.size }),
+  };
   const resume = resumed?.checkpoint ?? resumed?.folder; // by its name: what is "latest" may be another run by now
   const folder = await shareRun(communicator, () => openRun({ ...place, resume, options: saved, origin }));
   const lines = [
-    `backend: ${backend}`,
+    `backend: ${moved ?? backend}`,
     ...(task.communicator ? [`ranks: ${communicator.size}`] : []),
     `run: ${folder.folder}${folder.step > 0 ? `, from step ${folder.step}` : ''}`,
     ...(resumed ? changedOptions(resumed.options, saved, { complete: resumed.origin !== undefined }) : []),

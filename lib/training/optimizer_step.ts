@@ -17,10 +17,10 @@ const MAX_SKIPPED = 10;
 export async function optimizerStep(
   state: TrainingState,
   gradient: { loss: tf.Scalar; gradients: Params },
-  options: AdamWOptions & { maxGradNorm: number },
+  options: Omit<AdamWOptions, 'gradientScale'> & { maxGradNorm: number },
 ): Promise<{ loss: number; norm: number; finite: boolean }> {
-  const ofAll = globalNorm(gradient.gradients);
-  const [[loss], [norm]] = await Promise.all([gradient.loss.data(), ofAll.data()]); // read together
+  const normBefore = globalNorm(gradient.gradients);
+  const [[loss], [norm]] = await Promise.all([gradient.loss.data(), normBefore.data()]); // read together
   const finite = Number.isFinite(loss) && Number.isFinite(norm);
   if (finite) {
     const { params, state: optimizer } = adamW(trainable(state.model), gradient.gradients, state.optimizer, {
@@ -30,7 +30,7 @@ export async function optimizerStep(
     state.model = withTrainable(state.model, params);
     state.optimizer = optimizer;
   }
-  tf.dispose([gradient.loss, gradient.gradients, ofAll]);
+  tf.dispose([gradient.loss, gradient.gradients, normBefore]);
   if (finite && norm > 0) state.counters.skippedInARow = 0;
   if (!finite) skip(state, causeOf(loss, norm), options);
   return { loss, norm, finite };

@@ -133,9 +133,9 @@ describe("Search-R1's reward (skipped where ../shared is absent)", skipped, () =
 
 describe('a hostile completion', () => {
   it.each(['<answer>', '</answer>', '<answer>1</answer>', '(', '1+', '-', '9', ' ', '1/', '*', '((1)'])(
-    'of 100,000 characters of %j is scored at once',
+    'of a million characters of %j is scored at once',
     (part) => {
-      const text = part.repeat(100_000 / part.length);
+      const text = part.repeat(1e6 / part.length);
       const numbers = text.match(/\d+/g)?.map(Number) ?? [];
       const began = performance.now();
       for (const completion of [text, `<answer>${text}x</answer>`, `<answer>${text}</answer>`]) {

@@ -189,8 +189,8 @@ describe('a hostile response', () => {
     '#### ',
     ' ',
   ];
-  it.each(parts)('of 100,000 characters of %j is scored at once', (part) => {
-    const response = part.repeat(100_000 / part.length);
+  it.each(parts)('of a million characters of %j is scored at once', (part) => {
+    const response = part.repeat(1e6 / part.length);
     const began = performance.now();
     for (const text of [response, `<answer>${response}x</answer>`]) {
       extractedReward(text, '18');

@@ -185,9 +185,9 @@ describe('a recommendation', () => {
     ['the instructions, copied', INSTRUCTIONS],
   ])('is not read from %s', (_, text) => expect(parseRecommendation(text)).toBeUndefined());
 
-  it.each(['{', '}', ':', '\n', 'Surgery: No\n', '{"a":'])('100,000 characters of %j are read at once', (part) => {
+  it.each(['{', '}', ':', '\n', 'Surgery: No\n', '{"a":'])('a million characters of %j are read at once', (part) => {
     const began = performance.now();
-    parseRecommendation(part.repeat(100_000 / part.length));
+    parseRecommendation(part.repeat(1e6 / part.length));
     expect(performance.now() - began).toBeLessThan(5000);
   });
 

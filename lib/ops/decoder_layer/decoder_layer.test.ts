@@ -89,6 +89,7 @@ describe.skipIf(WITHOUT_KERNELS)(`a decoder's layer on webgpu${reason}`, () => {
     for (const [i, other] of others.entries()) {
       expect(new Set(await other.data())).toEqual(new Set([i]));
     }
+    tf.dispose(others);
   });
 
   test('takes nine calls, is recorded, makes no bind group after its first ones, and leaves no tensor', async () => {

@@ -22,9 +22,9 @@ export const decoderLayerOnWebGpu = [
     const places = { heads, kvHeads, dim, slotCount: keys.shape[0] / kvHeads, room: keys.shape[1] };
 
     const lists = prompts ? [...slots, ...prompts] : slots;
-    const prefixLength = prefixK?.shape[1] ?? 0;
-    const key = `layer ${[...x.shape, gate.shape[0], group, prefixLength, epsilon, ...Object.values(places), ...names]}`;
-    // What differs from one token to the next: how many there are. The rows' slots and prompts are few numbers, and no key.
+    const [prefixLength, padded] = [prefixK?.shape[1] ?? 0, prompts ? 1 : 0];
+    const sizes = [...x.shape, gate.shape[0], group, prefixLength, padded, epsilon, ...Object.values(places)];
+    const key = `layer ${[...sizes, ...names]}`;
     repeat(key, [...inputs, keys, values], { length, slots, lists }, () => {
       const [normed, inverse] = [scratch(x.shape), scratch([rows, 1])];
       run(rmsNorm, { x, weight: tensors.inputNorm, y: normed, inverse, width, epsilon }, rows);
@@ -43,7 +43,7 @@ export const decoderLayerOnWebGpu = [
         {
           ...{ qkv, prefixKeys: prefixK ?? cos, prefixValues: prefixV ?? cos, keys, values, out: mixed },
           ...{ ...places, rows, group, length, prefixLength },
-          ...{ padded: prompts ? 1 : 0, scale: 1 / Math.sqrt(dim), lists },
+          ...{ padded, scale: 1 / Math.sqrt(dim), lists },
         },
         rows * heads,
       );
