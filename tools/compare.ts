@@ -192,7 +192,8 @@ function start({ label, seed, folder }: Run, comparison: Comparison): { child: C
   // With a channel the run ends when this process does, whatever the reason: see runMain().
   const child = spawn(process.execPath, ['--import', 'tsx', script, ...words], {
     stdio: ['ignore', output, output, 'ipc'],
-    env: { ...process.env, ...threadLimits(comparison.jobs) },
+    // All are computed in the same way, whatever each would find to be faster beside the others.
+    env: { ...process.env, ...threadLimits(comparison.jobs), TFJS_GPU_TRIAL: 'off' },
   });
   closeSync(output);
   return { child, log };

@@ -3,6 +3,7 @@ import * as tf from '@tensorflow/tfjs';
 import { UserError } from '../errors.ts';
 import { loadBlas } from '../ops/mat_mul/blas.ts';
 import { registerWasmKernels } from '../ops/wasm_kernels.ts';
+import type { WebGpuBackend } from '../ops/webgpu_backend.ts';
 import type { Gpu } from './gpus.ts';
 import { setSharedWasmBackend } from './shared_memory.ts';
 import { loadTensorFlow, nvidiaGpus, type TensorFlow } from './tensorflow.ts';
@@ -43,7 +44,9 @@ export async function becomeWebGpu(gpu: Gpu, { kernels }: BackendOptions): Promi
 /** Takes {@link becomeWebGpu} back. */
 export async function becomeWasm(description: string): Promise<void> {
   await tf.setBackend('wasm');
-  if (tf.findBackendFactory('webgpu')) tf.removeBackend('webgpu');
+  const left = tf.findBackend('webgpu') as WebGpuBackend | null;
+  if (left) tf.removeBackend('webgpu');
+  left?.device.destroy(); // and with it its memory, and what still waits for it
   ready = Promise.resolve(description);
 }
 

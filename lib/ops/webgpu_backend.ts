@@ -30,6 +30,7 @@ type Device = {
   createComputePipeline(descriptor: object): Pipeline;
   createBindGroup(descriptor: { layout: Layout; entries: object[] }): BindGroup;
   createBuffer(descriptor: { size: number; usage: number }): GpuBuffer;
+  destroy(): void;
   queue: { writeBuffer(buffer: GpuBuffer, offset: number, data: ArrayBuffer, from: number, bytes: number): void };
   limits: Record<string, number>;
 };

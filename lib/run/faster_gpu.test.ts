@@ -121,6 +121,7 @@ describe.skipIf(WITHOUT_KERNELS)(`a GPU that may be faster${reason}`, () => {
       });
     expect(await refusal({ faster: 1e9 }, find, adapted)).toMatch(/^a trial took/);
     expect(gradients).toBe(2 * Object.keys(adapted.lora.params).length);
+    expect(Math.max(...(await adapted.lora.params['model.layers.0.self_attn.q_proj.lora_B.weight'].data()))).toBe(0);
   });
 
   test('is taken if it is faster, with all that there was', async () => {

@@ -108,6 +108,9 @@ test('a GPU is tried once the model is known, if backend and ranks allow, and th
   expect(await tried('found', { backend: 'auto' })).toEqual(found);
   expect(take.mock.calls[0][0].params).toHaveProperty(['model.embed_tokens.weight']);
   expect((await tried('kept', { backend: 'auto' }, { keepsBackend: true })).calls).toBe(0);
+  vi.stubEnv('TFJS_GPU_TRIAL', 'off');
+  expect((await tried('beside others', { backend: 'auto' })).calls).toBe(0);
+  vi.unstubAllEnvs();
   const communicator = { ...soloCommunicator(), size: 2 };
   expect((await tried('ranks', { backend: 'auto', batchSize: 2 }, { communicator })).calls).toBe(0);
 });

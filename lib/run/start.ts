@@ -123,8 +123,10 @@ export async function startRun<Problem, Options extends StartOptions>(
   const notable = [...notes, ...notices, ...onPrompts(prompts)];
   const state = await createTrainingState(initial, { tokens: 0, skipped: 0 }, { ...options, resumed });
   await broadcastState(communicator, state);
-  // Several ranks would have to share the GPU; what a caller has made stays where it is, and so does a run that goes on.
-  const isFree = communicator.size === 1 && !task.keepsBackend && !task.initial && !resumed;
+  // Ranks, or runs side by side, would have to share the GPU; what a caller has made stays where it is, and so does a run that
+  // goes on.
+  const isAlone = communicator.size === 1 && process.env.TFJS_GPU_TRIAL !== 'off';
+  const isFree = isAlone && !task.keepsBackend && !task.initial && !resumed;
   const moved =
     options.backend === 'auto' && isFree ? await takeFasterGpu(state.model, hardwareGpu, backend, options) : undefined;
 
