@@ -117,6 +117,7 @@ export function replaceOnWebGpu(
 const SLOT = 256;
 /** Calls whose numbers travel together, and bytes for their lists. */
 const [SLOTS, DATA_BYTES] = [1024, 2 ** 22];
+
 /** Bind groups that are kept: those of buffers that are there no more go with all others, once there are so many. */
 const MOST_GROUPS = 2 ** 14;
 
@@ -248,8 +249,7 @@ export function createWebGpu(backend: WebGpuBackend, { batch }: { batch: number 
     const at = offsets[0] / 4;
     slots.integers[at] = count;
     for (let i = 0; i < known.numbers.length; i++) putNumber(at, known, i, args[known.numbers[i][0]] as number);
-    const slot = recording && slots.integers.slice(at, at + 1 + known.numbers.length);
-    if (slot) recording!.push({ kernel: known, group, slot, list });
+    recording?.push({ kernel: known, group, slot: slots.integers.slice(at, at + 1 + known.numbers.length), list });
     dispatch(known, group, count, offsets);
   };
 

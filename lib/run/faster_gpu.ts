@@ -3,8 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import * as tf from '@tensorflow/tfjs';
 import type { Gpu } from '../backend/gpus.ts';
 import { type BackendOptions, becomeWasm, becomeWebGpu } from '../backend/index.ts';
+import { flatten, unflatten } from '../distributed/flatten.ts';
 import { generate } from '../generation/generate.ts';
-import { disposeModel, type Model, type Params } from '../model/model.ts';
+import { disposeModel, type Model } from '../model/model.ts';
 import { sizeOf } from '../ops/shapes.ts';
 import { sumOfSquares } from '../ops/sum_of_squares/sum_of_squares.ts';
 import { normals, uniform } from '../random.ts';
@@ -45,9 +46,12 @@ export async function takeFasterGpu(
   let refused: string;
   try {
     const here = await secondTrial(tried);
-    const values = await readAll(tried);
+    const { params, lora } = tried;
+    // As numbers: the tensors themselves would move to the GPU for good.
+    const [values, adapter] = [await flatten(params), await flatten(lora?.params ?? {})];
     const taken = await becomeWebGpu(found, { kernels });
-    copy = ofTensors(tried, values);
+    copy = { ...tried, params: unflatten(values, params) };
+    if (lora) copy.lora = { ...lora, params: unflatten(adapter, lora.params) };
     const there = await within(patience.seconds + patience.times * here.seconds, secondTrial(copy));
     const times = `a trial took ${there.seconds.toPrecision(2)} s there, ${here.seconds.toPrecision(2)} s on the processor`;
     const isSame = difference(here, there) < TOLERANCE;
@@ -68,40 +72,14 @@ export async function takeFasterGpu(
 function withDrawnAdapter(model: Model): Model {
   const { lora } = model;
   if (!lora) return model;
+  const draw = ({ size, shape }: tf.Tensor, i: number) => {
+    const values = normals(size, 0, i).map((x) => 0.02 * x);
+    return tf.tensor(values, shape);
+  };
   const params = Object.entries(lora.params).map(([name, param], i) => {
-    const isB = name.endsWith('.lora_B.weight');
-    return [
-      name,
-      isB
-        ? tf.tensor(
-            normals(param.size, 0, i).map((x) => 0.02 * x),
-            param.shape,
-          )
-        : tf.clone(param),
-    ] as const;
+    return [name, name.endsWith('.lora_B.weight') ? draw(param, i) : tf.clone(param)] as const;
   });
   return { ...model, lora: { ...lora, params: Object.fromEntries(params) } };
-}
-
-type Values = Record<'params' | 'lora', Record<string, tf.TypedArray>>;
-
-/** All parameters as numbers: tensors would move to the GPU for good. */
-async function readAll({ params, lora }: Model): Promise<Values> {
-  const read = async (params: Params) =>
-    Object.fromEntries(
-      await Promise.all(Object.entries(params).map(async ([name, param]) => [name, await param.data()] as const)),
-    );
-  return { params: await read(params), lora: await read(lora?.params ?? {}) };
-}
-
-/** The same model, of tensors on the current backend. */
-function ofTensors(model: Model, { params, lora }: Values): Model {
-  const tensors = (like: Params, values: Values['params']): Params =>
-    Object.fromEntries(Object.entries(like).map(([name, { shape }]) => [name, tf.tensor(values[name], shape)]));
-  return {
-    ...{ ...model, params: tensors(model.params, params) },
-    ...(model.lora && { lora: { ...model.lora, params: tensors(model.lora.params, lora) } }),
-  };
 }
 
 /** @throws {Error} if it takes longer */
